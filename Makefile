@@ -1,0 +1,43 @@
+# `make quickstart` and `make test` need Python (3.11 or later) and nothing else.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+  && echo $$p && break; done)
+PY := .venv/bin/python
+ENVIRONMENT := .venv/installed
+
+.PHONY: quickstart test test-all lint format benchmark results clean
+
+quickstart: $(ENVIRONMENT)
+	$(PY) -m experiments.astra --config=configs/astra/digits.py \
+	  --workdir=build/quickstart
+
+test: lint
+	$(PY) -m pytest -n 2
+
+test-all: lint
+	$(PY) -m pytest -n 2 -m ''
+
+lint: $(ENVIRONMENT)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: $(ENVIRONMENT)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+benchmark: $(ENVIRONMENT)
+	$(PY) -m scripts.benchmark
+
+results: $(ENVIRONMENT)
+	$(PY) -m scripts.results
+
+clean:
+	rm -rf build .pytest_cache .ruff_cache
+
+$(ENVIRONMENT): requirements.lock
+	@test -n '$(PYTHON)' || { echo \
+	  'no Python 3.11 or later was found: install one, or say make PYTHON=...'; \
+	  exit 1; }
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@touch $@

@@ -1,0 +1,141 @@
+"""What the settings of the ASTRA experiment share. Not a setting itself."""
+
+from ml_collections import config_dict
+
+# Order is that of the table. damping 'chosen/NAME': see config.choose.
+FIRST_ORDER = {
+    'grad_dot': {'kind': 'grad_dot'},
+    'grad_cos': {'kind': 'grad_cos'},
+}
+ABLATIONS = (
+    'damping',
+    'steps',
+    'batch',
+    'preconditioner',
+    'projection',
+)
+
+
+def config(setting: str) -> config_dict.ConfigDict:
+  """Defaults; every field is described here once."""
+  c = config_dict.ConfigDict()
+  c.experiment = 'astra'
+  c.setting = setting
+  c.task = 'experiments.tasks:digits'  # module:function -> Task
+  c.seed = 0
+  c.members = 10  # models trained on all rows
+  c.batch_size = 256  # rows scored at once; rows of a block on disk
+  c.data = config_dict.create(
+      name='digits',
+      seed=0,  # of the split and of label noise
+      path='',  # folder of the files, for data that no package ships
+      train=1000,
+      queries=200,
+      label_noise=0.0,  # share of training labels drawn anew at random
+      target='y',  # column of a user's table
+      classification=False,  # whether it holds classes
+  )
+  c.model = config_dict.create(kind='mlp', widths=(128, 64), groups=32)
+  c.training = config_dict.create(
+      learning_rate=0.05,
+      schedule='linear',  # 'constant', 'linear' to 0, 'triangular' in 0-1/5-1
+      momentum=0.9,
+      weight_decay=1e-3,
+      batch_size=50,
+      epochs=40,
+      augment=False,  # random crops and mirror images
+  )
+  c.truth = config_dict.create(
+      subsets=100,  # M reported
+      validation=20,  # M that dampings are chosen on
+      fraction=0.5,
+      repeats=10,  # R models a subset
+      at_once=50,  # models trained together
+  )
+  c.left_out = config_dict.create(rows=0, repeats=0)  # leave-one-out
+  c.damping_grid = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+  c.choose = config_dict.ConfigDict()  # methods whose damping is chosen
+  c.methods = config_dict.ConfigDict()  # name -> settings (experiments.methods)
+  c.report = config_dict.create(queries=12, evidence=6)
+  return c
+
+
+def smoke(c: config_dict.ConfigDict) -> config_dict.ConfigDict:
+  """Shrinks a setting to seconds; every stage still runs."""
+  c.members = 2
+  c.data.train = min(c.data.train, 128)
+  c.data.queries = min(c.data.queries, 16)
+  c.training.epochs = min(c.training.epochs, 5)
+  c.training.batch_size = min(c.training.batch_size, 32)
+  c.model.widths = tuple(min(w, 16) for w in c.model.widths)
+  c.truth.update(subsets=8, validation=4, repeats=2, at_once=16)
+  c.left_out.update(rows=min(c.left_out.rows, 3), repeats=2)
+  c.damping_grid = (1e-2, 1e-1)
+  c.report.update(queries=4, evidence=3)
+  for settings in c.methods.values():
+    if 'steps' in settings:
+      settings.steps = 20
+    if 'rounds' in settings:
+      settings.rounds = 2
+    if 'members' in settings:
+      settings.members = 1
+  return c
+
+
+def ablation(name: str, damping, base: dict) -> dict:
+  """The methods of an ablation: variants of ASTRA (and EKFAC) at `damping`.
+
+  Args:
+    base: settings of ASTRA that are not varied.
+  """
+  astra = {'kind': 'astra', 'damping': damping, **base}
+  if name == 'damping':
+    grid = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+    kinds = {
+        'ekfac': {'kind': 'ekfac'},
+        'astra_paper': {**astra, 'step_per_damping': 0.1},
+        'cg': {'kind': 'cg', 'tolerance': 1e-3},
+    }
+    return {
+        f'{kind}_{value:.0e}': {**settings, 'damping': value}
+        for kind, settings in kinds.items()
+        for value in grid
+    }
+  if name == 'steps':
+    return {
+        f'{kind}_{steps}': {**settings, 'steps': steps}
+        for kind, settings in {
+            'astra': astra,
+            'neumann': {'kind': 'neumann', 'damping': damping},
+        }.items()
+        for steps in (25, 50, 100, 200, 400, 800)
+    }
+  if name == 'batch':
+    return {
+        f'astra_batch_{size}': {**astra, 'batch_size': size}
+        for size in (32, 64, 128, 256, 512)
+    }
+  if name == 'preconditioner':
+    kinds = {
+        'none': {'kind': 'identity'},
+        'diagonal': {'kind': 'diagonal', 'damping': damping},
+        'kfac': {'kind': 'kfac', 'damping': damping},
+        'ekfac': {'kind': 'ekfac', 'damping': damping},
+    }
+    return {
+        f'astra_{kind}': {**astra, 'precondition': settings}
+        for kind, settings in kinds.items()
+    }
+  if name == 'projection':
+    return {
+        'exact': {'kind': 'cg', 'damping': damping},
+        **{
+            f'above_1e-{i}': {
+                'kind': 'cg',
+                'damping': damping,
+                'project_above': 10.0**-i,
+            }
+            for i in range(1, 6)
+        },
+    }
+  raise ValueError(f'unknown ablation {name!r}: use one of {ABLATIONS}')

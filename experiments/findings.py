@@ -1,0 +1,178 @@
+"""What an experiment measured of its methods, as result rows."""
+
+from typing import NamedTuple
+
+import numpy as np
+from absl import logging
+
+from experiments import stages
+from tda_jax.evaluation import agreement
+from tda_jax.evaluation import lds
+from tda_jax.evaluation import reliability
+
+RESAMPLES = 300
+
+
+class Finding(NamedTuple):
+  """One method.
+
+  Attributes:
+    scores: [N, Q], the ensemble's.
+    single: LDS of its members, mean and interval over queries and subsets.
+    single_error: standard error of that mean over members.
+    ensemble: LDS of the averaged scores.
+    sizes, by_size: LDS of ensembles of each size.
+    members: how many models.
+    facts: of each member: seconds, residuals, damping.
+    peak_mb: while it was scored; None if that was done before.
+  """
+
+  scores: np.ndarray
+  single: lds.Estimate
+  single_error: float
+  ensemble: lds.Estimate
+  sizes: list[int]
+  by_size: list[lds.Estimate]
+  members: int
+  facts: list[dict]
+  peak_mb: float | None
+
+
+class Truth(NamedTuple):
+  """Subsets [M, n], outcomes [M, R, Q], and the ceiling of R repeats."""
+
+  subsets: np.ndarray
+  outcomes: np.ndarray
+  ceiling: lds.Estimate
+
+
+def truth(config, task, workdir) -> Truth:
+  subsets, outcomes = stages.truth(config, task, workdir)
+  top = reliability.ceiling(outcomes, resamples=RESAMPLES)
+  return Truth(subsets, outcomes, top.estimate)
+
+
+def measure(config, task, runs, true: Truth, workdir) -> dict[str, Finding]:
+  """Scores every method of the config and takes its LDS."""
+  chosen = stages.chosen_dampings(config, task, runs, workdir)
+  found = {}
+  for name, settings in config.methods.items():
+    settings = stages.resolved(settings, chosen)
+    stages.peak_memory(reset=True)
+    scores = stages.scores(config, name, settings, task, runs, workdir)
+    peak = stages.peak_memory()
+    found[name] = of_scores(scores, true)._replace(
+        facts=stages.facts(workdir, name, len(scores)), peak_mb=peak
+    )
+    logging.info(
+        '%s: LDS %.3f single, %.3f ensemble of %d',
+        name,
+        found[name].single.value,
+        found[name].ensemble.value,
+        len(scores),
+    )
+  return found
+
+
+def of_scores(scores: np.ndarray, true: Truth) -> Finding:
+  """The LDS of scores [E, N, Q]."""
+  outcomes = true.outcomes.mean(1)
+  members = len(scores)
+  sizes = [k for k in (1, 2, 3, 5, 10, 20, 50) if k < members] + [members]
+  _, error = lds.spread(scores, outcomes, true.subsets)
+  one = lambda s: lds.interval(
+      s, outcomes, true.subsets, resamples=RESAMPLES
+  )
+  return Finding(
+      scores=scores.mean(0),
+      single=one(scores),
+      single_error=error,
+      ensemble=one(scores.mean(0)),
+      sizes=sizes,
+      by_size=lds.by_size(
+          scores, outcomes, true.subsets, sizes, resamples=RESAMPLES
+      ),
+      members=members,
+      facts=[],
+      peak_mb=None,
+  )
+
+
+def rows(found: dict[str, Finding], true: Truth) -> list[dict]:
+  """Result rows: LDS single (± 1 SE over models) and ensembled, residual.
+
+  `seconds` is the median over models of fitting, solving and scoring all pairs
+  (the first model's compilation is in it where there is only one).
+  """
+  out = []
+  for name, f in found.items():
+    seconds = [x['prepare_seconds'] + x['score_seconds'] for x in f.facts]
+    cost = {
+        'seconds': float(np.median(seconds)) if seconds else None,
+        'peak_mb': f.peak_mb,
+    }
+    error = 0.0 if np.isnan(f.single_error) else f.single_error
+    value = f.single.value
+    out.append({
+        'method': name, 'metric': 'lds_single', 'value': value,
+        'low': value - error, 'high': value + error, 'n': f.members, **cost,
+    })  # fmt: skip
+    if f.members > 1:
+      out.append(_row(name, 'lds_ensemble', f.ensemble, f.members))
+      share = lds.ratio(f.ensemble, true.ceiling)
+      out.append(_row(name, 'lds_ensemble/ceiling', share, f.members))
+    end = residual(f)
+    if end is not None:
+      out.append({
+          'method': name, 'metric': 'relative_residual', 'value': end,
+          'n': f.members,
+      })  # fmt: skip
+    damping = [x['damping'] for x in f.facts if x.get('damping')]
+    if damping:
+      out.append({
+          'method': name, 'metric': 'damping',
+          'value': float(np.mean(damping)), 'n': f.members,
+      })  # fmt: skip
+  out.append(_row('perfect predictor', 'ceiling', true.ceiling, None))
+  return out
+
+
+def residual(f: Finding) -> float | None:
+  """Mean relative residual at the end of the solve; None if not measured."""
+  ends = [x['residual'][-1] for x in f.facts if x.get('residual')]
+  return float(np.mean(ends)) if ends else None
+
+
+def left_out_rows(found, rows_left, effects) -> list[dict]:
+  """Agreement with leave-one-out retraining: Spearman over rows, per query.
+
+  Args:
+    rows_left: [L] rows that were left out.
+    effects: [L, R, Q], base − left out.
+  """
+  mean = effects.mean(1)
+  out = []
+  for name, f in found.items():
+    for metric, of in (
+        ('loo_spearman', agreement.spearman),
+        ('loo_pearson', agreement.pearson),
+    ):
+      value = of(f.scores[rows_left], mean)
+      error = value.std(ddof=1) / np.sqrt(len(value))
+      out.append({
+          'method': name, 'metric': metric, 'value': float(value.mean()),
+          'low': float(value.mean() - 2 * error),
+          'high': float(value.mean() + 2 * error), 'n': len(rows_left),
+      })  # fmt: skip
+  return out
+
+
+def _row(method, metric, estimate, n):
+  return {
+      'method': method,
+      'metric': metric,
+      'value': estimate.value,
+      'low': estimate.low,
+      'high': estimate.high,
+      'n': n,
+  }

@@ -1,0 +1,197 @@
+"""The stages of a workdir: train, truth, scores. Each complete or absent.
+
+A stage records what it was made from; the same command continues a killed one
+and a changed one is refused.
+"""
+
+import pathlib
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from experiments import methods
+from experiments.tasks import Task
+from tda_jax import scoring
+from tda_jax.data import subsets as subsets_lib
+from tda_jax.evaluation import lds
+from tda_jax.evaluation import retraining
+from tda_jax.storage import record
+from tda_jax.training import members
+from tda_jax.training.fit import Run
+
+PyTree = Any
+
+
+def train(config, task: Task, workdir: pathlib.Path) -> Run:
+  """The ensemble: `config.members` models on all rows, seeds 0, 1, ..."""
+  if isinstance(task.recipe, Run):
+    return task.recipe
+  keys = _keys(config.seed, 'train', config.members)
+  return members.train(
+      task.problem,
+      task.recipe,
+      task.train,
+      keys,
+      directory=workdir / 'train',
+      progress=True,
+  )
+
+
+def truth(config, task: Task, workdir: pathlib.Path, split: str = 'truth'):
+  """Measures of retrained models: (subsets [M, n], outcomes [M, R, Q]).
+
+  Args:
+    split: 'truth' for reported figures; 'validation' for choices, which has
+      subsets of its own.
+  """
+  settings = config.truth
+  count = settings.subsets if split == 'truth' else settings.validation
+  seed = config.seed + (0 if split == 'truth' else 1)
+  n = len(jax.tree.leaves(task.train)[0])
+  chosen = subsets_lib.half_subsets(seed, n, count, settings.fraction)
+  outcomes = retraining.outcomes(
+      task.problem,
+      task.recipe,
+      task.train,
+      task.queries,
+      chosen,
+      settings.repeats,
+      jax.random.fold_in(_key(config.seed, 'truth'), seed),
+      workdir / split,
+      at_once=settings.at_once,
+  )
+  return chosen, outcomes
+
+
+def left_out(config, task: Task, workdir: pathlib.Path):
+  """Leave-one-out retraining: (rows [L], effects base − left out [L, R, Q])."""
+  n = len(jax.tree.leaves(task.train)[0])
+  rows = np.random.default_rng(config.seed).permutation(n)
+  rows = np.sort(rows[: config.left_out.rows])
+  base, without = retraining.leave_one_out(
+      task.problem,
+      task.recipe,
+      task.train,
+      task.queries,
+      rows,
+      config.left_out.repeats,
+      _key(config.seed, 'left out'),
+      workdir / 'left_out',
+      at_once=config.truth.at_once,
+  )
+  return rows, base[None] - without
+
+
+def scores(
+    config, name: str, settings: dict, task: Task, runs: Run, workdir
+) -> np.ndarray:
+  """Scores of one method, [E, N, Q], kept in <workdir>/scores/<name>."""
+  settings = dict(settings)
+  first = settings.pop('members', None)
+  if first:
+    runs = jax.tree.map(lambda leaf: leaf[:first], scoring.members_of(runs))
+  return scoring.score(
+      methods.make(**settings),
+      task.problem,
+      runs,
+      task.train,
+      task.queries,
+      workdir / 'scores' / name,
+      name=name,
+      key=_key(config.seed, 'scores'),
+      batch_size=config.batch_size,
+      attributes={
+          'settings': settings,
+          'unit': 'measure, removal of one row',
+          'sign': 'positive supports',
+          'reduction': 'mean loss',
+          'train': members.digest(task.train),
+          'queries': members.digest(task.queries),
+          'models': members.digest(runs.params),
+      },
+  )
+
+
+def facts(workdir, name: str, count: int) -> list[dict]:
+  """What scoring recorded of each member: seconds, residuals, damping."""
+  folder = pathlib.Path(workdir) / 'scores' / name
+  return [record.read_json(folder / str(e) / 'facts.json') for e in range(count)]
+
+
+def chosen_dampings(config, task: Task, runs: Run, workdir) -> dict[str, float]:
+  """For each entry of config.choose, the damping of the best validation LDS.
+
+  Scores of the first members, on subsets that the reported figures do not use.
+  Kept in chosen.json with the whole curve.
+  """
+  if not config.choose:
+    return {}
+  chosen, outcomes = truth(config, task, workdir, 'validation')
+  best, curves = {}, {}
+  for name, settings in config.choose.items():
+    curve = {}
+    for damping in config.damping_grid:
+      found = scores(
+          config,
+          f'validation/{name}_{damping:g}',
+          {**settings, 'damping': damping},
+          task,
+          runs,
+          workdir,
+      )
+      value = lds.lds(found.mean(0), outcomes.mean(1), chosen).mean()
+      curve[damping] = float(value)
+    best[name] = max(curve, key=curve.get)
+    curves[name] = curve
+    logging.info('damping of %s: %s of %s', name, best[name], curve)
+  record.write_json(
+      workdir / 'chosen.json', {'chosen': best, 'validation_lds': curves}
+  )
+  return best
+
+
+def resolved(settings: dict, chosen: dict[str, float]) -> dict:
+  """Settings with 'chosen/NAME' or 'chosen/NAME*FACTOR' made a number."""
+
+  def number(value):
+    if not (isinstance(value, str) and value.startswith('chosen/')):
+      return value
+    name, _, factor = value.removeprefix('chosen/').partition('*')
+    if name not in chosen:
+      raise ValueError(
+          f'{value!r}: config.choose has no entry {name!r}, it has'
+          f' {sorted(chosen)}'
+      )
+    return chosen[name] * float(factor or 1)
+
+  out = {}
+  for field, value in settings.items():
+    out[field] = (
+        resolved(value, chosen) if hasattr(value, 'items') else number(value)
+    )
+  return out
+
+
+def peak_memory(reset: bool = False) -> float | None:
+  """Largest resident memory in MB since the last reset; None off Linux."""
+  try:
+    if reset:
+      pathlib.Path('/proc/self/clear_refs').write_text('5')
+    status = pathlib.Path('/proc/self/status').read_text()
+  except OSError:
+    return None
+  line = next(s for s in status.splitlines() if s.startswith('VmHWM'))
+  return int(line.split()[1]) / 1024
+
+
+def _key(seed, name):
+  """One independent key for each stage."""
+  number = sum(ord(c) << (i % 20) for i, c in enumerate(name))
+  return jax.random.fold_in(jax.random.key(seed), number)
+
+
+def _keys(seed, name, count):
+  return jax.random.split(_key(seed, name), count)

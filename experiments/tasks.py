@@ -1,0 +1,218 @@
+"""Tasks: a config -> what is trained on what, and what is asked.
+
+A config's `task` names such a function as 'module:function'; a user's own may
+return a Task, or a plain (problem, recipe or Run, train, queries).
+"""
+
+import importlib
+from typing import Any, NamedTuple
+
+import numpy as np
+import optax
+
+from tda_jax import problem as problem_lib
+from tda_jax.data import images as images_lib
+from tda_jax.data import prepare
+from tda_jax.data import rows as rows_lib
+from tda_jax.data import tables
+from tda_jax.models import cnn
+from tda_jax.models import mlp
+from tda_jax.problem import Problem
+from tda_jax.training.fit import Recipe, Run
+
+
+class Task(NamedTuple):
+  """Attributes:
+    problem: see `tda_jax.problem`.
+    recipe: how its models are trained, or a Run of trained ones (leading
+      member axis).
+    train, queries: rows.
+    shown: inputs as people look at them, for the report: {'train', 'queries',
+      'classes' (names, or None), 'columns' of a table}; None: nothing to show.
+  """
+
+  problem: Problem
+  recipe: Recipe | Run
+  train: Any
+  queries: Any
+  shown: dict | None = None
+
+
+def load(config) -> Task:
+  """The task that `config.task` names.
+
+  Raises:
+    ValueError: there is no such function, or what it returns is no task.
+  """
+  module, _, function = config.task.partition(':')
+  try:
+    make = getattr(importlib.import_module(module), function)
+  except (ImportError, AttributeError) as error:
+    raise ValueError(
+        f'task={config.task!r} names no function ({error}): write it as'
+        " 'module:function' with the module importable from here"
+    ) from None
+  made = make(config)
+  if not isinstance(made, tuple) or not 4 <= len(made) <= 5:
+    raise ValueError(
+        f'{config.task} must return (problem, recipe or Run, train, queries)'
+    )
+  task = Task(*made)
+  rows_lib.check(task.train, 'train')
+  rows_lib.check(task.queries, 'queries')
+  return task
+
+
+def images(config) -> Task:
+  """Image classification: Fashion-MNIST, MNIST, CIFAR-10 or the MNIST-5k.
+
+  Pixels are standardised by one mean and deviation per channel of the training
+  rows.
+  """
+  data = config.data
+  if data.name == 'mnist5k':
+    (train, queries), _ = prepare.split(
+        images_lib.mnist5k(), data.seed, data.train, data.queries
+    )
+  elif data.name in IMAGE_FILES:
+    read = IMAGE_FILES[data.name]
+    (train,), _ = prepare.split(read(data.path), data.seed, data.train)
+    (queries,), _ = prepare.split(
+        read(data.path, 'test'), data.seed, data.queries
+    )
+  else:
+    raise ValueError(
+        f'unknown images {data.name!r}: use mnist5k or one of'
+        f' {sorted(IMAGE_FILES)}'
+    )
+  shown = {'train': train['x'], 'queries': queries['x']}
+  if data.label_noise:
+    train, _ = prepare.relabel(train, data.label_noise, data.seed, 10)
+  train, queries = prepare.standardise(train, queries, axes=(0, 1, 2))
+  names = FASHION if data.name == 'fashion_mnist' else None
+  names = CIFAR if data.name == 'cifar10' else names
+  return _classifier(config, train, queries, {**shown, 'classes': names})
+
+
+def digits(config) -> Task:
+  """scikit-learn's 8 x 8 digits, every pixel standardised."""
+  data = config.data
+  (train, queries), _ = prepare.split(
+      tables.digits(), data.seed, data.train, data.queries
+  )
+  square = lambda rows: rows['x'].reshape(-1, 8, 8) / 16
+  shown = {'train': square(train), 'queries': square(queries)}
+  train, queries = prepare.standardise(train, queries)
+  return _classifier(config, train, queries, {**shown, 'classes': None})
+
+
+def table(config) -> Task:
+  """Regression or classification on a table.
+
+  `data.name` is concrete, diabetes or breast_cancer, or a user's .csv or .npz
+  file, whose target column is `data.target`.
+  """
+  data = config.data
+  if data.name.endswith(('.csv', '.csv.gz', '.npz')):
+    read = tables.read(
+        data.name, data.target, classification=data.classification
+    )
+    rows, columns = read.rows, read.columns
+  elif data.name in TABLES:
+    rows, columns = TABLES[data.name](), tables.columns(data.name)
+  else:
+    raise ValueError(
+        f'unknown table {data.name!r}: use one of {sorted(TABLES)}, or the path'
+        ' of a .csv or .npz file'
+    )
+  rows_lib.check(rows, data.name)
+  (train, queries), _ = prepare.split(
+      rows, data.seed, data.train, data.queries
+  )
+  regression = np.issubdtype(rows['y'].dtype, np.floating)
+  shown = {'train': train['x'], 'queries': queries['x'], 'columns': columns}
+  shown = {**shown, 'classes': None}
+  train, queries = prepare.standardise(train, queries, target=regression)
+  if not regression:
+    return _classifier(config, train, queries, shown)
+  init, apply = _network(config, 1, train['x'].shape[1:])
+  one = lambda params, x: apply(params, x)[:, 0]
+  return Task(
+      problem_lib.regression(one), recipe(config, init), train, queries, shown
+  )
+
+
+def recipe(config, init) -> Recipe:
+  """SGD with heavy-ball momentum and weight decay, as config.training says."""
+  t = config.training
+
+  def schedule(steps):
+    if t.schedule == 'constant':
+      return optax.constant_schedule(t.learning_rate)
+    if t.schedule == 'linear':
+      return optax.linear_schedule(t.learning_rate, 0.0, steps)
+    if t.schedule == 'triangular':  # up for a fifth of the run, then down
+      peak = steps // 5
+      return optax.join_schedules(
+          [
+              optax.linear_schedule(0.0, t.learning_rate, peak),
+              optax.linear_schedule(t.learning_rate, 0.0, steps - peak),
+          ],
+          [peak],
+      )
+    raise ValueError(
+        f'unknown schedule {t.schedule!r}: use constant, linear or triangular'
+    )
+
+  def optimizer(steps):
+    rate = schedule(steps)
+    if t.schedule == 'constant':
+      rate = t.learning_rate
+    return optax.chain(
+        optax.add_decayed_weights(t.weight_decay),
+        optax.sgd(rate, momentum=t.momentum),
+    )
+
+  augment = images_lib.crop_and_flip if t.augment else None
+  return Recipe(init, optimizer, schedule, t.batch_size, t.epochs, augment)
+
+
+TABLES = {
+    'concrete': tables.concrete,
+    'diabetes': tables.diabetes,
+    'breast_cancer': tables.breast_cancer,
+}
+IMAGE_FILES = {
+    'mnist': images_lib.mnist,
+    'fashion_mnist': images_lib.fashion_mnist,
+    'cifar10': images_lib.cifar10,
+}
+FASHION = (
+    'T-shirt', 'trouser', 'pullover', 'dress', 'coat', 'sandal', 'shirt',
+    'sneaker', 'bag', 'boot',
+)  # fmt: skip
+CIFAR = (
+    'airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse',
+    'ship', 'truck',
+)  # fmt: skip
+
+
+def _classifier(config, train, queries, shown):
+  classes = int(train['y'].max()) + 1
+  init, apply = _network(config, classes, train['x'].shape[1:])
+  problem = problem_lib.classification(apply)
+  return Task(problem, recipe(config, init), train, queries, shown)
+
+
+def _network(config, outputs, shape):
+  """(init, apply) of the network that config.model names."""
+  model = config.model
+  if model.kind == 'mlp':
+    return mlp.mlp(model.widths, outputs, shape)
+  if model.kind == 'lenet':
+    return cnn.lenet(outputs, shape)
+  if model.kind == 'resnet9':
+    return cnn.resnet9(outputs, shape, model.widths, model.groups)
+  raise ValueError(
+      f'unknown model {model.kind!r}: use mlp, lenet or resnet9'
+  )

@@ -1,0 +1,288 @@
+"""KFAC and EKFAC: the Fisher in a Kronecker-factored eigenbasis, per layer.
+
+A layer y = W a with gradient δ = ∂loss/∂y has the factors A = E[a aᵀ] and
+S = E[δ δᵀ] = Q_S Λ_S Q_Sᵀ, A = Q_A Λ_A Q_Aᵀ, and the Fisher block
+
+  KFAC   F ≈ T·A ⊗ S             (T positions a layer is applied to: "expand")
+  EKFAC  F ≈ (Q_A ⊗ Q_S) diag(Λ) (Q_A ⊗ Q_S)ᵀ,  Λ = E[(Q_Aᵀ ∇W Q_S)²],
+
+expectations over examples and over labels of the model. Martens & Grosse 2015;
+George et al. 2018; Grosse et al. 2023, §2.4; Eschenhagen et al. 2023 (expand).
+"""
+
+import functools
+import math
+from typing import Any, Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tda_jax.curvature import layers as layers_lib
+from tda_jax.curvature import products
+from tda_jax.curvature import taps
+from tda_jax.data import rows
+from tda_jax.problem import Problem
+
+PyTree = Any
+
+
+KINDS = ('ekfac', 'kfac', 'diagonal')
+
+
+class Block(NamedTuple):
+  """Eigenbasis and eigenvalues of one layer's block; None is the identity."""
+
+  inputs: jax.Array | None  # Q_A [*stack, I, I]
+  outputs: jax.Array | None  # Q_S [*stack, O, O]
+  eigenvalues: jax.Array  # Λ [*stack, I, O]
+
+
+def fit(
+    problem: Problem,
+    params: PyTree,
+    stack: rows.Batch,
+    key: jax.Array,
+    *,
+    kind: str = 'ekfac',
+    labels: str = 'sampled',
+    as_leaf: tuple[str, ...] = (),
+) -> dict[str, Block]:
+  """Fits the blocks on a stack of batches.
+
+  Args:
+    stack: the training rows, every field with a leading axis C
+      (`rows.stacked`).
+    kind: 'ekfac', 'kfac', or 'diagonal' (Q_A = Q_S = I).
+    labels: 'sampled' draws one label a row from the model, afresh for the
+      eigenvalues; 'exact' takes the expectation over labels, by one backward
+      pass per model output (the GGN's factors); 'data' uses the rows' labels
+      (the empirical Fisher).
+    as_leaf: patterns of parameters to hold as diagonal blocks.
+
+  Raises:
+    ValueError: unknown `kind` or `labels`; a layer that is applied more than once.
+  """
+  if labels not in LABELS:
+    raise ValueError(f'labels={labels!r} is unknown: use one of {[*LABELS]}')
+  if kind not in KINDS:
+    raise ValueError(f'kind={kind!r} is unknown: use one of {KINDS}')
+  example = jax.tree.map(lambda x: x[0, 0], stack.examples)
+  layers = layers_lib.find(problem.outputs, params, example, as_leaf)
+  _refuse_shared(layers)
+  mean = functools.partial(_mean, problem, params, stack)
+  if kind == 'diagonal':
+    blocks = {name: Block(None, None, None) for name in layers}
+  else:
+    first = jax.random.fold_in(key, 0)
+    moments = mean(first, labels, as_leaf, second_moments)
+    if labels == 'exact':  # every one of the K passes has added the inputs
+      k = _num_outputs(problem, params, example)
+      moments = {name: (a / k, s) for name, (a, s) in moments.items()}
+    blocks = {n: _kfac(layer, *moments[n]) for n, layer in layers.items()}
+  if kind != 'kfac':
+    second = jax.random.fold_in(key, 1)
+    values = mean(second, labels, as_leaf, squares, blocks)
+    blocks = {
+        name: block._replace(eigenvalues=values[name])
+        for name, block in blocks.items()
+    }
+  return blocks
+
+
+def apply(
+    blocks: dict[str, Block],
+    function: Callable,
+    problem: Problem,
+    params: PyTree,
+    example: PyTree,
+    vectors: PyTree,
+    as_leaf: tuple[str, ...] = (),
+) -> PyTree:
+  """f(F) v for a stack of vectors: Q_A [f(Λ) ∘ (Q_Aᵀ V Q_S)] Q_Sᵀ, per layer.
+
+  Args:
+    function: (layer name, eigenvalues) -> what multiplies each eigendirection:
+      1/(Λ + damping) is the damped inverse, exp(−t·Λ) a decay, Λ**-.5 a root.
+    vectors: [Q, ...].
+  """
+  layers = layers_lib.find(problem.outputs, params, example, as_leaf)
+
+  def one(vector):
+    total = jax.tree.map(jnp.zeros_like, vector)
+    for name, block in blocks.items():
+      w = layers_lib.matrix(layers[name], vector)
+      w = _rotate(block.inputs, w, block.outputs)
+      w = function(name, block.eigenvalues) * w
+      w = _rotate(_transposed(block.inputs), w, _transposed(block.outputs))
+      part = layers_lib.unmatrix(layers[name], w, params)
+      total = jax.tree.map(jnp.add, total, part)
+    return total
+
+  return jax.vmap(one)(vectors)
+
+
+def mean_eigenvalue(blocks: dict[str, Block]) -> jax.Array:
+  """trace(F) divided by the number of parameters in blocks."""
+  total = sum(jnp.sum(b.eigenvalues) for b in blocks.values())
+  return total / sum(b.eigenvalues.size for b in blocks.values())
+
+
+# --- statistics of one layer, for taps.collect ------------------------------
+
+
+def second_moments(layer, a, g, _):
+  """(Σ a aᵀ, Σ δ δᵀ) over examples and positions; [I] where diagonal."""
+  if layer.kind == 'embed':
+    inputs = jnp.zeros(layer.num_in).at[a.ravel()].add(1.0, mode='drop')
+  else:
+    inputs = jnp.einsum('bsi,bsj->ij', a, a)
+  if layer.kind == 'leaf':
+    return inputs, jnp.einsum('bso,bso->o', g, g)
+  return inputs, jnp.einsum('bso,bsp->op', g, g)
+
+
+def squares(layer, a, g, block):
+  """Σ_examples (Q_Aᵀ ∇W Q_S)², [I, O]."""
+  g = g if block.outputs is None else g @ block.outputs
+  if layer.kind == 'embed':
+    return _embedding_squares(layer, a, g)
+  a = a if block.inputs is None else a @ block.inputs
+  if layer.positions == 1:
+    return jnp.einsum('bsi,bso->io', a**2, g**2)
+  return jnp.sum(jnp.einsum('bsi,bso->bio', a, g) ** 2, 0)
+
+
+def _embedding_squares(layer, ids, g):
+  """An id that occurs twice in an example has one row of gradient."""
+  same = ids[:, :, None] == ids[:, None, :]
+  first = jnp.argmax(same, -1) == jnp.arange(ids.shape[1])
+  rows_of = jnp.einsum('bst,bto->bso', same.astype(g.dtype), g) ** 2
+  flat = (rows_of * first[..., None]).reshape(-1, layer.num_out)
+  zero = jnp.zeros((layer.num_in, layer.num_out))
+  return zero.at[ids.ravel()].add(flat, mode='drop')
+
+
+def _kfac(layer, inputs, outputs):
+  (a, qa), (s, qs) = _eigh(inputs, layer.stack), _eigh(outputs, layer.stack)
+  # T·(A ⊗ S) from factors that are summed, not averaged, over T positions.
+  return Block(qa, qs, a[..., :, None] * s[..., None, :] / layer.positions)
+
+
+def _refuse_shared(layers):
+  for layer in layers.values():
+    if layer.shared:
+      raise ValueError(
+          f'{layer.name} is applied more than once, so its squared gradients'
+          f' do not add over applications: give as_leaf=({layer.name!r},) or'
+          ' use a solver without Kronecker factors'
+      )
+
+
+# --- averages over data and labels ------------------------------------------
+
+
+def _mean(problem, params, stack, key, labels, as_leaf, statistic, aux=None):
+  """Mean over rows, expectation over labels, of a statistic of the layers."""
+
+  def collect(loss, examples, mask):
+    return taps.collect(
+        statistic,
+        lambda params, example: problem.outputs(params, example['row']),
+        lambda outputs, example: loss(outputs, **example),
+        params,
+        examples,
+        aux,
+        mask=mask,
+        as_leaf=as_leaf,
+    )
+
+  def of_batch(batch):
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.index)
+    examples = {'row': batch.examples, 'key': keys}
+    if labels == 'exact':
+      columns = jnp.arange(_num_outputs(problem, params, rows.take(batch.examples, 0)))
+      every = jax.vmap(
+          lambda k: collect(_root_loss(problem, k), examples, batch.mask)
+      )(columns)
+      return jax.tree.map(lambda x: x.sum(0), every)
+    return collect(LABELS[labels](problem), examples, batch.mask)
+
+  total = rows.total(of_batch, stack)
+  return jax.tree.map(lambda x: x / stack.mask.sum(), total)
+
+
+def _sampled_loss(problem):
+  def loss(outputs, row, key):
+    fixed = jax.lax.stop_gradient(outputs)
+    return problem.loss(outputs, problem.sample(key, fixed, row))
+
+  return loss
+
+
+def _root_loss(problem, k):
+  """s_kᵀ outputs, with S Sᵀ = ∂²loss/∂outputs²: E over labels, no sampling."""
+
+  def loss(outputs, row, key):
+    del key
+    root = loss_hessian_root(problem, jax.lax.stop_gradient(outputs), row)
+    return jnp.vdot(root[:, k], outputs.ravel())
+
+  return loss
+
+
+LABELS = {
+    'sampled': _sampled_loss,
+    'exact': None,
+    'data': lambda problem: lambda outputs, row, key: problem.loss(outputs, row),
+}
+
+
+def loss_hessian_root(problem: Problem, outputs: jax.Array, example: PyTree):
+  """S [K, K] with S Sᵀ = ∂²loss/∂outputs² (K outputs, flattened)."""
+  flat = lambda z: problem.loss(z.reshape(outputs.shape), example)
+  values, vectors = jnp.linalg.eigh(jax.hessian(flat)(outputs.ravel()))
+  return vectors * jnp.sqrt(jnp.maximum(values, 0))
+
+
+def _num_outputs(problem, params, example):
+  shape = jax.eval_shape(problem.outputs, params, example).shape
+  return math.prod(shape)
+
+
+def _eigh(factor, stack):
+  """Eigenvalues and eigenvectors on the host in float64; a vector is diagonal."""
+  if factor.ndim == len(stack) + 1:
+    return factor, None
+  shapes = (factor.shape[:-1], factor.shape)
+  return jax.pure_callback(
+      _host_eigh,
+      tuple(jax.ShapeDtypeStruct(s, factor.dtype) for s in shapes),
+      factor,
+      vmap_method='broadcast_all',
+  )
+
+
+def _host_eigh(factor):
+  factor = np.asarray(factor)
+  if not np.isfinite(factor).all():
+    raise ValueError(
+        'the covariance of a layer is not finite: the model or its data give'
+        ' NaN or infinity'
+    )
+  values, vectors = np.linalg.eigh(factor.astype(np.float64))
+  return (
+      np.maximum(values, 0).astype(factor.dtype),
+      vectors.astype(factor.dtype),
+  )
+
+
+def _rotate(left, w, right):
+  """leftᵀ w right; None is the identity."""
+  if left is not None:
+    w = jnp.einsum('...ij,...io->...jo', left, w)
+  return w if right is None else w @ right
+
+
+def _transposed(basis):
+  return None if basis is None else jnp.swapaxes(basis, -1, -2)

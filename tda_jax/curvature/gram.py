@@ -1,0 +1,144 @@
+"""Inner products of gradients, layer by layer, no Jacobian formed.
+
+For a layer y_s = W a_s the gradient of an output is Σ_s a_s δ_sᵀ, so
+
+  ⟨∇W_i, ∇W_j⟩ = Σ_{s,t} (a_is · a_jt)(δ_is · δ_jt),
+
+a product of two small Gram matrices. `factors` holds the pairs (a, δ), K of the
+δ per row; `gram` sums the products over layers.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tda_jax.curvature import ekfac
+from tda_jax.curvature import layers as layers_lib
+from tda_jax.curvature import taps
+from tda_jax.data import rows
+from tda_jax.problem import Problem
+
+PyTree = Any
+
+
+class Factor(NamedTuple):
+  """Inputs and output gradients of one layer at B rows."""
+
+  a: jax.Array  # [*stack, B, S, I], or ids [B, S]
+  g: jax.Array  # [K, *stack, B, S, O]
+
+
+def factors(
+    problem: Problem, params: PyTree, batch: rows.Batch, of: str
+) -> dict[str, Factor]:
+  """The factors of what `of` names, at each row of the batch.
+
+  Args:
+    of: 'loss' or 'measure' (K = 1: its gradient), or 'curvature': the K rows of
+      Sᵀ J, S Sᵀ = ∂²loss/∂outputs², so that the GGN is their outer products'
+      sum.
+  """
+  example = rows.take(batch.examples, 0)
+  layers = layers_lib.find(problem.outputs, params, example)
+
+  def collect(loss):
+    return taps.collect(
+        lambda layer, a, g, aux: Factor(a, g),
+        problem.outputs,
+        loss,
+        params,
+        batch.examples,
+        mask=batch.mask,
+    )
+
+  if of != 'curvature':
+    only = collect(getattr(problem, of))
+    return {n: f._replace(g=f.g[None]) for n, f in only.items()}
+
+  def column(k):
+    def loss(outputs, example):
+      fixed = jax.lax.stop_gradient(outputs)
+      root = ekfac.loss_hessian_root(problem, fixed, example)
+      return jnp.vdot(root[:, k], outputs.ravel())
+
+    return collect(loss)
+
+  k = num_outputs(problem, params, example)
+  axes = {name: Factor(None, 0) for name in layers}
+  return jax.vmap(column, out_axes=axes)(jnp.arange(k))
+
+
+def gram(
+    layers: dict[str, layers_lib.Layer],
+    left: dict[str, Factor],
+    right: dict[str, Factor],
+) -> jax.Array:
+  """[B, K, C, L]: inner products of B·K gradients with C·L gradients."""
+  return sum(_pairs(layers[name], left[name], right[name]) for name in layers)
+
+
+def num_outputs(problem: Problem, params: PyTree, example: PyTree) -> int:
+  """K, the number of model outputs of one example."""
+  return math.prod(jax.eval_shape(problem.outputs, params, example).shape)
+
+
+def _pairs(layer, left, right):
+  if layer.stack:
+    # Stack axes are summed over one entry at a time: none is materialised.
+    depth = len(layer.stack)
+    flat = lambda x, at: x.reshape(
+        x.shape[:at] + (-1,) + x.shape[at + depth :]
+    )
+    entries = [
+        Factor(flat(f.a, 0), jnp.moveaxis(flat(f.g, 1), 1, 0))
+        for f in (left, right)
+    ]
+    alone = layer._replace(stack=())
+    return jax.lax.map(lambda pair: _pairs(alone, *pair), tuple(entries)).sum(0)
+  s, t = left.g.shape[2], right.g.shape[2]
+  if s == t == 1:
+    return _similarity(layer, left.a, right.a)[:, :, :, 0, None] * jnp.einsum(
+        'kbo,lco->bkcl', left.g[:, :, 0], right.g[:, :, 0]
+    )
+  k, b = left.g.shape[:2]
+  l, c = right.g.shape[:2]
+  by_position = b * c * s * t * (layer.num_in + k * l * layer.num_out)
+  by_gradient = layer.num_in * layer.num_out * (k * b * s + l * c * t + k * b * l * c)
+  if layer.kind == 'embed' or by_position < by_gradient:
+    alike = _similarity(layer, left.a, right.a)
+    return jnp.einsum(
+        'bsct,kbso,lcto->bkcl', alike, left.g, right.g, optimize=True
+    )
+  full = [jnp.einsum('bsi,kbso->bkio', f.a, f.g) for f in (left, right)]
+  return jnp.einsum('bkio,clio->bkcl', *full)
+
+
+def _similarity(layer, a, b):
+  """a_is · b_jt, [B, S, C, T]; ids are equal or not."""
+  if layer.kind == 'embed':
+    inside = (a < layer.num_in)[:, :, None, None]  # padding is out of range
+    return (inside & (a[:, :, None, None] == b)).astype(jnp.float32)
+  return jnp.einsum('bsi,cti->bsct', a, b)
+
+
+def norms(
+    layers: dict[str, layers_lib.Layer], of: dict[str, Factor]
+) -> jax.Array:
+  """Norms of B gradients (K = 1), [B]."""
+
+  def squared(one):
+    return gram(layers, one, one)[0, 0, 0, 0]
+
+  axes = {
+      n: Factor(len(layer.stack), 1 + len(layer.stack))
+      for n, layer in layers.items()
+  }
+  single = {
+      n: Factor(
+          jnp.expand_dims(f.a, axes[n].a + 1), jnp.expand_dims(f.g, axes[n].g + 1)
+      )
+      for n, f in of.items()
+  }
+  return jnp.sqrt(jax.vmap(squared, in_axes=(axes,))(single))

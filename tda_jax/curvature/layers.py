@@ -1,0 +1,343 @@
+"""The layers of a model: every parameter as the matrix of a product.
+
+A layer is y[s] = a[s] @ W for positions s, W = `matrix(layer, params)`. It is
+found in the jaxpr of the model's outputs at one example, whatever library the
+model is written in: `dot_general` (dense, attention, einsum), convolution (a
+are patches) and `gather` (embedding; a are row numbers). A parameter that is
+added to y everywhere is its bias, the last row of W. A leaf used in any other
+way (scales of norms, positional tables) is a layer of its own, y = W and a = 1,
+as long as holding its gradient per example costs no more than an activation;
+otherwise `find` raises, and `as_leaf=` asks for it.
+"""
+
+import collections
+import fnmatch
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tda_jax.curvature import walk as walk_lib
+from tda_jax.curvature.equations import Step
+from tda_jax.curvature.walk import Escape, Found, Path, Site, Value, View
+
+PyTree = Any
+
+
+class Layer(NamedTuple):
+  """y[s] = a[s] @ W, a parameter matrix W [*stack, I, O] and S positions."""
+
+  name: str  # path of the leaf in params; `#2` for a second part of it
+  kind: str  # 'dense'; 'embed': a are row numbers; 'leaf': a = 1, S diagonal
+  stack: tuple[int, ...]  # scanned layers, then heads, groups or experts
+  num_in: int  # I, with the row of the bias if there is one
+  num_out: int  # O
+  positions: int  # S
+  leaf: int  # in tree.leaves(params)
+  bias: int | None  # likewise
+  shared: bool  # an entry is applied more than once to an example
+  why: str  # for 'leaf': the uses that are no product
+  steps: tuple  # leaf -> W without its last row; see `walk.seen`
+  bias_steps: tuple  # leaf -> the last row of W
+
+
+class Plan(NamedTuple):
+  """Where the layers are in a model's jaxpr."""
+
+  layers: dict[str, Layer]
+  sites: dict[Path, tuple[Site, str]]  # equation -> the layer it applies
+  entered: frozenset[Path]  # the equations around these
+  jaxpr: Any  # closed
+  structure: Any  # of the outputs
+
+
+class Coverage(NamedTuple):
+  """A row of the report on what the layers cover."""
+
+  name: str
+  kind: str  # a layer's, or 'none': no gradient reaches these entries
+  parameters: int
+  fraction: float  # of all parameters
+
+
+def find(
+    outputs: Callable, params: PyTree, example: PyTree, as_leaf=()
+) -> dict[str, Layer]:
+  """The layers of a model, by name. All entries with a gradient are in one.
+
+  Args:
+    outputs: (params, ONE example) -> tree of arrays.
+    example: its leaves may be `jax.ShapeDtypeStruct`; no value is read.
+    as_leaf: names of leaves, or patterns (`*/kernel`), to hold as 'leaf'.
+
+  Raises:
+    ValueError: a matrix is used otherwise than in a product, naming the use and
+      its line; a while loop uses parameters; a pattern fits no leaf.
+    RuntimeError: JAX changed an equation that the walk reads.
+  """
+  return plan(outputs, params, example, as_leaf).layers
+
+
+def matrix(layer: Layer, params: PyTree) -> jax.Array:
+  """W [*stack, I, O], the bias as its last row. Linear in params."""
+  leaves = jax.tree.leaves(params)
+  w = walk_lib.seen(layer.steps, leaves[layer.leaf])
+  if layer.bias is None:
+    return w
+  bias = walk_lib.seen(layer.bias_steps, leaves[layer.bias])
+  return jnp.concatenate([w, bias], -2)
+
+
+def unmatrix(layer: Layer, w: jax.Array, params: PyTree) -> PyTree:
+  """A tree like params with W = w [*stack, I, O], zero elsewhere."""
+  like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, w.dtype), params)
+  return jax.linear_transpose(functools.partial(matrix, layer), like)(w)[0]
+
+
+def coverage(layers: dict[str, Layer], params: PyTree) -> list[Coverage]:
+  """One row per layer, and one per leaf that layers do not cover whole."""
+  names, leaves = _leaves(params)
+  total = sum(math.prod(leaf.shape) for leaf in leaves)
+  table, left = [], [math.prod(leaf.shape) for leaf in leaves]
+  for name, layer in layers.items():
+    columns = math.prod(layer.stack) * layer.num_out
+    size = columns * layer.num_in
+    table.append(Coverage(name, layer.kind, size, size / total))
+    left[layer.leaf] -= size if layer.bias is None else size - columns
+    if layer.bias is not None:
+      left[layer.bias] -= columns
+  for name, size in zip(names, left, strict=True):
+    if size > 0:
+      table.append(Coverage(name, 'none', size, size / total))
+  return table
+
+
+def check_independent(
+    apply: Callable, params: PyTree, x: PyTree, tolerance: float = 1e-2
+) -> None:
+  """Raises if a row's outputs depend on the rows beside it.
+
+  Batch normalisation by the batch's own statistics does that; such a model has
+  no loss, and no gradient, of one example.
+
+  Args:
+    apply: (params, x [B, ...]) -> tree of [B, ...].
+    x: at least two different rows.
+    tolerance: largest difference, relative to the largest output.
+  """
+  alone = jax.lax.map(
+      lambda row: jax.tree.map(
+          lambda y: y[0], apply(params, jax.tree.map(lambda v: v[None], row))
+      ),
+      x,
+  )
+  pairs = zip(
+      jax.tree.leaves(apply(params, x)), jax.tree.leaves(alone), strict=True
+  )
+  for together, one in pairs:
+    together, one = (np.asarray(y, np.float64) for y in (together, one))
+    apart = np.abs(together - one).max()
+    if not apart <= tolerance * np.abs(one).max():
+      raise ValueError(
+          f'outputs of an example change by {apart:.2g} (of'
+          f' {np.abs(one).max():.2g}) with the other examples of its batch, so'
+          ' that no example has a gradient of its own: apply batch'
+          ' normalisation with its running averages, or use another norm'
+      )
+
+
+# --- from the walk to layers ------------------------------------------------
+
+
+def plan(outputs, params, example, as_leaf=()) -> Plan:
+  """`find`, with where the layers are; for `taps`."""
+  example = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), example
+  )
+  jaxpr, shapes = jax.make_jaxpr(outputs, return_shape=True)(params, example)
+  names, leaves = _leaves(params)
+  forced = _chosen(names, as_leaf)
+  found = _walked(jaxpr.jaxpr, leaves, forced)
+  sites = _settled(found, leaves)
+  _refuse(found.escapes, forced, names, leaves)
+  layers, name_of = _products(sites, names, leaves)
+  for leaf, escapes in sorted(found.escapes.items()):
+    layers[names[leaf]] = _held(leaf, names[leaf], leaves[leaf], escapes)
+  sites = {path: (site, name_of[_key(site)]) for path, site in sites.items()}
+  entered = {path[:i] for path in sites for i in range(1, len(path))}
+  structure = jax.tree.structure(shapes)
+  return Plan(layers, sites, frozenset(entered), jaxpr, structure)
+
+
+def _leaves(params):
+  """Names and values of the leaves."""
+  pairs = jax.tree_util.tree_leaves_with_path(params)
+  name = functools.partial(
+      jax.tree_util.keystr, simple=True, separator='/'
+  )
+  return [name(path) for path, _ in pairs], [leaf for _, leaf in pairs]
+
+
+def _chosen(names, patterns):
+  """The leaves that as_leaf names."""
+  chosen = set()
+  for pattern in (patterns,) if isinstance(patterns, str) else patterns:
+    fit = {i for i, n in enumerate(names) if fnmatch.fnmatch(n, pattern)}
+    if not fit:
+      raise ValueError(
+          f'as_leaf={pattern!r} fits no parameter: choose among {names}'
+      )
+    chosen |= fit
+  return chosen
+
+
+def _walked(jaxpr, leaves, forced):
+  found = Found({}, {})
+  for leaf in forced:
+    found.escapes[leaf] = [Escape('as_leaf', True)]
+  values = [
+      Value(None if i in forced else View(i, leaf.shape), on_params=True)
+      for i, leaf in enumerate(leaves)
+  ]
+  rest = len(jaxpr.invars) - len(leaves)
+  values += [Value(on_example=True)] * rest
+  for value in walk_lib.walk(jaxpr, values, (), found):
+    if value.parameter:
+      note = Escape('an output', walk_lib.is_vector(value.parameter.shape))
+      found.escapes.setdefault(value.parameter.leaf, []).append(note)
+  return found
+
+
+def _key(site):
+  """Sites with the same key apply the same matrix."""
+  return site.view.leaf, site.view.steps
+
+
+def _settled(found, leaves):
+  """The products that cover all uses of their leaf; adds to the escapes.
+
+  A leaf with one other use is held whole, so its products are dropped, and with
+  them their biases; a bias that belongs to several layers is held too.
+  """
+  sites, escapes = found.sites, found.escapes
+  while True:
+    held, kept = set(escapes), {}
+    for path, site in sites.items():
+      bias = site.bias and site.bias.leaf
+      if site.view.leaf not in held:
+        kept[path] = site._replace(bias=None) if bias in held else site
+      elif bias is not None:
+        _hold(escapes, bias, 'added to what is no product', leaves)
+    for bias in _doubtful(kept, leaves):
+      _hold(escapes, bias, 'the bias of several products', leaves)
+    if set(escapes) == held:
+      return kept
+    sites = kept
+
+
+def _hold(escapes, leaf, why, leaves):
+  note = Escape(why, walk_lib.is_vector(leaves[leaf].shape))
+  escapes.setdefault(leaf, []).append(note)
+
+
+def _doubtful(sites, leaves):
+  """The leaves of biases that do not belong to one product alone."""
+  biases = collections.defaultdict(set)  # of each matrix
+  for site in sites.values():
+    biases[_key(site)].add(site.bias and (site.bias.leaf, site.bias.steps))
+  doubtful = {bias[0] for s in biases.values() if len(s) > 1 for bias in s if bias}
+  single = [next(iter(s)) for s in biases.values() if len(s) == 1]
+  matrices = {leaf for leaf, _ in biases}
+  for leaf in {bias[0] for bias in single if bias}:
+    parts = [bias[1] for bias in single if bias and bias[0] == leaf]
+    if leaf in matrices or _overlap(parts, leaves[leaf].shape):
+      doubtful.add(leaf)
+  return doubtful
+
+
+def _overlap(parts, shape):
+  """Whether some entry is in two of the parts of a leaf."""
+  if len(parts) == 1:
+    return False
+  at = np.arange(math.prod(shape)).reshape(shape)
+  entries = np.concatenate([walk_lib.seen(p, at).ravel() for p in parts])
+  return np.unique(entries).size < entries.size
+
+
+def _refuse(escapes, forced, names, leaves):
+  lines = []
+  for leaf, notes in sorted(escapes.items()):
+    if leaf not in forced and not all(note.cheap for note in notes):
+      why = '; '.join(dict.fromkeys(note.why for note in notes))
+      shape = list(leaves[leaf].shape)
+      lines.append(f'  {names[leaf]} {shape}: {why}')
+      example = names[leaf]
+  if lines:
+    raise ValueError(
+        'these parameters are used otherwise than in a product with one whole'
+        ' matrix (the use is named after each): give'
+        f' as_leaf=({example!r}, ...) to hold their gradients per example, with'
+        ' a diagonal block, or write the model with plain products\n'
+        + '\n'.join(lines)
+    )
+
+
+def _products(sites, names, leaves):
+  """The layers of products, and the name of each (leaf, steps)."""
+  layers, name_of = {}, {}
+  uses, parts = collections.Counter(), collections.defaultdict(list)
+  for site in sites.values():
+    key, view = _key(site), site.view
+    uses[key] += view.repeats
+    if key in name_of:
+      continue
+    parts[view.leaf].append(view.steps)
+    count = len(parts[view.leaf])
+    name = names[view.leaf] + (f'#{count}' if count > 1 else '')
+    name_of[key] = name
+    layers[name] = _layer(site, name)
+  for layer in layers.values():
+    again = uses[layer.leaf, layer.steps] > 1
+    again |= _overlap(parts[layer.leaf], leaves[layer.leaf].shape)
+    layers[layer.name] = layer._replace(shared=again)
+  return layers, name_of
+
+
+def _layer(site, name):
+  view, bias = site.view, site.bias
+  return Layer(
+      name=name,
+      kind=site.product.kind,
+      stack=(*(length for _, length in view.scans), *site.product.stack),
+      num_in=view.shape[-2] + (bias is not None),
+      num_out=view.shape[-1],
+      positions=site.num_positions,
+      leaf=view.leaf,
+      bias=bias and bias.leaf,
+      shared=False,
+      why='',
+      steps=view.steps,
+      bias_steps=bias.steps if bias else (),
+  )
+
+
+def _held(leaf, name, value, escapes):
+  shape = (1, math.prod(value.shape))
+  return Layer(
+      name=name,
+      kind='leaf',
+      stack=(),
+      num_in=1,
+      num_out=shape[1],
+      positions=1,
+      leaf=leaf,
+      bias=None,
+      shared=False,
+      why='; '.join(dict.fromkeys(note.why for note in escapes)),
+      steps=((0, Step('reshape', shape, shape)),),
+      bias_steps=(),
+  )

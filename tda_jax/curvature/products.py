@@ -1,0 +1,128 @@
+"""Products v -> A v of curvature matrices with parameter trees.
+
+Each constructor linearises the model once; the product it returns can then be
+applied to many vectors with `jax.vmap`. All are means over the unmasked rows of
+the batch, plus l2·v if the problem has an l2 term.
+"""
+
+from typing import Any, Callable
+
+import jax
+import jax.numpy as jnp
+
+from tda_jax import trees
+from tda_jax.data import rows
+from tda_jax.problem import Problem
+
+PyTree = Any
+Product = Callable[[PyTree], PyTree]
+
+
+def hessian(problem: Problem, params: PyTree, batch: rows.Batch) -> Product:
+  """v -> (1/B) Σ_i ∇²loss_i(θ) v + l2·v."""
+
+  def mean_loss(params):
+    outputs = jax.vmap(problem.outputs, (None, 0))(params, batch.examples)
+    losses = jax.vmap(problem.loss)(outputs, batch.examples)
+    return jnp.sum(losses * _weights(batch))
+
+  _, product = jax.linearize(jax.grad(mean_loss), params)
+  return lambda v: trees.add(product(v), v, problem.l2)
+
+
+def ggn(problem: Problem, params: PyTree, batch: rows.Batch) -> Product:
+  """v -> (1/B) Σ_i J_iᵀ (∂²loss_i/∂outputs²) J_i v + l2·v, J = ∂outputs/∂θ.
+
+  The generalised Gauss-Newton matrix (Schraudolph 2002), by one
+  Jacobian-vector product, the derivative of the loss gradient in the outputs,
+  and one vector-Jacobian product; nothing is asked of the loss.
+  """
+  jvp, vjp, outputs = _jacobian(problem, params, batch)
+  gradient = lambda z: jax.vmap(jax.grad(problem.loss))(z, batch.examples)
+  _, loss_hessian = jax.linearize(gradient, outputs)
+  weights = _weights(batch)
+
+  def product(v):
+    curved = loss_hessian(jvp(v))
+    return trees.add(vjp(_per_row(weights, curved) * curved), v, problem.l2)
+
+  return product
+
+
+def fisher(
+    problem: Problem, params: PyTree, batch: rows.Batch, key: jax.Array
+) -> Product:
+  """v -> (1/B) Σ_i g_i g_iᵀ v + l2·v, g_i = ∇loss_i at a label of the model.
+
+  One label per row is drawn by `problem.sample` from `fold_in(key, index)`, so
+  the draw does not depend on the batch size; the expectation over labels is the
+  GGN where the loss is a negative log-likelihood of an exponential family.
+  """
+  jvp, vjp, outputs = _jacobian(problem, params, batch)
+  drawn = sampled(problem, key, outputs, batch)
+  gradient = jax.vmap(jax.grad(problem.loss))(outputs, drawn)
+  weights = _weights(batch)
+
+  def product(v):
+    along = jax.vmap(jnp.vdot)(gradient, jvp(v)) * weights
+    return trees.add(vjp(_per_row(along, gradient) * gradient), v, problem.l2)
+
+  return product
+
+
+def sampled(problem: Problem, key: jax.Array, outputs, batch: rows.Batch):
+  """The batch's examples with labels drawn from the model."""
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.index)
+  return jax.vmap(problem.sample)(
+      keys, jax.lax.stop_gradient(outputs), batch.examples
+  )
+
+
+def averaged(
+    make: Callable[[rows.Batch], Product], stack: rows.Batch
+) -> Product:
+  """The mean over all rows of a stack of batches, one batch at a time.
+
+  Args:
+    make: batch -> product that is a mean over the rows of that batch.
+    stack: batches with a leading axis C (`rows.stacked`).
+  """
+  n = stack.mask.sum()
+
+  def product(v):
+    def share(batch):
+      return trees.scaled(batch.mask.sum() / n, make(batch)(v))
+
+    return rows.total(share, stack)
+
+  return product
+
+
+def damped(product: Product, damping) -> Product:
+  """v -> A v + damping·v."""
+  return lambda v: trees.add(product(v), v, damping)
+
+
+def gradients(of: Callable, problem: Problem, params: PyTree, rows: PyTree):
+  """Gradients of `of(outputs, example)` at each row, a stack [Q, ...]."""
+
+  def value(params, example):
+    return of(problem.outputs(params, example), example)
+
+  return jax.vmap(jax.grad(value), (None, 0))(params, rows)
+
+
+def _jacobian(problem, params, batch):
+  """Jacobian of the batch's outputs: (jvp, vjp, outputs [B, ..., K])."""
+  model = jax.vmap(problem.outputs, (None, 0))
+  outputs, jvp = jax.linearize(lambda p: model(p, batch.examples), params)
+  transpose = jax.linear_transpose(jvp, params)
+  return jvp, lambda u: transpose(u)[0], outputs
+
+
+def _weights(batch):
+  return batch.mask / batch.mask.sum()
+
+
+def _per_row(weights, values):
+  return weights.reshape(weights.shape + (1,) * (values.ndim - 1))

@@ -1,0 +1,288 @@
+"""Walking a model's jaxpr, to see what it does with every parameter.
+
+`walk` follows each leaf through equations that only rearrange or cut it, into
+the functions that are called, and notes two things: the products y = a @ W that
+a leaf takes part in (sites), and every other use of it (escapes). Each equation
+has a path: its place in the jaxpr, after the path of the equation around it.
+"""
+
+import collections
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core as jex
+
+from tda_jax.curvature import equations
+from tda_jax.curvature.equations import Product, Step
+
+Path = tuple[int, ...]
+
+
+class View(NamedTuple):
+  """A leaf of the parameters, rearranged or cut."""
+
+  leaf: int  # in tree.leaves(params)
+  shape: tuple[int, ...]
+  steps: tuple[tuple[int, Step], ...] = ()  # (leading axes left alone, step)
+  scans: tuple[tuple[Path, int], ...] = ()  # each took a leading axis: length
+  repeats: int = 1  # how often the scans around it use it again
+
+
+class Value(NamedTuple):
+  """What is known about an intermediate value."""
+
+  view: View | None = None  # it is this
+  spread: tuple[View, tuple] | None = None  # it is this, of these sizes, spread
+  product: tuple[Path, tuple] | None = None  # it is y of this site; its axes
+  on_params: bool = False  # depends on the parameters
+  on_example: bool = False  # depends on the example
+
+  @property
+  def parameter(self) -> View | None:
+    return self.spread[0] if self.spread else self.view
+
+
+class Site(NamedTuple):
+  """One equation that multiplies by a parameter."""
+
+  product: Product
+  view: View  # as [*stack, I, O], without the scanned axes
+  operand: int  # which input of the equation is `a`
+  num_positions: int  # S
+  bias: View | None = None  # as [*stack, 1, O]
+
+
+class Escape(NamedTuple):
+  """A use of a leaf that is no product."""
+
+  why: str
+  cheap: bool  # its gradient per example is no larger than an activation
+
+
+class Found(NamedTuple):
+  """What a walk fills in."""
+
+  sites: dict[Path, Site]
+  escapes: dict[int, list[Escape]]  # by leaf
+
+
+def then(view: View, *steps: Step) -> View:
+  """The view after some steps; those that do nothing are left out."""
+  for step in steps:
+    if not _is_idle(step, view.shape):
+      view = view._replace(steps=(*view.steps, (len(view.scans), step)))
+    view = view._replace(shape=step.shape)
+  return view
+
+
+def _is_idle(step, shape):
+  if step.kind == 'transpose':
+    return step.argument == tuple(range(len(shape)))
+  return step.kind in ('reshape', 'slice') and step.shape == shape
+
+
+def seen(steps: tuple[tuple[int, Step], ...], x: jax.Array) -> jax.Array:
+  """The array x through a view's steps."""
+  for lead, (kind, argument, _) in steps:
+    before = (slice(None),) * lead
+    if kind == 'reshape':
+      x = x.reshape(x.shape[:lead] + argument)
+    elif kind == 'transpose':
+      x = x.transpose(*range(lead), *(lead + axis for axis in argument))
+    elif kind == 'reverse':
+      back = [slice(None, None, -1 if i in argument else 1)
+              for i in range(x.ndim - lead)]
+      x = x[(*before, *back)]
+    else:
+      x = x[(*before, *(slice(*cut) for cut in argument))]
+  return x
+
+
+def walk(jaxpr, values: list[Value], path: Path, found: Found) -> list[Value]:
+  """Follows the inputs `values` through a jaxpr to its outputs."""
+  known = dict(zip(jaxpr.invars, values, strict=True))
+  read = [*(v for e in jaxpr.eqns for v in e.invars), *jaxpr.outvars]
+  uses = collections.Counter(v for v in read if not isinstance(v, jex.Literal))
+
+  def of(v):
+    if isinstance(v, jex.Literal) or v not in known:
+      return Value()  # a constant
+    # A y with another use has not the gradient of y + bias.
+    alone = uses[v] == 1
+    return known[v] if alone else known[v]._replace(product=None)
+
+  for i, e in enumerate(jaxpr.eqns):
+    ins = [of(v) for v in e.invars]
+    used = [uses[v] > 0 for v in e.outvars]
+    outs = _equation(e, ins, used, (*path, i), found)
+    known.update(zip(e.outvars, outs, strict=True))
+  return [of(v) for v in jaxpr.outvars]
+
+
+def _equation(e, ins, used, path, found):
+  """What is known of the outputs of one equation."""
+  name = equations.name(e)
+  parameters = [v for v in ins if v.parameter]
+  plain = Value(
+      on_params=any(v.on_params for v in ins),
+      on_example=any(v.on_example for v in ins),
+  )
+  outs = [plain] * len(e.outvars)
+  if name in equations.CALLS and any(v.parameter or v.product for v in ins):
+    return walk(equations.inner(e)[0], ins, path, found)
+  if not parameters:
+    if ins and ins[0].product:
+      site, axes = ins[0].product
+      axes = equations.moved_axes(e, axes)
+      outs[0] = plain._replace(product=axes and (site, axes))
+    return outs
+  if not any(jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in e.outvars):
+    return [v._replace(on_params=False) for v in outs]  # no gradient passes
+  if name == 'stop_gradient':
+    return [plain._replace(on_params=False)]
+  if name == 'scan':
+    return _scan(e, ins, used, path, plain, found)
+  if name == 'cond':
+    return _cond(e, ins, path, outs, found)
+  if name == 'while' or equations.is_unknown_call(e):
+    raise ValueError(_refusal(e))
+  result = _product(e, ins, path, plain, found) or _rearranged(e, ins, plain)
+  if result:
+    return result
+  if name in ('add', 'add_any') and _is_bias(e, ins, found):
+    return outs
+  pointwise = name in ('add', 'add_any', 'sub', 'mul', 'div')
+  for v in parameters:
+    escape(found, v, e, name, cheap=pointwise and plain.on_example)
+  return outs
+
+
+def escape(found: Found, value: Value, e, why: str, cheap: bool = False):
+  """Notes a use that is no product; vectors are always cheap."""
+  view = value.parameter
+  if view:
+    cheap = cheap or is_vector(view.shape)
+    note = Escape(f'{why} at {equations.where(e)}', cheap)
+    found.escapes.setdefault(view.leaf, []).append(note)
+
+
+def is_vector(shape: tuple[int, ...]) -> bool:
+  return sum(n > 1 for n in shape) < 2
+
+
+def _product(e, ins, path, plain, found):
+  """The outputs if the equation is a product with one parameter."""
+  if len(ins) != 2:
+    return None
+  for operand in (0, 1):
+    w, x = ins[operand], ins[1 - operand]
+    given = x.on_example or not x.on_params  # else: a parameter's function
+    if not w.view or x.parameter or not given:
+      continue
+    product = equations.product(e, operand)
+    if product:
+      view = then(w.view, *product.steps)
+      a = e.invars[1 - operand].aval
+      a = jax.eval_shape(product.rows, jax.ShapeDtypeStruct(a.shape, a.dtype))
+      found.sites[path] = Site(product, view, 1 - operand, a.shape[1])
+      return [plain._replace(product=(path, product.axes))]
+  return None
+
+
+def _rearranged(e, ins, plain):
+  """The outputs if the equation rearranges, cuts or spreads one parameter."""
+  if len([v for v in ins if v.parameter]) > 1 or not ins[0].parameter:
+    return None
+  if ins[0].spread:
+    return [ins[0]] if equations.name(e) in equations.CASTS else None
+  steps = equations.rearrangement(e)
+  if steps:
+    return [plain._replace(view=then(ins[0].view, step)) for step in steps]
+  sizes = equations.broadcast_sizes(e)
+  return sizes and [plain._replace(spread=(ins[0].view, sizes))]
+
+
+def _is_bias(e, ins, found):
+  """Whether y + parameter adds a bias to a product; if so it is noted."""
+  y, b = ins if ins[0].product else ins[::-1]
+  if not y.product or not b.parameter or y.parameter:
+    return False
+  path, axes = y.product
+  site, shape = found.sites[path], e.outvars[0].aval.shape
+  view, sizes = b.spread or (b.view, b.view.shape)
+  stack, num_out = site.product.stack, site.view.shape[-1]
+  if len(sizes) != len(shape) or math.prod(sizes) != math.prod(stack) * num_out:
+    return False
+  # One number per output and head, the same at all positions ...
+  fits = (n == (1 if axis is None else out)
+          for n, out, axis in zip(sizes, shape, axes, strict=True))
+  # ... in the same scans, as often.
+  around = (view.scans, view.repeats) == (site.view.scans, site.view.repeats)
+  if not around or not all(fits):
+    return False
+  order = sorted(range(len(axes)), key=lambda j: (axes[j] is None, axes[j]))
+  moved, end = tuple(sizes[j] for j in order), (*stack, 1, num_out)
+  bias = then(
+      view,
+      Step('reshape', sizes, sizes),
+      Step('transpose', tuple(order), moved),
+      Step('reshape', end, end),
+  )
+  found.sites[path] = site._replace(bias=bias)
+  return True
+
+
+def _scan(e, ins, used, path, plain, found):
+  """Constants are used again in every step, the scanned lose an axis."""
+  length = equations.scan_options(e)['length']
+  constants, carried = equations.scan_split(e)
+  inside = []
+  for i, v in enumerate(ins):
+    v = v._replace(product=None)
+    if constants <= i < constants + carried:
+      escape(found, v, e, 'the carry of a scan')
+      v = plain
+    elif v.spread:
+      escape(found, v, e, 'broadcast into a scan')
+      v = v._replace(spread=None)
+    elif v.view and i < constants:
+      v = v._replace(view=v.view._replace(repeats=v.view.repeats * length))
+    elif v.view:
+      scans = (*v.view.scans, (path, length))
+      v = v._replace(view=v.view._replace(scans=scans, shape=v.view.shape[1:]))
+    inside.append(v)
+  results = walk(equations.inner(e)[0], inside, path, found)
+  for value, needed in zip(results, used, strict=True):
+    if needed:
+      escape(found, value, e, 'the output of a scan')
+  return [plain] * len(e.outvars)
+
+
+def _cond(e, ins, path, outs, found):
+  before = len(found.sites)
+  for k, (branch, _) in enumerate(equations.branches(e)):
+    for value in walk(branch, ins[1:], (*path, k), found):
+      escape(found, value, e, 'the output of a cond')
+  if ins[0].on_example and len(found.sites) > before:
+    raise ValueError(
+        f'the cond at {equations.where(e)} chooses by the example which'
+        ' parameters multiply it, so that products would count inputs which'
+        ' were not used: list these parameters in as_leaf='
+    )
+  return outs
+
+
+def _refusal(e):
+  if equations.name(e) == 'while':
+    return (
+        f'the while loop at {equations.where(e)} uses parameters, and JAX'
+        ' cannot differentiate it: use jax.lax.scan, or jax.lax.fori_loop with'
+        ' bounds that are plain numbers'
+    )
+  return (
+      f'the equation {equations.name(e)!r} of JAX {jax.__version__} at'
+      f' {equations.where(e)} uses parameters inside a function that the walk'
+      ' does not know how to enter: list these parameters in as_leaf='
+  )

@@ -1,0 +1,98 @@
+"""From raw rows to those that are trained on: splits, scaling, label noise.
+
+Everything random is a pure function of an integer seed and says which rows it
+chose, so that a run can record it.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from tda_jax.data import rows as rows_lib
+
+PyTree = Any
+
+
+def split(
+  rows: PyTree, seed: int, *sizes: int
+) -> tuple[tuple[PyTree, ...], tuple[np.ndarray, ...]]:
+  """Disjoint random parts of `rows`: (parts, indices of their rows).
+
+  The parts are consecutive pieces of `default_rng(seed).permutation(N)`.
+
+  Raises:
+    ValueError: a size is not positive, or there are too few rows.
+  """
+  n = rows_lib.count(rows)
+  if min(sizes) < 1 or sum(sizes) > n:
+    raise ValueError(
+      f'cannot split {n} rows into parts of {" + ".join(map(str, sizes))}: give'
+      f' positive sizes that sum to at most {n}'
+    )
+  order = np.random.default_rng(seed).permutation(n)
+  ends = np.cumsum(sizes)
+  indices = tuple(
+    order[end - size : end] for end, size in zip(ends, sizes, strict=True)
+  )
+  return tuple(rows_lib.take(rows, index) for index in indices), indices
+
+
+def standardise(
+  train: PyTree,
+  *others: PyTree,
+  axes: tuple[int, ...] = (0,),
+  target: bool = False,
+) -> tuple[PyTree, ...]:
+  """'x' less its mean, over its standard deviation, both of `train`.
+
+  A feature that is constant over `train` is only centred.
+
+  Args:
+    train, others: rows {'x', 'y'}; all are returned, in that order.
+    axes: of 'x' that statistics are taken over: (0,) gives every feature its
+      own, (0, 1, 2) every channel of an image.
+    target: 'y' too, as for regression.
+  """
+  moments = {'x': _moments(train['x'], axes)}
+  if target:
+    moments['y'] = _moments(train['y'], (0,))
+
+  def scaled(part):
+    new = {
+      name: ((part[name] - mean) / deviation).astype(np.float32)
+      for name, (mean, deviation) in moments.items()
+    }
+    return {**part, **new}
+
+  return tuple(scaled(part) for part in (train, *others))
+
+
+def relabel(
+  rows: PyTree, fraction: float, seed: int, classes: int
+) -> tuple[PyTree, np.ndarray]:
+  """Label noise: (rows, sorted indices of those relabelled).
+
+  round(fraction·N) random rows get a label drawn uniformly from all classes, so
+  that one in `classes` of them keeps its own by chance.
+
+  Raises:
+    ValueError: `fraction` is not between 0 and 1.
+  """
+  if not 0 <= fraction <= 1:
+    raise ValueError(f'label noise {fraction}: give a fraction from 0 to 1')
+  n = rows_lib.count(rows)
+  rng = np.random.default_rng(seed)
+  chosen = np.sort(rng.choice(n, round(fraction * n), replace=False))
+  labels = np.array(rows['y'])
+  labels[chosen] = rng.integers(classes, size=len(chosen))
+  return {**rows, 'y': labels}, chosen
+
+
+def _moments(column, axes):
+  # float64: the mean of 6,000 pixels in float32 is off in the fifth digit.
+  column = np.asarray(column, np.float64)
+  mean = column.mean(axes, keepdims=True)
+  deviation = column.std(axes, keepdims=True)
+  constant = deviation <= 1e-8 * np.maximum(np.abs(mean), 1)
+  deviation = np.where(constant, 1.0, deviation)
+  return mean.astype(np.float32), deviation.astype(np.float32)

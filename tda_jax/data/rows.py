@@ -1,0 +1,89 @@
+"""Rows of data: a tree of arrays with one leading axis, global index = place.
+
+A batch carries the global `index` of its rows and a `mask`; padding has mask 0,
+never counts and is never written.
+"""
+
+from typing import Any, Callable, Iterator, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PyTree = Any
+
+
+class Batch(NamedTuple):
+  """B rows; in a stack of C batches every field has a leading axis C."""
+
+  examples: PyTree  # [B, ...]
+  index: np.ndarray  # [B] global row numbers
+  mask: np.ndarray  # [B] 1 for a row, 0 for padding
+
+
+def count(rows: PyTree) -> int:
+  """Number of rows N."""
+  lengths = {np.shape(leaf)[0] for leaf in jax.tree.leaves(rows)}
+  if len(lengths) != 1:
+    raise ValueError(f'columns have different numbers of rows: {sorted(lengths)}')
+  return lengths.pop()
+
+
+def take(rows: PyTree, index) -> PyTree:
+  """The rows at `index`, in that order."""
+  if isinstance(index, jax.Array):  # numpy rows cannot be cut by a traced index
+    rows = jax.tree.map(jnp.asarray, rows)
+  return jax.tree.map(lambda leaf: leaf[index], rows)
+
+
+def stacked(rows: PyTree, size: int) -> Batch:
+  """All rows as C batches of `size` (fields [C, size, ...]), for `lax.scan`.
+
+  The last batch is padded with copies of the last row, whose mask is 0.
+  """
+  n = count(rows)
+  size = min(size, n)
+  index = np.arange(-(-n // size) * size).reshape(-1, size)
+  mask = (index < n).astype(np.float32)
+  index = np.minimum(index, n - 1)
+  return Batch(take(rows, index), index, mask)
+
+
+def batches(rows: PyTree, size: int, first: int = 0) -> Iterator[Batch]:
+  """Batches of `size` from row `first` on, each made when it is asked for."""
+  n = count(rows)
+  for start in range(first, n, size):
+    index = np.arange(start, start + size)
+    mask = (index < n).astype(np.float32)
+    index = np.minimum(index, n - 1)
+    yield Batch(take(rows, index), index, mask)
+
+
+def total(of_batch: Callable, stack: Batch) -> PyTree:
+  """Σ over a stack of batches of the tree `of_batch(batch)`, one at a time."""
+  first = jax.tree.map(lambda leaf: leaf[0], stack)
+  zero = jax.tree.map(
+      lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(of_batch, first)
+  )
+
+  def step(so_far, batch):
+    return jax.tree.map(jnp.add, so_far, of_batch(batch)), None
+
+  return jax.lax.scan(step, zero, stack)[0]
+
+
+def check(rows: PyTree, name: str) -> None:
+  """Raises ValueError if there are no rows or a value is not finite."""
+  if not jax.tree.leaves(rows) or count(rows) == 0:
+    raise ValueError(f'{name} is empty: give at least one row')
+  for path, leaf in jax.tree_util.tree_leaves_with_path(rows):
+    leaf = np.asarray(leaf)
+    if np.issubdtype(leaf.dtype, np.floating):
+      bad = ~np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
+      if bad.any():
+        column = jax.tree_util.keystr(path, simple=True, separator='/')
+        raise ValueError(
+            f'{name} has {int(bad.sum())} rows with NaN or infinity in column'
+            f' {column!r}, the first is row {int(np.argmax(bad))}: remove or'
+            ' fill them'
+        )

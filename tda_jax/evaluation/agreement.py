@@ -1,0 +1,72 @@
+"""How far two sets of numbers agree, query by query."""
+
+import numpy as np
+from scipy import stats
+
+
+def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  """Pearson correlation of each column, in float64.
+
+  A column that is constant in `a` or in `b` orders nothing: its correlation is
+  0, not NaN, so that it can neither vanish from a mean nor spoil it.
+
+  Args:
+    a, b: [N, Q], for example the scores of two methods.
+
+  Returns:
+    [Q].
+
+  Raises:
+    ValueError: the shapes differ or are not [N, Q] with N > 1; a value is not
+      finite.
+  """
+  a, b = matrix(a, 'the first matrix'), matrix(b, 'the second matrix')
+  if a.shape != b.shape:
+    raise ValueError(
+        f'cannot compare matrices of shapes {a.shape} and {b.shape}: give the'
+        ' same rows and queries to both'
+    )
+  a, b = _centred(a), _centred(b)
+  norms = np.linalg.norm(a, axis=0) * np.linalg.norm(b, axis=0)
+  return np.divide(
+      (a * b).sum(axis=0), norms, out=np.zeros_like(norms), where=norms > 0
+  )
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  """Spearman rank correlation of each column: Pearson of the mean ranks.
+
+  Arguments, result, errors and constant columns as in `pearson`.
+  """
+  a, b = matrix(a, 'the first matrix'), matrix(b, 'the second matrix')
+  return pearson(stats.rankdata(a, axis=0), stats.rankdata(b, axis=0))
+
+
+def matrix(values: np.ndarray, name: str, rows: str = 'rows') -> np.ndarray:
+  """`values` as float64 [N, Q].
+
+  Raises:
+    ValueError: not two axes, fewer than two rows, no column, or a value that
+      is not finite; the sentence calls it `name`.
+  """
+  values = np.asarray(values, np.float64)
+  if values.ndim != 2 or len(values) < 2 or not values.shape[1]:
+    raise ValueError(
+        f'{name}: the shape is {values.shape}, it must be [{rows}, queries] with'
+        f' at least two {rows} and one query'
+    )
+  bad = ~np.isfinite(values)
+  if bad.any():
+    row, query = np.argwhere(bad)[0]
+    raise ValueError(
+        f'{name}: {bad.sum()} of {values.size} values are not finite, first at'
+        f' row {row}, query {query} (NaN means not done yet): run the stage that'
+        ' makes them to its end'
+    )
+  return values
+
+
+def _centred(values):
+  # The first row goes first: what is left of a constant column is exactly 0.
+  values = values - values[:1]
+  return values - values.mean(axis=0)

@@ -1,0 +1,333 @@
+"""Linear datamodeling score: do summed scores rank retrained models?
+
+LDS(q) = Spearman over subsets S_m of Σ_{i∈S_m} score[i, q] against the measure
+of query q, averaged over models trained on S_m (Park et al. 2023, TRAK, §2;
+averaged over seeds as in Wang et al. 2025, ASTRA). Scores are positive where a
+row supports the query, so that a larger sum predicts a larger measure.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from tda_jax.evaluation import agreement
+
+OVER = ('queries', 'subsets', 'both')
+LEVEL = 0.95
+
+
+class Estimate(NamedTuple):
+  """A number and its bootstrap interval.
+
+  Attributes:
+    value: the estimate from all queries and subsets.
+    low, high: ends of its 95% interval.
+    resampled: [B], the estimate of each resample, with mean `value`.
+    drawn: which resamples these are; two estimates with the same ones can be
+      compared in pairs.
+  """
+
+  value: float
+  low: float
+  high: float
+  resampled: np.ndarray
+  drawn: tuple
+
+
+def lds(
+    scores: np.ndarray, outcomes: np.ndarray, subsets: np.ndarray
+) -> np.ndarray:
+  """LDS of each query, [Q].
+
+  A query whose summed scores are the same for all subsets, or whose outcomes
+  are, has LDS 0: such scores predict nothing, and may not gain by being left
+  out of the mean.
+
+  Args:
+    scores: [N, Q]; of an ensemble: its members' mean.
+    outcomes: [M, Q] measures, averaged over repeats.
+    subsets: [M, n] rows that the models were trained on.
+
+  Raises:
+    ValueError: shapes that do not belong together, scores or outcomes that are
+      not finite, rows that do not exist.
+  """
+  outcomes, subsets = _truth(outcomes, subsets)
+  return agreement.spearman(_predicted(scores, outcomes, subsets), outcomes)
+
+
+def predictions(scores: np.ndarray, subsets: np.ndarray) -> np.ndarray:
+  """Σ_{i∈S_m} score[i, q], [M, Q] in float64, in the measure's own unit."""
+  scores, subsets = agreement.matrix(scores, 'scores'), np.asarray(subsets)
+  rows = len(scores)
+  if subsets.ndim != 2 or not subsets.size:
+    raise ValueError(f'subsets have shape {subsets.shape}: give [M, n] rows')
+  if subsets.min() < 0 or subsets.max() >= rows:
+    raise ValueError(
+        f'subsets name rows {subsets.min()} to {subsets.max()}, but there are'
+        f' scores of rows 0 to {rows - 1}: score the rows that the subsets were'
+        ' drawn from'
+    )
+  counts = np.stack([np.bincount(rows_, minlength=rows) for rows_ in subsets])
+  return counts.astype(np.float64) @ scores
+
+
+def interval(
+    scores: np.ndarray,
+    outcomes: np.ndarray,
+    subsets: np.ndarray,
+    *,
+    over: str = 'both',
+    resamples: int = 500,
+    seed: int = 0,
+) -> Estimate:
+  """Mean LDS over queries with its 95% bootstrap interval.
+
+  'queries' asks about other queries for the same retrained models, 'subsets'
+  about other retrained models for the same queries, 'both' (each resampled
+  independently; errs on the wide side) about other queries and models.
+
+  Args:
+    scores: [N, Q]; or [E, N, Q] for the mean LDS of E single models, which are
+      not resampled (`spread` tells how much they differ).
+    outcomes, subsets: as in `lds`.
+
+  Raises:
+    ValueError: as in `lds`; `over` is not one of the three.
+  """
+  outcomes, subsets = _truth(outcomes, subsets)
+  scores = np.asarray(scores)
+  stack = scores[None] if scores.ndim == 2 else scores
+  predicted = np.stack([_predicted(one, outcomes, subsets) for one in stack])
+  return _interval(predicted, outcomes, over, resamples, seed)
+
+
+def spread(
+    scores: np.ndarray, outcomes: np.ndarray, subsets: np.ndarray
+) -> tuple[float, float]:
+  """Mean LDS of single models and its standard error over models.
+
+  Args:
+    scores: [E, N, Q].
+
+  Returns:
+    (mean, standard error); the latter is NaN for E = 1.
+  """
+  values = np.array([lds(one, outcomes, subsets).mean() for one in scores])
+  if len(values) == 1:
+    return float(values[0]), float('nan')
+  error = values.std(ddof=1) / np.sqrt(len(values))
+  return float(values.mean()), float(error)
+
+
+def by_size(
+    scores: np.ndarray,
+    outcomes: np.ndarray,
+    subsets: np.ndarray,
+    sizes: Sequence[int],
+    *,
+    draws: int = 10,
+    over: str = 'both',
+    resamples: int = 200,
+    seed: int = 0,
+) -> list[Estimate]:
+  """LDS of ensembles of each size: averaged over random draws of k members.
+
+  Args:
+    scores: [E, N, Q].
+    sizes: numbers of members, at most E.
+    draws: ensembles drawn for each size (one where k = E).
+
+  Raises:
+    ValueError: as in `interval`; a size below 1 or above E.
+  """
+  outcomes, subsets = _truth(outcomes, subsets)
+  predicted = np.stack([_predicted(one, outcomes, subsets) for one in scores])
+  members, found = len(predicted), []
+  for size in sizes:
+    if not 0 < size <= members:
+      raise ValueError(
+          f'an ensemble of {size} cannot be drawn from {members} members: give'
+          f' sizes from 1 to {members}'
+      )
+    rng = np.random.default_rng([seed, size])
+    chosen = [
+        rng.choice(members, size, replace=False)
+        for _ in range(1 if size == members else draws)
+    ]
+    if size == 1:
+      chosen = np.arange(members)[:, None]
+    ensembles = np.stack([predicted[list(c)].mean(axis=0) for c in chosen])
+    found.append(_interval(ensembles, outcomes, over, resamples, seed))
+  return found
+
+
+def difference(a: Estimate, b: Estimate) -> Estimate:
+  """a − b, resample by resample: 'a > b' holds where `low` is above 0.
+
+  Raises:
+    ValueError: the two were not resampled alike.
+  """
+  _paired(a, b)
+  return estimate(a.value - b.value, a.resampled - b.resampled, a.drawn)
+
+
+def ratio(a: Estimate, b: Estimate) -> Estimate:
+  """a / b, resample by resample: LDS / ceiling.
+
+  Raises:
+    ValueError: the two were not resampled alike; b is 0.
+  """
+  _paired(a, b)
+  if b.value <= 0:
+    raise ValueError(
+        'a ratio to 0 says nothing: the outcomes hold no signal, retrain with'
+        ' more repeats'
+    )
+  with np.errstate(divide='ignore', invalid='ignore'):
+    resampled = a.resampled / b.resampled
+  return estimate(a.value / b.value, resampled, a.drawn)
+
+
+def estimate(value: float, resampled: np.ndarray, drawn: tuple) -> Estimate:
+  """The estimate with its interval, from what the resamples [B] gave.
+
+  The resamples are shifted to have the estimate as their mean: a resample
+  holds some subsets twice, which by itself lowers rank correlations by O(1/M).
+  """
+  resampled = resampled - resampled.mean() + value
+  tail = (1 - LEVEL) / 2
+  low, high = np.quantile(resampled, [tail, 1 - tail])
+  return Estimate(float(value), float(low), float(high), resampled, drawn)
+
+
+def draws(
+    subsets: int, queries: int, over: str, resamples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """How often each subset and each query occurs in each resample.
+
+  Returns:
+    ([B, M], [B, Q]) float64; rows of `subsets` and `queries` in sum.
+
+  Raises:
+    ValueError: `over` is not one of OVER; no resamples.
+  """
+  if over not in OVER:
+    raise ValueError(f'over={over!r}: use one of {", ".join(OVER)}')
+  if resamples < 1:
+    raise ValueError(f'resamples={resamples}: an interval needs at least one')
+
+  def counts(size, fixed, stream):
+    if fixed:
+      return np.ones((resamples, size))
+    rng = np.random.default_rng([seed, stream])
+    return rng.multinomial(size, np.full(size, 1 / size), resamples) * 1.0
+
+  return (
+      counts(subsets, over == 'queries', 0),
+      counts(queries, over == 'subsets', 1),
+  )
+
+
+def ranks(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """What `weighted_ranks` needs of values [M, ...], sorted once for all.
+
+  Returns:
+    (order, below, up to): [M, ...]; values in rising order, and how many are
+    smaller than each value, and how many not larger.
+  """
+  return (
+      np.argsort(values, axis=0, kind='stable'),
+      stats.rankdata(values, method='min', axis=0) - 1,
+      stats.rankdata(values, method='max', axis=0),
+  )
+
+
+def weighted_ranks(sorted_, weights: np.ndarray) -> np.ndarray:
+  """Mean ranks [M, ...], centred at 0, of values repeated `weights` [M] times.
+
+  The rank of a value is the weight below it plus half the weight equal to it:
+  what ranking the resample itself would give, without sorting it.
+  """
+  order, below, up_to = sorted_
+  total = np.concatenate(
+      [np.zeros_like(weights, shape=(1, *order.shape[1:])),
+       np.cumsum(weights[order], axis=0)]
+  )  # fmt: skip
+  twice = np.take_along_axis(total, below, 0)
+  twice += np.take_along_axis(total, up_to, 0)
+  return (twice - weights.sum()) / 2
+
+
+def weighted_correlation(a, b, weights: np.ndarray) -> np.ndarray:
+  """Correlation over the first axis of centred a, b [M, ...]; constants: 0."""
+  weights = weights.reshape(-1, *[1] * (a.ndim - 1))
+  scaled = weights * a
+  across = (scaled * b).sum(axis=0)
+  spreads = (scaled * a).sum(axis=0) * (weights * b * b).sum(axis=0)
+  return np.divide(
+      across, np.sqrt(spreads), out=np.zeros_like(spreads), where=spreads > 0
+  )
+
+
+def _interval(predicted, outcomes, over, resamples, seed):
+  """Estimate of the mean LDS of predictions [E, M, Q]."""
+  value = np.mean([agreement.spearman(p, outcomes) for p in predicted])
+  of_subsets, of_queries = draws(*outcomes.shape, over, resamples, seed)
+  columns = predicted.swapaxes(0, 1)
+  sorted_ = ranks(columns)
+  truth = ranks(outcomes[:, None])
+
+  def per_query(weights):
+    found = weighted_correlation(
+        weighted_ranks(sorted_, weights),
+        weighted_ranks(truth, weights),
+        weights,
+    )
+    return found.mean(axis=0)
+
+  if over == 'queries':
+    every = per_query(of_subsets[0])[None]
+  else:
+    every = np.stack([per_query(weights) for weights in of_subsets])
+  resampled = (every * of_queries).mean(axis=1)
+  return estimate(value, resampled, (*outcomes.shape, over, resamples, seed))
+
+
+def _truth(outcomes, subsets):
+  outcomes, subsets = np.asarray(outcomes), np.asarray(subsets)
+  if outcomes.ndim == 3:
+    raise ValueError(
+        f'outcomes have shape {outcomes.shape}: average the repeats first,'
+        ' outcomes.mean(axis=1)'
+    )
+  outcomes = agreement.matrix(outcomes, 'outcomes', 'subsets')
+  if subsets.ndim != 2 or len(subsets) != len(outcomes):
+    raise ValueError(
+        f'outcomes of {len(outcomes)} subsets do not fit subsets of shape'
+        f' {subsets.shape}: give the [M, n] subsets that they were trained on'
+    )
+  return outcomes, subsets
+
+
+def _predicted(scores, outcomes, subsets):
+  """Summed scores [M, Q], up to a constant for each query."""
+  scores = agreement.matrix(scores, 'scores')
+  if scores.shape[1] != outcomes.shape[1]:
+    raise ValueError(
+        f'scores of {scores.shape[1]} queries do not fit outcomes of'
+        f' {outcomes.shape[1]}: give both the same queries'
+    )
+  # All subsets are of one size, so a shift changes no rank; this one makes
+  # constant scores exactly 0, which rounding could else put in some order.
+  return predictions(scores - scores[:1], subsets)
+
+
+def _paired(a, b):
+  if a.drawn != b.drawn:
+    raise ValueError(
+        'the two estimates were not resampled alike, (subsets, queries, over,'
+        f' resamples, seed) = {a.drawn} and {b.drawn}: give both the same'
+    )

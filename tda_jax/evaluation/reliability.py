@@ -1,0 +1,109 @@
+"""Noise ceiling: the LDS that a perfect predictor would reach.
+
+Outcomes averaged over R repeats are still noisy. Split-half: the correlation r
+over subsets between the means of two disjoint halves of k = R // 2 repeats
+tells the reliability of the mean of all R by Spearman and Brown's formula,
+
+  reliability = c·r / (1 + (c − 1)·r),   c = R / k   (R even: 2r / (1 + r)),
+
+and the mean of R repeats correlates with its expectation as √reliability.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from tda_jax.evaluation import agreement, lds
+
+RESAMPLED_SPLITS = 5
+
+
+class Ceiling(NamedTuple):
+  """Attributes:
+    estimate: mean over queries of the ceiling, with its interval; `lds.ratio`
+      of an LDS estimate and this one is LDS/ceiling.
+    per_query: [Q], the ceiling of each query.
+    reliability: [Q], of the mean of R repeats.
+  """
+
+  estimate: lds.Estimate
+  per_query: np.ndarray
+  reliability: np.ndarray
+
+
+def ceiling(
+    outcomes: np.ndarray,
+    *,
+    over: str = 'both',
+    splits: int = 20,
+    resamples: int = 500,
+    seed: int = 0,
+) -> Ceiling:
+  """The largest LDS that the expected outcome itself would reach.
+
+  For each query, r is averaged over random splits before it enters the formula
+  (which is not linear); the mean over queries is taken of √reliability, as LDS
+  is a mean of correlations. A query with r ≤ 0, or with constant outcomes, has
+  ceiling 0. Expectation is over repeats; the interval over queries, subsets or
+  both, as in `lds.interval`, whose defaults draw the same resamples.
+
+  Args:
+    outcomes: [M, R, Q] measures of retrained models.
+    splits: random splits of the repeats.
+
+  Raises:
+    ValueError: fewer than two repeats, another shape, values not finite.
+  """
+  outcomes = np.asarray(outcomes, np.float64)
+  if outcomes.ndim != 3:
+    raise ValueError(
+        f'outcomes have shape {outcomes.shape}: give [subsets, repeats,'
+        ' queries], before averaging over repeats'
+    )
+  count, repeats, queries = outcomes.shape
+  if repeats < 2:
+    raise ValueError(
+        f'a noise ceiling needs at least two repeats, and there is {repeats}:'
+        ' retrain each subset with more seeds'
+    )
+  for repeat in range(repeats):
+    name = f'the outcomes of repeat {repeat}'
+    agreement.matrix(outcomes[:, repeat], name, 'subsets')
+  factor = repeats / (repeats // 2)
+  halves = [lds.ranks(half) for half in _halves(outcomes, splits, seed)]
+
+  def per_query(halves, weights):
+    ranked = [lds.weighted_ranks(half, weights) for half in halves]
+    r = lds.weighted_correlation(*ranked, weights).mean(axis=0)
+    return np.sqrt(spearman_brown(r, factor))
+
+  found = per_query(halves, np.ones(count))
+  # A few splits will do for each resample; there are many of those.
+  few = [tuple(part[:, :RESAMPLED_SPLITS] for part in half) for half in halves]
+  of_subsets, of_queries = lds.draws(count, queries, over, resamples, seed)
+  if over == 'queries':
+    every = found[None]
+  else:
+    every = np.stack([per_query(few, weights) for weights in of_subsets])
+  resampled = (every * of_queries).mean(axis=1)
+  drawn = (count, queries, over, resamples, seed)
+  return Ceiling(
+      lds.estimate(found.mean(), resampled, drawn), found, found**2
+  )
+
+
+def spearman_brown(r: np.ndarray, factor: float = 2.0) -> np.ndarray:
+  """Reliability of a test `factor` times as long, from that of one; r<0: 0."""
+  r = np.clip(r, 0, 1)
+  return factor * r / (1 + (factor - 1) * r)
+
+
+def _halves(outcomes, splits, seed):
+  """Means of disjoint halves of the repeats, two of [M, splits, Q]."""
+  repeats = outcomes.shape[1]
+  half, rng = repeats // 2, np.random.default_rng([seed, 2])
+  orders = np.stack([rng.permutation(repeats) for _ in range(splits)])
+  return (
+      outcomes[:, orders[:, :half]].mean(axis=2),
+      outcomes[:, orders[:, half : 2 * half]].mean(axis=2),
+  )

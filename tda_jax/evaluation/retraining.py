@@ -1,0 +1,239 @@
+"""Ground truth by retraining: what models trained on other rows say.
+
+Models are numbered j = r·(variants) + v: all variants of repeat 0 first, so
+that a run that was cut short holds whole repeats.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from jax.experimental import multihost_utils
+
+from tda_jax.data import rows as data
+from tda_jax.problem import Problem
+from tda_jax.storage import scores
+from tda_jax.training import members
+from tda_jax.training.fit import Member, Recipe
+
+PyTree = Any
+
+QUERIES_AT_ONCE = 512
+
+
+def outcomes(
+    problem: Problem,
+    recipe: Recipe,
+    train: PyTree,
+    queries: PyTree,
+    subsets: np.ndarray,
+    repeats: int,
+    key: jax.Array,
+    path: str | os.PathLike,
+    *,
+    at_once: int = 50,
+    attributes: dict | None = None,
+    progress: bool = True,
+) -> np.ndarray:
+  """Measures of the queries after training on each subset, [M, R, Q].
+
+  Repeat r of subset m is trained with a key of its own, fold_in(fold_in(key,
+  r), m). Results stream to the score store at `path` ([R·M, Q], row r·M + m);
+  the same call continues a store that a killed process left, to the same
+  numbers. Hosts share the models by blocks.
+
+  Args:
+    train, queries: rows.
+    subsets: [M, n] row numbers.
+    at_once: models trained together; memory grows with it, and with nothing
+      else.
+    attributes: what else the store is to say of itself; it must agree when the
+      call continues.
+
+  Raises:
+    ValueError: bad rows; a model diverged; the store is of another run.
+  """
+  subsets = np.asarray(subsets)
+
+  def variant(j):
+    repeat, m = divmod(j, len(subsets))
+    return Member(_keys(key, repeat, m), subsets[m])
+
+  def name(j):
+    return f'the model of subset {j % len(subsets)}, repeat {j // len(subsets)}'
+
+  return _retrained(
+      problem, recipe, train, queries, variant, name,
+      count=len(subsets), repeats=repeats, path=path, at_once=at_once,
+      progress=progress,
+      attributes={
+          'kind': 'outcomes',
+          'subsets': members.digest(subsets),
+          'key': members.digest(jax.random.key_data(key)),
+          **members.identity(recipe, train, subsets.shape[1]),
+          **(attributes or {}),
+      },
+  )  # fmt: skip
+
+
+def leave_one_out(
+    problem: Problem,
+    recipe: Recipe,
+    train: PyTree,
+    queries: PyTree,
+    indices: np.ndarray,
+    repeats: int,
+    key: jax.Array,
+    path: str | os.PathLike,
+    *,
+    at_once: int = 50,
+    attributes: dict | None = None,
+    progress: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Measures with all rows, and with each of L rows left out.
+
+  A row is left out by weight 0, and repeat r has one key for all models:
+  initialisation and order of rows are the same, only the row differs. `base −
+  left_out` has the sign of a score.
+
+  Args:
+    indices: [L] rows to leave out, one at a time.
+    path: score store [R·(L+1), Q], row r·(L+1) for all rows.
+
+  Returns:
+    (base [R, Q], left_out [L, R, Q]).
+  """
+  indices, rows = np.asarray(indices), data.count(train)
+  if indices.ndim != 1 or indices.min() < 0 or indices.max() >= rows:
+    raise ValueError(f'indices must be [L] rows from 0 to {rows - 1}')
+
+  def variant(j):
+    repeat, left = divmod(j, len(indices) + 1)
+    weights = np.ones((len(j), rows), np.float32)
+    out = np.flatnonzero(left)
+    weights[out, indices[left[out] - 1]] = 0
+    return Member(_keys(key, repeat), weights=weights)
+
+  def name(j):
+    repeat, left = divmod(j, len(indices) + 1)
+    which = f'without row {indices[left - 1]}' if left else 'of all rows'
+    return f'the model {which}, repeat {repeat}'
+
+  found = _retrained(
+      problem, recipe, train, queries, variant, name,
+      count=len(indices) + 1, repeats=repeats, path=path, at_once=at_once,
+      progress=progress,
+      attributes={
+          'kind': 'leave one out',
+          'indices': members.digest(indices),
+          'key': members.digest(jax.random.key_data(key)),
+          **members.identity(recipe, train, rows),
+          **(attributes or {}),
+      },
+  )  # fmt: skip
+  return found[0], found[1:]
+
+
+def _retrained(
+    problem, recipe, train, queries, variant, name, *, count, repeats, path,
+    at_once, progress, attributes,
+):  # fmt: skip
+  """Measures [count, R, Q] of models 0..R·count−1, streamed to `path`.
+
+  Args:
+    variant: j [E] -> stack of members.
+    name: j -> what to call that model.
+  """
+  total = count * repeats
+  data.check(queries, 'the query set')
+  members.check(problem, recipe, train, variant(np.arange(1)))
+  attributes = {
+      **attributes,
+      'repeats': repeats,
+      'l2': problem.l2,
+      'queries': members.digest(queries),
+  }
+  shape = (total, data.count(queries))
+  store = scores.create(path, shape, min(at_once, total), attributes)
+  block = store.rows_per_block
+  size = min(at_once, block)
+  todo = [int(b) * block for b in _mine(np.flatnonzero(~scores.done(store)))]
+  spans = [np.arange(first, min(first + block, total)) for first in todo]
+  measured = _measured(problem, recipe, train, queries, variant, name)
+  with _bar(sum(map(len, spans)), progress) as bar:
+    for span in spans:
+      parts = [span[i : i + size] for i in range(0, len(span), size)]
+      found = [measured(part, size, bar.update) for part in parts]
+      scores.write(store, int(span[0]), np.concatenate(found))
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices('retraining')
+  return scores.read(store).reshape(repeats, count, -1).swapaxes(0, 1)
+
+
+def _measured(problem, recipe, train, queries, variant, name) -> Callable:
+  """(models j, size, update) -> measures [len(j), Q], `size` models at once."""
+  train, queries = members.on_device((train, queries))
+
+  def run(j, size, update):
+    # A smaller last part trains its last model more than once: compiling for
+    # another size would cost more.
+    padded = np.minimum(j[0] + np.arange(size), j[-1])
+    params = members.trained(
+        problem, recipe, train, members.on_device(variant(padded)),
+        name=lambda e: name(int(padded[e])),
+        each=lambda: update(len(j) / recipe.epochs),
+    )  # fmt: skip
+    found = np.asarray(measures(problem, params, queries))[: len(j)]
+    bad = ~np.isfinite(found).all(axis=1)
+    if bad.any():
+      raise ValueError(
+          f'{name(int(j[np.argmax(bad)]))} gives a query a measure that is not'
+          ' finite: lower the learning rate or train for fewer epochs'
+      )
+    return found
+
+  return run
+
+
+@functools.partial(jax.jit, static_argnames='problem')
+def measures(problem: Problem, params: PyTree, queries: PyTree) -> jax.Array:
+  """The measure of every query after each of E models, [E, Q]."""
+
+  def one(params):
+    return jax.lax.map(
+        lambda query: problem.measure(problem.outputs(params, query), query),
+        queries,
+        batch_size=min(QUERIES_AT_ONCE, data.count(queries)),
+    )
+
+  return jax.vmap(one)(params)
+
+
+def _keys(key, *numbers):
+  """`key` folded by each of the numbers in turn, [E]."""
+  keys = jnp.broadcast_to(key, numbers[0].shape)
+  for number in numbers:
+    keys = jax.vmap(jax.random.fold_in)(keys, jnp.asarray(number))
+  return keys
+
+
+def _mine(blocks):
+  """This host's blocks: by number, so that no other host has them too."""
+  return blocks[blocks % jax.process_count() == jax.process_index()]
+
+
+def _bar(models, progress):
+  return tqdm.tqdm(
+      total=models,
+      desc='retraining',
+      unit=' models',
+      mininterval=1,
+      disable=not progress,
+      bar_format='{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} models'
+      ' [{elapsed}<{remaining}, {rate_fmt}]',
+  )

@@ -1,0 +1,257 @@
+"""Stochastic descent on ½ xᵀ(G + damping)x − vᵀx: Neumann, LiSSA and ASTRA.
+
+One function; what differs is the preconditioner P and the start:
+
+  r_k     = (G_k + damping) x_k − v        G_k: GGN of a fresh minibatch
+  m_{k+1} = momentum · m_k + P⁻¹ r_k
+  x_{k+1} = x_k − α_k m_{k+1}
+
+Neumann/LiSSA (Agarwal et al. 2017): P = I, x₀ = v, no momentum.
+ASTRA (Wang et al. 2025, Eq. 9): P = EKFAC + damping, x₀ = P⁻¹ v, momentum 0.9,
+α_k falling in steps.
+
+Minibatch noise leaves a residual that a smaller step removes only slowly. With
+`rounds` > 1 the same descent is applied to what is left, x ← x + solve(v − (G +
+damping)x), until the residual over all rows is below `tolerance` (iterative
+refinement): each round shrinks it by the factor that the first one reached.
+"""
+
+import functools
+from typing import Callable
+
+import jax
+import jax.numpy as jnp
+
+from tda_jax import trees
+from tda_jax.curvature import ekfac as blocks_lib
+from tda_jax.curvature import products
+from tda_jax.data import rows as rows_lib
+from tda_jax.inverses import ekfac as ekfac_lib
+from tda_jax.inverses import inverse as inverse_lib
+from tda_jax.inverses.inverse import Inverse, Solution
+
+
+def neumann(damping, **kwargs) -> Inverse:
+  """(G + damping)⁻¹ v by the truncated Neumann series (ASTRA paper, Eq. 7).
+
+  Args: see `descent`.
+  """
+  return descent(damping, **kwargs)
+
+
+def astra(
+    damping,
+    *,
+    precondition: Inverse | None = None,
+    momentum: float = 0.9,
+    decay: float = 0.5,
+    **kwargs,
+) -> Inverse:
+  """(G + damping)⁻¹ v by EKFAC-preconditioned descent (ASTRA paper, Eq. 9).
+
+  The paper's schedule is step_per_damping=0.1 (in most settings, Table 3),
+  decay 0.5 every 50 of 200 steps, one round. Without a step size, one is found.
+
+  Args:
+    precondition: None: EKFAC at the same damping. Others: see `descent`.
+  """
+  return descent(
+      damping,
+      precondition=precondition or ekfac_lib.ekfac(damping),
+      momentum=momentum,
+      decay=decay,
+      **kwargs,
+  )
+
+
+def descent(
+    damping,
+    *,
+    precondition: Inverse | None = None,
+    steps: int = 200,
+    step_size: float | None = None,
+    step_per_damping: float | None = None,
+    momentum: float = 0.0,
+    decay: float = 1.0,
+    decay_every: int = 50,
+    batch_size: int = 256,
+    rounds: int = 1,
+    tolerance: float = 1e-2,
+    reports: int = 1,
+) -> Inverse:
+  """(G + damping)⁻¹ v by minibatch descent; see the module's formulas.
+
+  Args:
+    damping: a number, or 'heuristic' (needs a Kronecker preconditioner).
+    precondition: an Inverse for P⁻¹, whose solution is also the start x₀;
+      None: P = I and x₀ = v.
+    steps: of one round.
+    step_size: α₀; None: see `automatic_step_size`.
+    step_per_damping: c of the paper's rule α₀ = c·damping, instead.
+    decay: α_k = α₀ · decay^⌊k / decay_every⌋, anew in every round.
+    batch_size: rows a step, drawn with replacement, the same for all queries.
+    rounds: at most so many rounds; the last is the one after which every
+      query's residual is below `tolerance`.
+    reports: how often a round measures the residual over all rows, at equal
+      distances, the last at its end; each costs one product with all rows.
+  """
+  inverse_lib.positive(damping)
+  if step_size is not None and step_per_damping is not None:
+    raise ValueError('give step_size or step_per_damping, not both')
+  if steps % reports:
+    raise ValueError(f'reports={reports} does not divide steps={steps}')
+
+  def fit(problem, params, train, key):
+    if precondition is None:
+      return ()
+    return precondition.fit(problem, params, train, key)
+
+  def solve(state, problem, params, train, vectors, key):
+    shift = system_damping(damping, state)
+    draw = jax.random.fold_in(key, 0)
+
+    def product(step):
+      batch = _drawn(train, batch_size, jax.random.fold_in(draw, step))
+      return products.damped(
+          jax.vmap(products.ggn(problem, params, batch)), shift
+      )
+
+    def direction(r):
+      if precondition is None:
+        return r
+      return precondition.solve(state, problem, params, train, r, key).x
+
+    alpha = step_size
+    if step_per_damping is not None:
+      alpha = step_per_damping * shift
+    if alpha is None:
+      alpha = automatic_step_size(
+          product, direction, _probe(vectors, key), momentum
+      )
+    rate = lambda k: alpha * decay ** (k // decay_every)
+    x, trace, done = _rounds(
+        functools.partial(_descend, product, direction, rate, momentum),
+        inverse_lib.damped_ggn(problem, params, train, batch_size, shift),
+        vectors,
+        steps,
+        rounds,
+        reports,
+        tolerance,
+    )
+    every = jnp.arange(rounds * reports + 1)
+    return Solution(
+        x,
+        residuals=trace,
+        steps=jnp.minimum(every, done * reports) * (steps // reports),
+        converged=trace[-1] < tolerance,
+        # Worse than both its start and no solution at all.
+        diverged=~(trace[-1] <= jnp.maximum(trace[0], 1.0)),
+        damping=jnp.asarray(shift, jnp.float32),
+    )
+
+  return inverse_lib.inverse(fit, solve)
+
+
+def automatic_step_size(
+    product: Callable, direction: Callable, probe, momentum: float, rounds=20
+) -> jax.Array:
+  """α₀ = 1.5(1 − momentum)/μ, μ the top eigenvalue of P⁻¹(G_k + damping).
+
+  By power iteration, every round with its own minibatch, the mean growth of
+  the later half. Without noise the
+  heavy ball is stable up to 2(1 + momentum)/μ; minibatch noise takes the
+  momentum's advantage away, and what must stay below 2/μ is α₀/(1 − momentum).
+
+  Args:
+    product: step -> the damped product of a minibatch, on stacks.
+    probe: a random stack of one vector.
+  """
+
+  def round_(probe, step):
+    probe = trees.scaled(1 / trees.norms(probe), probe)
+    probe = direction(product(2**30 + step)(probe))
+    return probe, jnp.log(trees.norms(probe)[0])
+
+  _, growth = jax.lax.scan(round_, probe, jnp.arange(rounds))
+  return 1.5 * (1 - momentum) / jnp.exp(growth[rounds // 2 :].mean())
+
+
+def system_damping(damping, state):
+  """The damping of the whole system as one number.
+
+  'heuristic' is 0.1 · mean eigenvalue over all layers of the preconditioner.
+  """
+  if damping != 'heuristic':
+    return damping
+  blocks = state.values() if isinstance(state, dict) else [state]
+  if not all(isinstance(b, blocks_lib.Block) for b in blocks):
+    raise ValueError(
+        "damping='heuristic' is a share of the mean eigenvalue of a KFAC or"
+        ' EKFAC preconditioner: give one, or a number'
+    )
+  return 0.1 * blocks_lib.mean_eigenvalue(state)
+
+
+def _rounds(descend, system, v, steps, rounds, reports, tolerance):
+  """Iterative refinement: (x, residuals [1 + rounds·reports, Q], rounds)."""
+  norms = trees.norms(v)
+  norms = jnp.where(norms == 0, 1.0, norms)
+
+  def unfinished(carry):
+    *_, trace, done = carry
+    return (done < rounds) & ((done == 0) | jnp.any(trace[-1] >= tolerance))
+
+  def refine(carry):
+    x, left, trace, done = carry
+    dx, left, lengths = descend(system, left, done * steps, steps, reports)
+    at = jnp.arange(len(trace))
+    new = (lengths / norms)[jnp.clip(at - done * reports, 0, reports)]
+    trace = jnp.where((at >= done * reports)[:, None], new, trace)
+    return trees.add(x, dx), left, trace, done + 1
+
+  zero = jax.tree.map(jnp.zeros_like, v)
+  trace = jnp.zeros((1 + rounds * reports, len(norms)))
+  x, _, trace, done = jax.lax.while_loop(unfinished, refine, (zero, v, trace, 0))
+  return x, trace, done
+
+
+def _descend(
+    product, direction, rate, momentum, system, v, first, steps, reports
+):
+  """One round from P⁻¹v: (x, v − system(x), its norms [1 + reports, Q])."""
+
+  def step(carry, k):
+    x, m = carry
+    r = trees.add(product(first + k)(x), v, -1.0)
+    m = trees.add(direction(r), m, momentum)
+    return (trees.add(x, m, -rate(k)), m), None
+
+  def leg(carry, ks):
+    carry, _ = carry
+    carry, _ = jax.lax.scan(step, carry, ks)
+    left = trees.add(v, system(carry[0]), -1.0)
+    return (carry, left), trees.norms(left)
+
+  x = direction(v)
+  left = trees.add(v, system(x), -1.0)
+  start = ((x, jax.tree.map(jnp.zeros_like, x)), left)
+  ks = jnp.arange(steps).reshape(reports, -1)
+  ((x, _), end), lengths = jax.lax.scan(leg, start, ks)
+  lengths = jnp.concatenate([trees.norms(left)[None], lengths])
+  return x, end, lengths
+
+
+def _probe(vectors, key):
+  """A random stack of one vector."""
+  keys = jax.random.split(jax.random.fold_in(key, 1), len(jax.tree.leaves(vectors)))
+  keys = jax.tree.unflatten(jax.tree.structure(vectors), [*keys])
+  return jax.tree.map(
+      lambda k, x: jax.random.normal(k, (1, *x.shape[1:])), keys, vectors
+  )
+
+
+def _drawn(train, batch_size, key):
+  """A minibatch drawn with replacement."""
+  n = rows_lib.count(train)
+  index = jax.random.randint(key, (batch_size,), 0, n)
+  return rows_lib.Batch(rows_lib.take(train, index), index, jnp.ones(batch_size))

@@ -1,0 +1,102 @@
+"""Inverses by Kronecker factors: KFAC and EKFAC (`curvature.ekfac`)."""
+
+import jax
+import jax.numpy as jnp
+
+from tda_jax.curvature import ekfac as blocks_lib
+from tda_jax.data import rows
+from tda_jax.inverses import inverse as inverse_lib
+from tda_jax.inverses.inverse import Inverse
+
+
+def ekfac(
+    damping='heuristic',
+    *,
+    kind: str = 'ekfac',
+    labels: str = 'sampled',
+    batch_size: int = 256,
+    as_leaf: tuple[str, ...] = (),
+) -> Inverse:
+  """(F_EKFAC + l2 + damping)⁻¹ v.
+
+  Args:
+    damping: a number, or 'heuristic': 0.1 · mean eigenvalue of each layer
+      (Grosse et al. 2023, §3.1.1).
+    kind, labels, as_leaf: see `curvature.ekfac.fit`.
+  """
+  inverse_lib.positive(damping)
+
+  def fit(problem, params, train, key):
+    stack = rows.stacked(train, batch_size)
+    return blocks_lib.fit(
+        problem,
+        params,
+        stack,
+        key,
+        kind=kind,
+        labels=labels,
+        as_leaf=as_leaf,
+    )
+
+  def solve(state, problem, params, train, vectors, key):
+    del key
+    shift = layer_damping(state, damping)
+    x = blocks_lib.apply(
+        state,
+        lambda name, values: 1 / (values + problem.l2 + shift[name]),
+        problem,
+        params,
+        rows.take(train, 0),
+        vectors,
+        as_leaf,
+    )
+    sizes = jnp.array([b.eigenvalues.size for b in state.values()])
+    mean = jnp.sum(sizes * jnp.stack([*shift.values()])) / jnp.sum(sizes)
+    return inverse_lib.direct(x, mean)
+
+  return inverse_lib.inverse(fit, solve)
+
+
+def kfac(damping='heuristic', **kwargs) -> Inverse:
+  """(A ⊗ S + l2 + damping)⁻¹ v: EKFAC without its corrected eigenvalues."""
+  return ekfac(damping, kind='kfac', **kwargs)
+
+
+def diagonal(damping='heuristic', **kwargs) -> Inverse:
+  """(diag(Fisher) + l2 + damping)⁻¹ v."""
+  return ekfac(damping, kind='diagonal', **kwargs)
+
+
+def layer_damping(state, damping) -> dict[str, jax.Array]:
+  """Damping of each layer as a number."""
+  if damping == 'heuristic':
+    return {n: 0.1 * jnp.mean(b.eigenvalues) for n, b in state.items()}
+  return {n: jnp.asarray(damping, jnp.float32) for n in state}
+
+
+def projected(
+    inner: Inverse,
+    threshold: float,
+    *,
+    batch_size: int = 256,
+    labels: str = 'sampled',
+) -> Inverse:
+  """`inner`'s solution restricted to EKFAC eigenvalues above `threshold`.
+
+  ASTRA paper, Fig. 4: what the low-curvature directions contribute.
+  """
+
+  def fit(problem, params, train, key):
+    stack = rows.stacked(train, batch_size)
+    blocks = blocks_lib.fit(problem, params, stack, key, labels=labels)
+    return blocks, inner.fit(problem, params, train, key)
+
+  def solve(state, problem, params, train, vectors, key):
+    blocks, state = state
+    found = inner.solve(state, problem, params, train, vectors, key)
+    keep = lambda _, values: (values > threshold).astype(jnp.float32)
+    example = rows.take(train, 0)
+    x = blocks_lib.apply(blocks, keep, problem, params, example, found.x)
+    return found._replace(x=x)
+
+  return inverse_lib.inverse(fit, solve)

@@ -1,0 +1,157 @@
+"""The exact inverse, by the dual Gram matrix of the GGN's rows.
+
+G = BᵀB / N with N·K rows S_iᵀJ_i in B, so (Woodbury)
+
+  (G + λ)⁻¹ v = (1/λ) [v − Bᵀ (λN·I + BBᵀ)⁻¹ B v],   λ = damping + l2.
+
+BBᵀ is built layer by layer (`curvature.gram`); B itself is only ever applied.
+It needs (N·K)² numbers: the oracle for every other inverse, and the best method
+where it fits.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tda_jax import trees
+from tda_jax.curvature import ekfac as ekfac_lib
+from tda_jax.curvature import gram as gram_lib
+from tda_jax.curvature import layers as layers_lib
+from tda_jax.data import rows as rows_lib
+from tda_jax.inverses import inverse as inverse_lib
+from tda_jax.inverses.inverse import Inverse, Solution
+from tda_jax.problem import Problem
+
+PyTree = Any
+
+
+def exact(
+    damping, *, batch_size: int = 256, memory_limit: float = 8e9
+) -> Inverse:
+  """(G + damping)⁻¹ v to rounding, with one step of iterative refinement.
+
+  Args:
+    damping: a number, or 'heuristic': 0.1 · trace(G) / number of parameters.
+    memory_limit: bytes that the Gram matrix and its factor may take.
+
+  Raises:
+    ValueError: they would take more; the sentence says how much.
+  """
+  inverse_lib.positive(damping)
+
+  def fit(problem, params, train, key):
+    del key
+    n = rows_lib.count(train)
+    example = rows_lib.take(train, 0)
+    k = gram_lib.num_outputs(problem, params, example)
+    need = 2 * 4 * (n * k) ** 2
+    if need > memory_limit:
+      raise ValueError(
+          f'the Gram matrix of {n} rows x {k} outputs needs {need / 1e9:.1f} GB'
+          f' with its factor, above memory_limit={memory_limit / 1e9:.1f} GB:'
+          ' use cg or astra, or raise memory_limit'
+      )
+    matrix = dual(problem, params, train, batch_size)
+    shift = jnp.asarray(damping, jnp.float32) if damping != 'heuristic' else (
+        0.1 * jnp.trace(matrix) / (n * trees.size(params))
+    )
+    shifted = matrix + (shift + problem.l2) * n * jnp.eye(n * k)
+    return jnp.linalg.cholesky(shifted), shift
+
+  def solve(state, problem, params, train, vectors, key):
+    del key
+    factor, shift = state
+    n = rows_lib.count(train)
+    total = shift + problem.l2
+    forward, transpose = _rows_of_ggn(problem, params, train, batch_size)
+
+    def once(v):
+      inner = jax.scipy.linalg.cho_solve((factor, True), forward(v).T).T
+      return trees.scaled(1 / total, trees.add(v, transpose(inner), -1.0))
+
+    system = inverse_lib.damped_ggn(problem, params, train, batch_size, shift)
+    x = once(vectors)
+    x = trees.add(x, once(trees.add(vectors, system(x), -1.0)))
+    residual = inverse_lib.relative_residual(system, x, vectors)
+    return Solution(
+        x,
+        residuals=residual[None],
+        steps=jnp.ones(1, jnp.int32),
+        converged=residual < 1e-2,
+        diverged=~(residual < 1),
+        damping=shift,
+    )
+
+  return inverse_lib.inverse(fit, solve)
+
+
+def dual(
+    problem: Problem, params: PyTree, train: PyTree, batch_size: int
+) -> jax.Array:
+  """BBᵀ [N·K, N·K], rows ordered by example, then output."""
+  n = rows_lib.count(train)
+  example = rows_lib.take(train, 0)
+  layers = layers_lib.find(problem.outputs, params, example)
+  stack = rows_lib.stacked(train, batch_size)
+  parts = jax.lax.map(
+      lambda b: gram_lib.factors(problem, params, b, 'curvature'), stack
+  )
+  every = {
+      name: _all_rows(layers[name], factor) for name, factor in parts.items()
+  }
+  blocks = jax.lax.map(lambda left: gram_lib.gram(layers, left, every), parts)
+  k = blocks.shape[2]
+  rows = blocks.reshape(-1, k, blocks.shape[3], k)[:n, :, :n]
+  return rows.reshape(n * k, n * k)
+
+
+def _all_rows(layer, factor):
+  """A stack of batches' factors as the factor of all their rows."""
+  depth = len(layer.stack)
+
+  def merged(x, at):  # the batch axis is `at` without the stacking axis 0
+    x = jnp.moveaxis(x, 0, at)
+    return x.reshape(x.shape[:at] + (-1,) + x.shape[at + 2 :])
+
+  return gram_lib.Factor(merged(factor.a, depth), merged(factor.g, depth + 1))
+
+
+def _rows_of_ggn(problem, params, train, batch_size):
+  """(v -> B v [Q, N·K], c -> Bᵀc [Q, ...]) for stacks of Q vectors."""
+  stack = rows_lib.stacked(train, batch_size)
+  n = rows_lib.count(train)
+  root = jax.vmap(lambda z, e: ekfac_lib.loss_hessian_root(problem, z, e))
+
+  def linear(batch):
+    model = jax.vmap(problem.outputs, (None, 0))
+    z, jvp = jax.linearize(lambda p: model(p, batch.examples), params)
+    vjp = jax.linear_transpose(jvp, params)
+    roots = root(z, batch.examples) * batch.mask[:, None, None]
+    return z, jvp, vjp, roots
+
+  def forward(v):
+    def part(batch):
+      z, jvp, _, roots = linear(batch)
+      along = jax.vmap(jvp)(v).reshape(-1, len(z), roots.shape[-1])
+      return jnp.einsum('qbj,bjk->bqk', along, roots)
+
+    rows = jax.lax.map(part, stack)  # [C, B, Q, K]
+    rows = rows.reshape(-1, *rows.shape[2:])[:n]
+    return rows.transpose(1, 0, 2).reshape(rows.shape[1], -1)
+
+  def transpose(c):
+    c = c.reshape(len(c), n, -1).transpose(1, 0, 2)
+    pad = stack.mask.size - n
+    c = jnp.pad(c, ((0, pad), (0, 0), (0, 0)))
+    c = c.reshape(*stack.mask.shape, *c.shape[1:])
+
+    def part(batch_and_c):
+      batch, c = batch_and_c
+      z, _, vjp, roots = linear(batch)
+      u = jnp.einsum('bqk,bjk->qbj', c, roots)
+      return jax.vmap(lambda one: vjp(one.reshape(z.shape))[0])(u)
+
+    return rows_lib.total(part, (stack, c))
+
+  return forward, transpose

@@ -1,0 +1,149 @@
+"""An inverse: how (A + damping·I)⁻¹ v is found. A pair (fit, solve).
+
+The curvature A is the mean GGN (plus l2·I); `damping` is absolute. Solvers take
+all query vectors at once, as a stack whose leaves are [Q, ...].
+"""
+
+from typing import Any, Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tda_jax import trees
+from tda_jax.curvature import products
+from tda_jax.data import rows as rows_lib
+
+PyTree = Any
+
+
+class Inverse(NamedTuple):
+  """Attributes:
+    fit: (problem, params, train rows, key) -> state, a tree of arrays.
+    solve: (state, problem, params, train rows, vectors, key) -> Solution.
+  """
+
+  fit: Callable
+  solve: Callable
+
+
+class Solution(NamedTuple):
+  """What a solver found, and how well.
+
+  Attributes:
+    x: stack of solutions [Q, ...].
+    residuals: [T, Q], ‖v − (A + damping)x‖ / ‖v‖ over all rows after `steps`.
+    steps: [T].
+    converged: [Q], False where a solver stopped short of its tolerance.
+    diverged: [Q], True where the iterates grew instead of converging.
+    damping: the number that was used (its mean, where it differs by layer).
+  """
+
+  x: PyTree
+  residuals: jax.Array
+  steps: jax.Array
+  converged: jax.Array
+  diverged: jax.Array
+  damping: jax.Array
+
+
+def inverse(fit: Callable, solve: Callable) -> Inverse:
+  """An Inverse whose products are not rounded to bfloat16 on accelerators."""
+  return Inverse(_precise(fit), _precise(solve))
+
+
+def identity() -> Inverse:
+  """A = I: Grad-Dot as an influence function."""
+
+  def fit(problem, params, train, key):
+    del problem, params, train, key
+    return ()
+
+  def solve(state, problem, params, train, vectors, key):
+    del state, problem, params, train, key
+    return direct(vectors, 0.0)
+
+  return inverse(fit, solve)
+
+
+def direct(x: PyTree, damping) -> Solution:
+  """The Solution of a closed form; no residual is measured."""
+  q = trees.count(x)
+  return Solution(
+      x,
+      residuals=jnp.zeros((0, q)),
+      steps=jnp.zeros(0, jnp.int32),
+      converged=jnp.ones(q, bool),
+      diverged=jnp.zeros(q, bool),
+      damping=jnp.asarray(damping, jnp.float32),
+  )
+
+
+def with_residual(inner: Inverse, batch_size: int = 256) -> Inverse:
+  """The same solutions, their residual in the damped GGN measured.
+
+  One product with all rows; a direct solver leaves it out unless asked.
+  """
+
+  def solve(state, problem, params, train, vectors, key):
+    found = inner.solve(state, problem, params, train, vectors, key)
+    system = damped_ggn(problem, params, train, batch_size, found.damping)
+    residual = relative_residual(system, found.x, vectors)
+    return found._replace(
+        residuals=jnp.concatenate([found.residuals, residual[None]]),
+        steps=jnp.concatenate([found.steps, jnp.zeros(1, jnp.int32)]),
+    )
+
+  return inverse(inner.fit, solve)
+
+
+def damped_ggn(problem, params, train, batch_size, damping) -> Callable:
+  """Stack [Q, ...] -> (G + damping)·stack, G over all rows."""
+  stack = rows_lib.stacked(train, batch_size)
+  mean = products.averaged(
+      lambda batch: jax.vmap(products.ggn(problem, params, batch)), stack
+  )
+  return products.damped(mean, damping)
+
+
+def relative_residual(system, x, vectors) -> jax.Array:
+  """‖v − system(x)‖ / ‖v‖, [Q]; 0 for a zero vector."""
+  left = trees.norms(trees.add(vectors, system(x), -1.0))
+  norm = trees.norms(vectors)
+  return jnp.where(norm == 0, 0.0, left / jnp.where(norm == 0, 1.0, norm))
+
+
+def check(solution: Solution, name: str) -> None:
+  """Raises ValueError if a solve diverged. Call where arrays are concrete."""
+  finite = np.ones(len(solution.converged), bool)
+  for leaf in jax.tree.leaves(solution.x):
+    finite &= np.isfinite(np.asarray(leaf)).reshape(len(finite), -1).all(1)
+  bad = np.flatnonzero(np.asarray(solution.diverged) | ~finite)
+  if len(bad):
+    raise ValueError(
+        f'{name} diverged on {len(bad)} of {len(finite)} queries (the first is'
+        f' query {bad[0]}): lower step_size, or raise damping (now'
+        f' {float(solution.damping):.3g}) or batch_size'
+    )
+
+
+def positive(damping, name: str = 'damping') -> None:
+  """Raises ValueError unless damping is a number above 0 or 'heuristic'."""
+  if isinstance(damping, str):
+    if damping != 'heuristic':
+      raise ValueError(
+          f"{name}={damping!r} is unknown: give a number or 'heuristic'"
+      )
+  elif not damping > 0:
+    raise ValueError(
+        f'{name}={damping} leaves a singular curvature (it has more parameters'
+        ' than directions in the data): give a number above 0'
+    )
+
+
+def _precise(function):
+  def wrapped(*args):
+    with jax.default_matmul_precision('highest'):
+      return function(*args)
+
+  return wrapped

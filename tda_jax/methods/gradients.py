@@ -1,0 +1,70 @@
+"""First-order methods: what the gradients alone say."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tda_jax.curvature import gram
+from tda_jax.curvature import layers as layers_lib
+from tda_jax.data import rows as rows_lib
+from tda_jax.methods.method import Method, Prepared
+
+
+def grad_dot() -> Method:
+  """score[i, q] = −(1/N) ∇measure_q · ∇loss_i (TracIn's inner product).
+
+  Neither gradient is formed: see `curvature.gram`.
+  """
+
+  def prepare(problem, run, train, queries, key):
+    del key
+    batch = _whole(queries)
+    factors = gram.factors(problem, run.params, batch, 'measure')
+    return Prepared((factors, 1 / rows_lib.count(train)))
+
+  def score(problem, run, prepared, batch):
+    factors, share = prepared.state
+    return -share * _dots(problem, run.params, batch, factors)
+
+  return Method(prepare, score)
+
+
+def grad_cos() -> Method:
+  """score[i, q] = −cos(∇measure_q, ∇loss_i), without unit; 0 for a zero gradient."""
+
+  def prepare(problem, run, train, queries, key):
+    del train, key
+    batch = _whole(queries)
+    factors = gram.factors(problem, run.params, batch, 'measure')
+    norms = gram.norms(_layers(problem, run.params, batch), factors)
+    return Prepared((factors, norms))
+
+  def score(problem, run, prepared, batch):
+    factors, norms = prepared.state
+    left = gram.factors(problem, run.params, batch, 'loss')
+    layers = _layers(problem, run.params, batch)
+    size = gram.norms(layers, left)[:, None] * norms[None, :]
+    dots = gram.gram(layers, left, factors)[:, 0, :, 0]
+    return -jnp.where(size == 0, 0.0, dots / jnp.where(size == 0, 1.0, size))
+
+  return Method(prepare, score)
+
+
+def _dots(problem, params, batch, factors):
+  left = gram.factors(problem, params, batch, 'loss')
+  layers = _layers(problem, params, batch)
+  return gram.gram(layers, left, factors)[:, 0, :, 0]
+
+
+def _layers(problem, params, batch):
+  example = rows_lib.take(batch.examples, 0)
+  return layers_lib.find(problem.outputs, params, example)
+
+
+def _whole(queries):
+  """All queries as one batch."""
+  n = rows_lib.count(queries)
+  return jax.tree.map(
+      jnp.asarray,
+      rows_lib.Batch(queries, np.arange(n), np.ones(n, np.float32)),
+  )

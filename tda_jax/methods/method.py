@@ -1,0 +1,115 @@
+"""A method: how a training row is scored for a query. A pair (prepare, score).
+
+score[i, q] ≈ measure_q(trained on D) − measure_q(trained on D∖{i}): positive
+where row i supports query q, in the measure's own unit.
+"""
+
+from typing import Any, Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tda_jax.data import rows as rows_lib
+from tda_jax.inverses import inverse as inverse_lib
+from tda_jax.problem import Problem
+from tda_jax.training.fit import Run
+
+PyTree = Any
+
+
+class Method(NamedTuple):
+  """Attributes:
+    prepare: (problem, run, train rows, query rows, key) -> Prepared, for ONE
+      trained model (a Run without member axis).
+    score: (problem, run, prepared, batch) -> [B, Q].
+  """
+
+  prepare: Callable
+  score: Callable
+
+
+class Prepared(NamedTuple):
+  """What a method keeps of its queries."""
+
+  state: PyTree
+  solution: inverse_lib.Solution | None = None  # x left out
+
+
+def attribute(
+    method: Method,
+    problem: Problem,
+    run: Run | PyTree,
+    train: PyTree,
+    queries: PyTree,
+    *,
+    key: jax.Array | None = None,
+    batch_size: int = 256,
+) -> np.ndarray:
+  """Scores of all training rows for all queries, in memory, [N, Q].
+
+  Args:
+    run: a trained model: a Run without member axis, or just its parameters. An
+      `ensemble` method takes a Run with one.
+    train, queries: rows, as in `data.rows`.
+    key: for solvers that draw labels or minibatches; None: key 0.
+
+  Raises:
+    ValueError: rows that are empty, not finite or do not fit the model; a
+      solver that diverged.
+  """
+  if not isinstance(run, Run):
+    run = Run(params=run, checkpoints=None, learning_rates=None, steps=None)
+  check_rows(train, 'train')
+  check_rows(queries, 'queries')
+  key = jax.random.key(0) if key is None else key
+  train, queries = jax.tree.map(jnp.asarray, (train, queries))
+  prepare = jax.jit(method.prepare, static_argnums=0)
+  prepared = prepare(problem, run, train, queries, key)
+  check_solution(prepared, 'the solver')
+  score = jax.jit(method.score, static_argnums=0)
+  blocks = []
+  for batch in rows_lib.batches(train, batch_size):
+    block = np.asarray(score(problem, run, prepared, batch))
+    blocks.append(block[batch.mask > 0])
+  return np.concatenate(blocks)
+
+
+def ensemble(method: Method) -> Method:
+  """The mean of a method's scores over members (ASTRA paper, Eq. 15).
+
+  Its `run` has a leading member axis E; members are taken one at a time, so
+  that memory does not grow with E. Scores are averaged, never weights.
+  """
+
+  def prepare(problem, run, train, queries, key):
+    keys = jax.random.split(key, _members(run))
+
+    def one(member):
+      run, key = member
+      return method.prepare(problem, run, train, queries, key)
+
+    return jax.lax.map(one, (run, keys))
+
+  def score(problem, run, prepared, batch):
+    def one(member):
+      run, prepared = member
+      return method.score(problem, run, prepared, batch)
+
+    return jax.lax.map(one, (run, prepared)).mean(0)
+
+  return Method(prepare, score)
+
+
+def check_rows(rows: PyTree, name: str) -> None:
+  rows_lib.check(rows, name)
+
+
+def check_solution(prepared: Prepared, name: str) -> None:
+  """Raises ValueError if the method's solver diverged."""
+  if prepared.solution is not None:
+    inverse_lib.check(prepared.solution, name)
+
+
+def _members(run):
+  return jax.tree.leaves(run.params)[0].shape[0]

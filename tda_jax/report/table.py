@@ -1,0 +1,182 @@
+"""Results and claims as tables in the terminal."""
+
+import math
+from typing import Any, NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+LOG_WIDTH = 160  # columns where the output is no terminal
+
+
+class Method(NamedTuple):
+  """All results of one method.
+
+  Attributes:
+    name: of the method.
+    results: metric -> row of results.json.
+    seconds, peak_mb: the largest of its rows; None: not measured.
+  """
+
+  name: str
+  results: dict[str, dict]
+  seconds: float | None
+  peak_mb: float | None
+
+
+def by_method(rows: list[dict]) -> tuple[list[str], list[Method]]:
+  """Rows of results.json, one line a method: (metrics, methods), in order.
+
+  Raises:
+    ValueError: a method has two rows for one metric.
+  """
+  metrics = list(dict.fromkeys(row['metric'] for row in rows))
+  found: dict[str, dict] = {}
+  for row in rows:
+    results = found.setdefault(row['method'], {})
+    if row['metric'] in results:
+      raise ValueError(
+          f'method {row["method"]!r} has two results for {row["metric"]!r}:'
+          ' give each its own name'
+      )
+    results[row['metric']] = row
+
+  def largest(results, field):
+    values = [row.get(field) for row in results.values()]
+    return max((v for v in values if v is not None), default=None)
+
+  return metrics, [
+      Method(name, results, largest(results, 'seconds'),
+             largest(results, 'peak_mb'))
+      for name, results in found.items()
+  ]  # fmt: skip
+
+
+def number(value: Any) -> str:
+  """A number to three decimals, or digits where that says more; None: –."""
+  if value is None or (isinstance(value, float) and math.isnan(value)):
+    return '–'
+  if isinstance(value, bool | str):
+    return str(value)
+  if isinstance(value, int):
+    return f'{value:,}'
+  size = abs(value)
+  if size and (size < 5e-4 or size >= 1e6):
+    return f'{value:.1e}'
+  return f'{value:,.0f}' if size >= 1000 else f'{value:.3f}'
+
+
+def interval(row: dict) -> str:
+  """'[low, high]' of a row of results.json; '' if it has none."""
+  if row.get('low') is None or row.get('high') is None:
+    return ''
+  return f'[{number(row["low"])}, {number(row["high"])}]'
+
+
+def print_results(
+    rows: list[dict], title: str = '', console: Console | None = None
+) -> None:
+  """Prints rows of results.json, one line a method, one column a metric.
+
+  Where intervals do not fit the terminal beside their values, they are set
+  below them; where that does not fit either, each metric gets a table.
+
+  Args:
+    rows: dicts with `method`, `metric`, `value` and any of `low`, `high`,
+      `seconds`, `peak_mb`.
+    console: where to; the terminal by default.
+  """
+  console = console or _console()
+  metrics, methods = by_method(rows)
+  for separator in (' ', '\n'):
+    table = _results(metrics, methods, title, separator)
+    if _width(console, table) <= console.width:
+      console.print(table)
+      return
+  for i, metric in enumerate(metrics):
+    some = [method for method in methods if metric in method.results]
+    console.print(_results([metric], some, '' if i else title, ' '))
+
+
+def print_claims(
+    claims: list[dict], title: str = 'Claims', console: Console | None = None
+) -> None:
+  """Prints claims of results.json: what was expected, seen, and if it holds."""
+  console = console or _console()
+  table = Table(title=title, box=box.SIMPLE_HEAD, title_justify='left')
+  table.add_column('holds')
+  for name in ('claim', 'source', 'expected', 'observed'):
+    table.add_column(name, overflow='fold')
+  for claim in claims:
+    table.add_row(
+        verdict(claim['holds']),
+        *(
+            Text(number(claim[name]))
+            for name in ('claim', 'source', 'expected', 'observed')
+        ),
+        style='red' if claim['holds'] is False else None,
+    )
+  console.print(table)
+
+
+def verdict(holds: bool | None) -> str:
+  """'holds', 'fails', or 'open' where it was not computed."""
+  return 'open' if holds is None else 'holds' if holds else 'fails'
+
+
+def _results(metrics, methods, title, separator):
+  costs = [
+      (name, field)
+      for name, field in (('seconds', 'seconds'), ('peak MB', 'peak_mb'))
+      if any(getattr(method, field) is not None for method in methods)
+  ]
+  table = Table(
+      title=title or None, box=box.SIMPLE_HEAD, title_justify='left'
+  )
+  table.add_column('method', overflow='fold')
+  for name in [*metrics, *(name for name, _ in costs)]:
+    table.add_column(Text(name), justify='right', no_wrap=True, min_width=7)
+  widths = {
+      metric: max(
+          len(interval(method.results.get(metric, {}))) for method in methods
+      )
+      for metric in metrics
+  }
+  for method in methods:
+    cells = [
+        _cell(method.results.get(metric), widths[metric], separator)
+        for metric in metrics
+    ]
+    cells += [_cost(getattr(method, field)) for _, field in costs]
+    table.add_row(Text(method.name), *cells)
+  return table
+
+
+def _cell(row, width, separator):
+  """The value and its interval; values stay aligned where one has none."""
+  value = number(row['value']) if row else ''
+  if not width:
+    return Text(value)
+  span = interval(row) if row else ''
+  if separator == '\n':
+    return Text(f'{value}\n{span}' if span else value)
+  return Text(f'{value} {span:<{width}}')
+
+
+def _cost(value):
+  if value is None:
+    return '–'
+  return f'{value:,.1f}' if value < 100 else f'{value:,.0f}'
+
+
+def _console():
+  console = Console()
+  return console if console.is_terminal else Console(width=LOG_WIDTH)
+
+
+def _width(console, table):
+  wide = console.options.update(width=10_000)
+  return Measurement.get(console, wide, table).maximum

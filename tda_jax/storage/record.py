@@ -1,0 +1,215 @@
+"""What a stage and an experiment write down: run.json, results.json."""
+
+import datetime
+import json
+import math
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from typing import Any
+
+import jax
+import numpy as np
+
+ROW = ('method', 'metric', 'value', 'low', 'high', 'n', 'seconds', 'peak_mb')
+CLAIM = ('claim', 'source', 'expected', 'observed', 'holds')
+
+
+def begin(path: str | os.PathLike, inputs: dict) -> bool:
+  """Opens the stage folder `path`, which answers for `inputs`.
+
+  A new folder gets run.json: the inputs and where they ran.
+
+  Returns:
+    Whether the stage is complete; if not, it starts or continues.
+
+  Raises:
+    ValueError: the folder holds a stage of other inputs (the fields that
+      differ are named with both values), or files of something else.
+  """
+  path = pathlib.Path(path)
+  path.mkdir(parents=True, exist_ok=True)
+  file = path / 'run.json'
+  if file.exists():
+    found = read_json(file).get('inputs', {})
+    same(found, plain(inputs), f'the folder {path}')
+    return (path / 'complete').exists()
+  foreign = sorted(p.name for p in path.iterdir() if p.name[0] != '.')
+  if foreign:
+    raise ValueError(
+        f'the folder {path} holds {foreign[0]!r} but no run.json: give another'
+        ' --workdir, or delete that folder'
+    )
+  write_json(file, {'inputs': inputs, 'environment': environment()})
+  return False
+
+
+def complete(path: str | os.PathLike) -> None:
+  """Marks the stage folder `path` complete; the last thing a stage does."""
+  write_json(pathlib.Path(path) / 'complete', {'time': _now()})
+
+
+def same(found: dict, wanted: dict, name: str) -> None:
+  """Raises ValueError if two records differ, naming fields and both values."""
+  found, wanted = _flat(found), _flat(wanted)
+  differ = [
+      f'{field} is {_short(found.get(field))} there and'
+      f' {_short(wanted.get(field))} now'
+      for field in sorted({*found, *wanted})
+      if found.get(field) != wanted.get(field)
+  ]
+  if differ:
+    raise ValueError(
+        f'{name} is of another run ({"; ".join(differ)}): give another'
+        ' --workdir, or delete that folder'
+    )
+
+
+def write_json(path: str | os.PathLike, content: dict) -> None:
+  """Writes `content` aside and renames it, so that no half is ever seen.
+
+  NaN and infinity become null.
+  """
+  path = pathlib.Path(path)
+  aside = path.with_name(f'.{path.name}.{os.getpid()}')
+  with open(aside, 'w') as file:
+    json.dump(plain(content), file, indent=2, allow_nan=False)
+    file.write('\n')
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(aside, path)
+
+
+def read_json(path: str | os.PathLike) -> dict:
+  """The content of a JSON file.
+
+  Raises:
+    ValueError: it is absent or half-written.
+  """
+  path = pathlib.Path(path)
+  try:
+    return json.loads(path.read_text())
+  except FileNotFoundError:
+    raise ValueError(
+        f'there is no {path.name} in {path.parent}: run that stage first'
+    ) from None
+  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    raise ValueError(
+        f'{path} is damaged or half-written: delete the folder {path.parent}'
+        ' and run the same command again'
+    ) from error
+
+
+def environment() -> dict:
+  """Command line, commit, versions, devices and time."""
+  return {
+      'command': sys.argv,
+      **_commit(),
+      'python': platform.python_version(),
+      **{name: metadata.version(name) for name in ('jax', 'flax', 'numpy')},
+      'devices': [str(device.device_kind) for device in jax.devices()],
+      'cores': os.cpu_count(),
+      'time': _now(),
+  }
+
+
+def results(
+    path: str | os.PathLike,
+    experiment: str,
+    setting: str,
+    rows: list[dict],
+    claims: list[dict],
+) -> None:
+  """Writes results.json.
+
+  Args:
+    path: the file.
+    rows: dicts with `method`, `metric`, `value` and any of `low`, `high`, `n`,
+      `seconds`, `peak_mb`; what is left out becomes null.
+    claims: dicts with `claim`, `source`, `expected`, `observed`, `holds`.
+
+  Raises:
+    ValueError: a field is missing or unknown.
+  """
+  _fields(rows, 'result', ROW[:3], ROW)
+  _fields(claims, 'claim', CLAIM, CLAIM)
+  write_json(
+      path,
+      {
+          'experiment': experiment,
+          'setting': setting,
+          'rows': [{field: row.get(field) for field in ROW} for row in rows],
+          'claims': claims,
+      },
+  )
+
+
+def plain(value: Any) -> Any:
+  """`value` as JSON types: arrays to lists, NaN and infinity to None."""
+  if isinstance(value, dict):
+    return {str(k): plain(v) for k, v in value.items()}
+  if isinstance(value, (np.ndarray, jax.Array)):
+    return plain(np.asarray(value).tolist())
+  if isinstance(value, (list, tuple)):
+    return [plain(v) for v in value]
+  if isinstance(value, np.generic):
+    return plain(value.item())
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  if isinstance(value, os.PathLike):
+    return os.fspath(value)
+  return value
+
+
+def _fields(rows, name, needed, known):
+  for i, row in enumerate(rows):
+    missing = [f for f in needed if f not in row]
+    unknown = [f for f in row if f not in known]
+    if missing or unknown:
+      raise ValueError(
+          f'{name} {i} lacks {missing} and has unknown fields {unknown}: its'
+          f' fields are {list(known)}'
+      )
+
+
+def _flat(tree, prefix=''):
+  """Nested dicts as {'a.b': value}."""
+  flat = {}
+  for key, value in tree.items():
+    if isinstance(value, dict) and value:
+      flat.update(_flat(value, f'{prefix}{key}.'))
+    else:
+      flat[f'{prefix}{key}'] = value
+  return flat
+
+
+def _short(value):
+  text = json.dumps(value)
+  return text if len(text) < 80 else text[:76] + ' ...'
+
+
+def _now():
+  return datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
+
+
+def _commit():
+  """Commit of the checkout this package runs from, and whether it is edited."""
+
+  def git(*words):
+    return subprocess.run(
+        ['git', *words],
+        cwd=pathlib.Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+    ).stdout.strip()
+
+  try:
+    edited = git('status', '--porcelain', '--untracked-files=no')
+    return {'commit': git('rev-parse', 'HEAD'), 'dirty': bool(edited)}
+  except (OSError, subprocess.SubprocessError):
+    return {'commit': None, 'dirty': None}

@@ -1,0 +1,145 @@
+"""Training one model: pure steps, to be mapped over members and jitted."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tda_jax import trees
+from tda_jax.problem import Problem, losses
+
+PyTree = Any
+
+
+class Recipe(NamedTuple):
+  """How a model is trained.
+
+  Attributes:
+    init: key -> params.
+    optimizer: total steps -> optax.GradientTransformation.
+    learning_rate: total steps -> schedule (step -> rate); recorded with the
+      checkpoints, and to be the one that `optimizer` uses.
+    batch_size: rows a step; the last batch of an epoch may be smaller.
+    epochs: passes over the rows.
+    augment: (key, example) -> example, a fresh draw at every step, or None.
+  """
+
+  init: Callable
+  optimizer: Callable
+  learning_rate: Callable
+  batch_size: int
+  epochs: int
+  augment: Callable | None = None
+
+
+class Run(NamedTuple):
+  """Trained models.
+
+  Attributes:
+    params: final parameters, leaves [E, ...].
+    checkpoints: leaves [E, C, ...], or None.
+    learning_rates: [C] mean rate of the steps since the checkpoint before.
+    steps: [C] steps done at each checkpoint.
+  """
+
+  params: PyTree
+  checkpoints: PyTree
+  learning_rates: jax.Array
+  steps: jax.Array
+
+
+class Member(NamedTuple):
+  """What is a model's own; a stack of members has a leading axis E.
+
+  Attributes:
+    key: typed key; its initialisation, order of rows and augmentation.
+    subset: [n] the rows it trains on, or None for all.
+    weights: [N] of the losses of all rows, or None for ones.
+  """
+
+  key: jax.Array
+  subset: jax.Array | None = None
+  weights: jax.Array | None = None
+
+
+class State(NamedTuple):
+  """What a step changes."""
+
+  params: PyTree
+  optimizer: PyTree
+
+
+def steps_per_epoch(n: int, batch_size: int) -> int:
+  """Batches of `batch_size` that n rows make, the last perhaps smaller."""
+  return -(-n // batch_size)
+
+
+def total_steps(recipe: Recipe, n: int) -> int:
+  """Steps of the whole run on n rows."""
+  return recipe.epochs * steps_per_epoch(n, recipe.batch_size)
+
+
+def start(recipe: Recipe, n: int, key: jax.Array) -> State:
+  """The state before the first step on n rows; fold 0 of `key` is for init."""
+  params = recipe.init(jax.random.fold_in(key, 0))
+  optimizer = recipe.optimizer(total_steps(recipe, n))
+  return State(params, optimizer.init(params))
+
+
+def order(key: jax.Array, epoch, n: int, batch_size: int) -> jax.Array:
+  """Positions 0..n−1 in the order of `epoch`, [steps, min(batch_size, n)].
+
+  A pure function of (key, epoch). Places beyond n repeat the first positions;
+  `advance` masks them.
+  """
+  key = jax.random.fold_in(jax.random.fold_in(key, 1), epoch)
+  steps, size = steps_per_epoch(n, batch_size), min(batch_size, n)
+  return jnp.resize(jax.random.permutation(key, n), (steps, size))
+
+
+def advance(
+    problem: Problem,
+    recipe: Recipe,
+    rows: PyTree,
+    member: Member,
+    state: State,
+    epoch,
+    first,
+    last,
+) -> State:
+  """Steps first..last−1 of an epoch of one model.
+
+  A step follows the gradient of (1/B) Σ_i w_i·loss_i + ½·l2·‖θ‖², B the number
+  of rows of the batch (not the sum of their weights).
+
+  Args:
+    rows: leaves [N, ...].
+    epoch, first, last: integers, which may be traced.
+  """
+  n = len(jax.tree.leaves(rows)[0] if member.subset is None else member.subset)
+  places = order(member.key, epoch, n, recipe.batch_size)
+  index = places if member.subset is None else member.subset[places]
+  optimizer = recipe.optimizer(total_steps(recipe, n))
+  fresh = jax.random.fold_in(jax.random.fold_in(member.key, 2), epoch)
+
+  def objective(params, examples, scale):
+    return jnp.sum(scale * losses(problem, params, examples))
+
+  def step(t, state):
+    examples = jax.tree.map(lambda leaf: leaf[index[t]], rows)
+    if recipe.augment is not None:
+      keys = jax.random.split(jax.random.fold_in(fresh, t), index.shape[1])
+      examples = jax.vmap(recipe.augment)(keys, examples)
+    mask = t * index.shape[1] + jnp.arange(index.shape[1]) < n
+    scale = mask / jnp.sum(mask)
+    if member.weights is not None:
+      scale *= member.weights[index[t]]
+    gradient = jax.grad(objective)(state.params, examples, scale)
+    if problem.l2:
+      gradient = trees.add(gradient, state.params, problem.l2)
+    updates, moments = optimizer.update(gradient, state.optimizer, state.params)
+    return State(optax.apply_updates(state.params, updates), moments)
+
+  return jax.lax.fori_loop(first, last, step, state)

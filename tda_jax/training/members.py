@@ -1,0 +1,350 @@
+"""Training many models at once: the member axis E."""
+
+import functools
+import hashlib
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from tda_jax.data import rows as data
+from tda_jax.problem import Problem
+from tda_jax.storage import checkpoints as storage
+from tda_jax.storage import record
+from tda_jax.training import fit
+from tda_jax.training.fit import Member, Recipe, Run, State
+
+PyTree = Any
+
+
+class Segment(NamedTuple):
+  """Steps first..last−1 of an epoch; `done` steps of the run at its end."""
+
+  epoch: int
+  first: int
+  last: int
+  done: int
+
+
+@functools.partial(jax.jit, static_argnames=('recipe', 'n'))
+def start(recipe: Recipe, n: int, keys: jax.Array) -> State:
+  """The state of E members before the first step on n rows each."""
+  return jax.vmap(lambda key: fit.start(recipe, n, key))(keys)
+
+
+@functools.partial(
+    jax.jit, static_argnames=('problem', 'recipe'), donate_argnames='state'
+)
+def advance(
+    problem: Problem,
+    recipe: Recipe,
+    rows: PyTree,
+    members: Member,
+    state: State,
+    epoch,
+    first,
+    last,
+) -> tuple[State, jax.Array]:
+  """`fit.advance` of E members; `state` is donated.
+
+  Calls of equal shapes with the same problem and recipe compile once.
+
+  Returns:
+    (State, [E] whether the parameters are finite).
+  """
+
+  def one(member, state):
+    when = (epoch, first, last)
+    state = fit.advance(problem, recipe, rows, member, state, *when)
+    return state, _finite(state.params)
+
+  return jax.vmap(one)(members, state)
+
+
+def train(
+    problem: Problem,
+    recipe: Recipe,
+    rows: PyTree,
+    keys: jax.Array,
+    *,
+    subsets: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+    checkpoints: int = 0,
+    directory: str | os.PathLike | None = None,
+    progress: bool | None = None,
+    save_seconds: float = 30.0,
+) -> Run:
+  """Trains E members, each as if alone, vmapped.
+
+  Member e minimises (1/n) Σ_i w_ei·loss_i(θ) + ½·l2·‖θ‖² over its rows by
+  minibatches; its initialisation, order of rows and augmentation are functions
+  of its key alone.
+
+  Args:
+    rows: leaves [N, ...].
+    keys: [E] typed keys.
+    subsets: [E, n] row numbers, or None: every member trains on all rows.
+    weights: [E, N] of the losses, or None for ones. The batch mean divides by
+      the number of rows, so that weight 0 is a row without gradient.
+    checkpoints: C equally spaced snapshots, the last of the final parameters.
+    directory: where the state is kept (in `directory`/state); the same call
+      continues from it and ends with the same numbers.
+    progress: shows a bar.
+    save_seconds: least time between two saves into `directory`.
+
+  Raises:
+    ValueError: bad rows, labels, keys, subsets or weights; a member diverged;
+      `directory` is of another run or damaged.
+  """
+  members = Member(jnp.asarray(keys), subsets, weights)
+  check(problem, recipe, rows, members)
+  n = _own_rows(rows, members)
+  total = fit.total_steps(recipe, n)
+  if not 0 <= checkpoints <= total:
+    raise ValueError(
+        f'{checkpoints} checkpoints of a run of {total} steps: give 0 to'
+        f' {total}'
+    )
+  steps = [round(total * (c + 1) / checkpoints) for c in range(checkpoints)]
+  folder = None
+  if directory is not None:
+    folder = pathlib.Path(directory) / 'state'
+    record.begin(folder, _inputs(recipe, rows, members, steps))
+  state, kept = _followed(
+      problem, recipe, rows, members, steps, folder, save_seconds, progress
+  )
+  if folder is not None:
+    record.complete(folder)
+  stack = [kept[step] for step in steps]
+  stack = jax.tree.map(lambda *x: np.stack(x, 1), *stack) if steps else None
+  return Run(state.params, stack, _rates(recipe, total, steps), np.array(steps))
+
+
+def trained(
+    problem: Problem,
+    recipe: Recipe,
+    rows: PyTree,
+    members: Member,
+    name: Callable = 'member {}'.format,
+    each: Callable = lambda: None,
+) -> PyTree:
+  """Final parameters [E, ...] of a stack of members; nothing is kept.
+
+  Args:
+    rows, members: of `on_device`.
+    name: what to call member e if it diverges.
+    each: called after every epoch.
+  """
+  n = _own_rows(rows, members)
+  state = start(recipe, n, members.key)
+  for part in segments(recipe, n):
+    state, finite = advance(problem, recipe, rows, members, state, *part[:3])
+    _converging(finite, part, recipe, name)
+    each()
+  return state.params
+
+
+def segments(
+    recipe: Recipe, n: int, stops: list[int] = ()
+) -> Iterator[Segment]:
+  """The run cut at the ends of epochs and after the steps in `stops`."""
+  steps = fit.steps_per_epoch(n, recipe.batch_size)
+  for epoch in range(recipe.epochs):
+    before = epoch * steps
+    cuts = {s - before for s in stops if before < s < before + steps}
+    cuts = [0, *sorted(cuts), steps]
+    for first, last in zip(cuts[:-1], cuts[1:], strict=True):
+      yield Segment(epoch, first, last, before + last)
+
+
+def on_device(tree: PyTree) -> PyTree:
+  """The arrays of `tree` on the device once, not at every call."""
+  return jax.tree.map(jnp.asarray, tree)
+
+
+def check(problem: Problem, recipe: Recipe, rows: PyTree, members: Member):
+  """Raises ValueError for what cannot be trained."""
+  data.check(rows, 'the training set')
+  keys, subsets, weights = members
+  count = data.count(rows)
+  if recipe.batch_size < 1 or recipe.epochs < 1:
+    raise ValueError(
+        f'batch_size is {recipe.batch_size} and epochs is {recipe.epochs}:'
+        ' both must be at least 1'
+    )
+  if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.ndim != 1:
+    raise ValueError(
+        f'keys are {keys.dtype}{list(keys.shape)}: give [E] typed keys, as'
+        ' jax.random.split(jax.random.key(0), E)'
+    )
+  if subsets is not None:
+    subsets = _of_members(subsets, len(keys), 'subsets')
+    if not np.issubdtype(subsets.dtype, np.integer) or (
+        subsets.size == 0 or subsets.min() < 0 or subsets.max() >= count
+    ):
+      raise ValueError(
+          f'subsets must hold row numbers from 0 to {count - 1}, at least one'
+          ' for each member'
+      )
+  if weights is not None:
+    weights = _of_members(weights, len(keys), 'weights', count)
+    if not np.isfinite(weights).all():
+      raise ValueError('weights hold NaN or infinity: give finite numbers')
+  params = jax.eval_shape(recipe.init, keys[0])
+  shape = jax.eval_shape(problem.outputs, params, data.take(rows, 0)).shape
+  problem.check(shape, rows)
+
+
+def digest(tree: PyTree) -> str:
+  """A short name of the contents of a tree of arrays, the same everywhere."""
+  sha = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    leaf = np.ascontiguousarray(leaf)
+    name = jax.tree_util.keystr(path)
+    sha.update(f'{name} {leaf.dtype} {leaf.shape}'.encode())
+    sha.update(leaf.reshape(-1).view(np.uint8).data)
+  return sha.hexdigest()[:16]
+
+
+def identity(recipe: Recipe, rows: PyTree, n: int) -> dict:
+  """What can be told of a recipe on n of the rows, for records."""
+  total = fit.total_steps(recipe, n)
+  rate = recipe.learning_rate(total)
+  return {
+      'rows': data.count(rows),
+      'rows_digest': digest(rows),
+      'n': n,
+      'batch_size': recipe.batch_size,
+      'epochs': recipe.epochs,
+      'learning_rate': [float(rate(t)) for t in (0, total // 2, total - 1)],
+  }
+
+
+def _followed(
+    problem, recipe, rows, members, steps, folder, save_seconds, progress
+):
+  """The final state and {step: snapshot}, from where `folder` is."""
+  rows, members = on_device((rows, members))
+  n = _own_rows(rows, members)
+  total = fit.total_steps(recipe, n)
+  state, begun, kept = _resumed(recipe, n, members, steps, folder)
+  saved = time.monotonic()
+  bar = tqdm.tqdm(
+      total=total, initial=begun, unit='step', desc='training', mininterval=1,
+      disable=not progress,
+  )  # fmt: skip
+  with bar:
+    for part in segments(recipe, n, steps):
+      if part.done <= begun:
+        continue
+      state, finite = advance(
+          problem, recipe, rows, members, state, *part[:3]
+      )
+      _converging(finite, part, recipe, 'member {}'.format)
+      if part.done in steps:
+        kept[part.done] = jax.device_get(state.params)
+        if folder is not None:
+          _keep_snapshot(folder, part.done, state.params)
+      due = part.done == total or time.monotonic() - saved >= save_seconds
+      if folder is not None and due:
+        _keep_state(folder, part.done, state)
+        saved = time.monotonic()
+      bar.update(part.last - part.first)
+  return state, kept
+
+
+def _resumed(recipe, n, members, steps, folder):
+  """The state to go on from, its step, and the snapshots before it."""
+  found = [] if folder is None else _saved_steps(folder)
+  if not found:
+    return start(recipe, n, members.key), 0, {}
+  like = jax.eval_shape(lambda keys: start(recipe, n, keys), members.key)
+  state = on_device(storage.load(folder / f'step_{found[-1]}', like))
+  kept = {
+      step: storage.load(folder / f'snapshot_{step}', like.params)
+      for step in steps
+      if step <= found[-1]
+  }
+  return state, found[-1], kept
+
+
+def _keep_state(folder, step, state: State):
+  """Saves the state, then drops the older ones."""
+  older = _saved_steps(folder)
+  storage.save(folder / f'step_{step}', state)
+  for step in older:
+    shutil.rmtree(folder / f'step_{step}')
+
+
+def _keep_snapshot(folder, step, params):
+  """Saves a snapshot, which a process killed since may have saved before."""
+  path = folder / f'snapshot_{step}'
+  shutil.rmtree(path, ignore_errors=True)
+  storage.save(path, params)
+
+
+def _saved_steps(folder):
+  names = [path.name.split('_')[1] for path in folder.glob('step_*')]
+  return sorted(int(name) for name in names if name.isdigit())
+
+
+def _own_rows(rows, members: Member):
+  """Rows n that a member trains on."""
+  if members.subset is None:
+    return data.count(rows)
+  return np.shape(members.subset)[1]
+
+
+def _finite(params):
+  return jnp.stack(
+      [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]
+  ).all()
+
+
+def _converging(finite, part: Segment, recipe, name):
+  finite = np.asarray(finite)
+  if not finite.all():
+    raise ValueError(
+        f'{name(int(np.argmin(finite)))} diverged in epoch {part.epoch + 1} of'
+        f' {recipe.epochs} (its parameters are not finite): lower the learning'
+        ' rate and run again'
+    )
+
+
+def _rates(recipe, total, steps):
+  """Mean learning rate of the steps since the checkpoint before, [C]."""
+  if not steps:
+    return np.zeros(0)
+  rates = jax.vmap(recipe.learning_rate(total))(jnp.arange(total))
+  rates = np.broadcast_to(rates, (total,))
+  spans = zip([0, *steps[:-1]], steps, strict=True)
+  return np.array([rates[first:last].mean() for first, last in spans])
+
+
+def _of_members(array, members, name, rows=None):
+  array = np.asarray(array)
+  fits = array.ndim == 2 and array.shape[0] == members
+  if not fits or (rows is not None and array.shape[1] != rows):
+    raise ValueError(
+        f'{name} have shape {array.shape}: give one line for each of the'
+        f' {members} members' + (f', [{members}, {rows}]' if rows else '')
+    )
+  return array
+
+
+def _inputs(recipe, rows, members, steps):
+  return {
+      **identity(recipe, rows, _own_rows(rows, members)),
+      'members': len(members.key),
+      'keys': digest(jax.random.key_data(members.key)),
+      'subsets': digest(members.subset),
+      'weights': digest(members.weights),
+      'checkpoints': steps,
+  }

@@ -1,0 +1,57 @@
+"""The little vector algebra on parameter trees that optax.tree does not have.
+
+A stack of Q vectors is a tree whose leaves are [Q, ...].
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+
+
+def size(tree: PyTree) -> int:
+  """Number of entries."""
+  return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def add(a: PyTree, b: PyTree, scale=1.0) -> PyTree:
+  """a + scale·b; `scale` is a number, or [Q] for stacks of Q vectors."""
+  return jax.tree.map(lambda x, y: x + _along(scale, y) * y, a, b)
+
+
+def scaled(scale, tree: PyTree) -> PyTree:
+  """scale·tree; `scale` is a number, or [Q] for a stack of Q vectors."""
+  return jax.tree.map(lambda x: _along(scale, x) * x, tree)
+
+
+def dots(a: PyTree, b: PyTree) -> jax.Array:
+  """Inner products of two stacks of vectors, [Q]."""
+  return sum(
+      jnp.sum(x * y, axis=tuple(range(1, x.ndim)), dtype=jnp.promote_types(x.dtype, jnp.float32))
+      for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  )
+
+
+def norms(a: PyTree) -> jax.Array:
+  """Euclidean norms of a stack of vectors, [Q]."""
+  return jnp.sqrt(dots(a, a))
+
+
+def count(stack: PyTree) -> int:
+  """Length Q of the leading axis, which all leaves share."""
+  lengths = {leaf.shape[0] for leaf in jax.tree.leaves(stack)}
+  if len(lengths) != 1:
+    raise ValueError(f'leading axes differ: {sorted(lengths)}')
+  return lengths.pop()
+
+
+def row(stack: PyTree, i) -> PyTree:
+  """Entry i along the leading axis."""
+  return jax.tree.map(lambda x: x[i], stack)
+
+
+def _along(scale, leaf):
+  scale = jnp.asarray(scale)
+  return scale.reshape(scale.shape + (1,) * (leaf.ndim - scale.ndim)) if scale.ndim else scale

@@ -1,0 +1,160 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from tda_jax import problem as problem_lib
+from tda_jax.curvature import ekfac
+from tda_jax.data import rows
+
+KEY = jax.random.key(5)
+
+
+def fit(t, **kwargs):
+  size = kwargs.pop('size', 4)
+  stack = rows.stacked(t.train, size)
+  return ekfac.fit(t.problem, t.params, stack, KEY, **kwargs)
+
+
+def dense(t, blocks, function=lambda _, values: values):
+  example = rows.take(t.train, 0)
+  apply = functools.partial(
+      ekfac.apply, blocks, function, t.problem, t.params, example
+  )
+  return tiny.flat(apply(tiny.basis(t.params)))
+
+
+@pytest.mark.parametrize('kind', ekfac.KINDS)
+def test_exact_labels_keep_the_trace_and_the_eigenvalues_help(kind):
+  t = tiny.classification()
+  ggn = tiny.dense_ggn(t, t.train)
+  approximation = dense(t, fit(t, kind=kind, labels='exact'))
+  if kind != 'kfac':  # their eigenvalues are the diagonal in their basis
+    np.testing.assert_allclose(
+        np.trace(approximation), np.trace(ggn), rtol=1e-5
+    )
+  np.testing.assert_allclose(approximation, approximation.T, atol=1e-5)
+
+
+def test_ekfac_is_nearer_to_the_fisher_than_kfac_and_diagonal():
+  t = tiny.classification()
+  ggn = tiny.dense_ggn(t, t.train)
+  error = {
+      kind: np.linalg.norm(dense(t, fit(t, kind=kind, labels='exact')) - ggn)
+      for kind in ekfac.KINDS
+  }
+  assert error['ekfac'] <= error['kfac'] + 1e-6
+  assert error['ekfac'] < error['diagonal']
+
+
+def test_one_layer_one_row_is_exact():
+  """One example of a linear model: the Fisher is one Kronecker product."""
+  t = tiny.regression(n=1, widths=(3, 1))
+  approximation = dense(t, fit(t, labels='exact'))
+  np.testing.assert_allclose(
+      approximation, tiny.dense_ggn(t, t.train), atol=1e-4
+  )
+
+
+@pytest.mark.parametrize('labels', ['sampled', 'exact', 'data'])
+def test_blocks_do_not_depend_on_the_batch_size(labels):
+  t = tiny.classification()
+  one, all_ = (dense(t, fit(t, labels=labels, size=s)) for s in (1, 11))
+  np.testing.assert_allclose(one, all_, atol=3e-5)
+
+
+def test_sampled_labels_are_exact_in_expectation():
+  t = tiny.classification(n=6, widths=(3, 2, 3))
+  stack = rows.stacked(t.train, 6)
+  want = fit(t, kind='diagonal', labels='exact', size=6)
+
+  def draw(key):
+    blocks = ekfac.fit(t.problem, t.params, stack, key, kind='diagonal')
+    return {name: b.eigenvalues for name, b in blocks.items()}
+
+  draws = jax.jit(jax.vmap(draw))(jax.random.split(KEY, 2000))
+  for name, block in want.items():
+    values = np.asarray(draws[name], np.float64)
+    bound = 5 * values.std(0) / np.sqrt(len(values)) + 1e-6
+    assert (np.abs(values.mean(0) - block.eigenvalues) < bound).all()
+
+
+def test_data_labels_give_the_empirical_fisher():
+  t = tiny.classification()
+  g = tiny.gradients(t.problem.loss, t, t.train)
+  blocks = fit(t, kind='diagonal', labels='data')
+  np.testing.assert_allclose(
+      np.diag(dense(t, blocks)), (g**2).mean(0), atol=1e-6
+  )
+
+
+@pytest.mark.parametrize(
+    'function',
+    [lambda s: 1 / (s + 0.1), jnp.sqrt, lambda s: jnp.exp(-2 * s)],
+)
+def test_apply_is_the_matrix_function(function):
+  t = tiny.classification()
+  blocks = fit(t, labels='exact')
+  matrix = dense(t, blocks)
+  values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+  want = (vectors * np.asarray(function(np.maximum(values, 0)))) @ vectors.T
+  got = dense(t, blocks, lambda _, values: function(values))
+  np.testing.assert_allclose(got, want, atol=2e-3)
+
+
+def test_fit_under_jit_and_vmap_over_members():
+  t = tiny.classification()
+  stack = rows.stacked(t.train, 4)
+  members = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), t.params)
+  many = jax.jit(
+      jax.vmap(lambda p: ekfac.fit(t.problem, p, stack, KEY, labels='exact'))
+  )(members)
+  for e in range(2):
+    params = jax.tree.map(lambda x, e=e: x[e], members)
+    alone = t._replace(params=params)
+    block = jax.tree.map(lambda x, e=e: x[e], many)
+    np.testing.assert_allclose(
+        dense(alone, block), dense(alone, fit(alone, labels='exact')), atol=1e-4
+    )
+
+
+def test_stacked_layers_and_weight_sharing_keep_the_trace():
+  """A scanned sequence model: eigenvalues are those of per-example gradients."""
+
+  def apply(params, x):  # x [B, T, I]
+    x = x @ params['in']
+    body = lambda h, w: (jnp.tanh(h @ w), None)
+    x, _ = jax.lax.scan(body, x, params['layers'])
+    return (x @ params['out']).mean(1)
+
+  keys = jax.random.split(KEY, 5)
+  params = {
+      'in': jax.random.normal(keys[0], (3, 4)),
+      'layers': jax.random.normal(keys[1], (2, 4, 4)),
+      'out': jax.random.normal(keys[2], (4, 3)),
+  }
+  x = jax.random.normal(keys[3], (6, 5, 3))
+  train = {'x': np.asarray(x), 'y': np.arange(6) % 3}
+  t = tiny.Tiny(problem_lib.classification(apply), params, train, train)
+  want = np.trace(tiny.dense_ggn(t, t.train))
+  got = np.trace(dense(t, fit(t, labels='exact')))
+  np.testing.assert_allclose(got, want, rtol=1e-4)
+
+
+def test_refuses_shared_layers_and_unknown_names():
+  t = tiny.classification(widths=(3, 3, 3))
+
+  def apply(params, x):
+    w = params['layer0']['w']
+    return jnp.tanh(x @ w) @ w
+
+  shared = t._replace(problem=problem_lib.classification(apply))
+  with pytest.raises(ValueError, match='applied more than once'):
+    fit(shared)
+  with pytest.raises(ValueError, match="labels='true' is unknown"):
+    fit(t, labels='true')
+  with pytest.raises(ValueError, match="kind='full' is unknown"):
+    fit(t, kind='full')

@@ -1,0 +1,224 @@
+"""What every inverse must do: solve, jit, vmap over members, report."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from tda_jax.inverses import cg
+from tda_jax.inverses import descent
+from tda_jax.inverses import ekfac
+from tda_jax.inverses import exact
+from tda_jax.inverses import inverse
+
+KEY = jax.random.key(2)
+DAMPING = 0.05
+EXACT = functools.partial(ekfac.ekfac, DAMPING, labels='exact')
+SOLVERS = {
+    'exact': exact.exact(DAMPING, batch_size=4),
+    'cg': cg.cg(DAMPING, batch_size=4, tolerance=1e-5),
+    'cg_ekfac': cg.cg(
+        DAMPING, precondition=EXACT(), batch_size=4, tolerance=1e-5
+    ),
+    'neumann': descent.neumann(
+        DAMPING, steps=400, batch_size=11, rounds=20, tolerance=1e-3
+    ),
+    'astra': descent.astra(
+        DAMPING, precondition=EXACT(), batch_size=8, rounds=12, tolerance=1e-3
+    ),
+}
+CLOSED = {
+    'identity': inverse.identity(),
+    'diagonal': ekfac.diagonal(DAMPING, batch_size=4),
+    'kfac': ekfac.kfac(DAMPING, batch_size=4),
+    'ekfac': ekfac.ekfac('heuristic', batch_size=4),
+}
+
+
+def vectors(t, q=3):
+  shape = lambda x: (q, *x.shape)
+  keys = jax.random.split(KEY, len(jax.tree.leaves(t.params)))
+  keys = jax.tree.unflatten(jax.tree.structure(t.params), [*keys])
+  return jax.tree.map(lambda k, x: jax.random.normal(k, shape(x)), keys, t.params)
+
+
+def solve(solver, t, v, key=KEY):
+  def run(params, train, v, key):
+    state = solver.fit(t.problem, params, train, key)
+    return solver.solve(state, t.problem, params, train, v, key)
+
+  return jax.jit(run)(t.params, t.train, v, key)
+
+
+@pytest.mark.parametrize('l2', [0.0, 0.1])
+@pytest.mark.parametrize('name', SOLVERS)
+def test_solves_the_dense_system(name, l2):
+  t = tiny.classification(l2=l2)
+  v = vectors(t)
+  found = solve(SOLVERS[name], t, v)
+  system = tiny.dense_ggn(t, t.train)
+  system = system + DAMPING * np.eye(len(system))
+  want = np.linalg.solve(system, tiny.flat(v).T).T
+  got = tiny.flat(found.x)
+  tolerance = 1e-5 if name == 'exact' else 2e-2 if name in ('astra', 'neumann') else 1e-3
+  error = np.linalg.norm(got - want, axis=1) / np.linalg.norm(want, axis=1)
+  assert error.max() < tolerance
+  # What it says of its residual is the truth.
+  left = tiny.flat(v) - got @ system
+  truth = np.linalg.norm(left, axis=1) / np.linalg.norm(tiny.flat(v), axis=1)
+  np.testing.assert_allclose(found.residuals[-1], truth, atol=2e-5)
+  assert found.converged.all() and not found.diverged.any()
+
+
+@pytest.mark.parametrize('name', [*SOLVERS, *CLOSED])
+def test_vmapped_over_members_is_each_alone(name):
+  solver = {**SOLVERS, **CLOSED}[name]
+  t = tiny.classification()
+  v = vectors(t)
+  members = jax.tree.map(lambda x: jnp.stack([x, 0.5 * x]), t.params)
+
+  def run(params):
+    state = solver.fit(t.problem, params, t.train, KEY)
+    return solver.solve(state, t.problem, params, t.train, v, KEY).x
+
+  many = jax.jit(jax.vmap(run))(members)
+  for e in range(2):
+    alone = jax.jit(run)(jax.tree.map(lambda x, e=e: x[e], members))
+    got = tiny.flat(jax.tree.map(lambda x, e=e: x[e], many))
+    want = tiny.flat(alone)
+    # Stochastic solvers may take one more round beside a slower member.
+    loose = 5e-3 if name in ('astra', 'neumann') else 1e-3
+    assert np.abs(got - want).max() < loose * np.abs(want).max()
+
+
+def test_ekfac_solve_is_the_inverse_of_its_own_matrix():
+  t = tiny.classification(l2=0.02)
+  solver = ekfac.ekfac(DAMPING, batch_size=4)
+  state = solver.fit(t.problem, t.params, t.train, KEY)
+  from tda_jax.curvature import ekfac as blocks_lib
+
+  example = jax.tree.map(lambda x: x[0], t.train)
+  matrix = tiny.flat(
+      blocks_lib.apply(
+          state, lambda _, s: s, t.problem, t.params, example,
+          tiny.basis(t.params),
+      )
+  )  # fmt: skip
+  v = vectors(t)
+  found = solver.solve(state, t.problem, t.params, t.train, v, KEY)
+  system = matrix + (DAMPING + 0.02) * np.eye(len(matrix))
+  want = np.linalg.solve(system, tiny.flat(v).T).T
+  np.testing.assert_allclose(tiny.flat(found.x), want, atol=1e-3)
+
+
+def test_heuristic_damping_is_a_tenth_of_the_mean_eigenvalue():
+  t = tiny.classification()
+  state = EXACT().fit(t.problem, t.params, t.train, KEY)
+  shift = ekfac.layer_damping(state, 'heuristic')
+  for name, block in state.items():
+    np.testing.assert_allclose(
+        shift[name], 0.1 * np.mean(block.eigenvalues), rtol=1e-6
+    )
+  ggn = tiny.dense_ggn(t, t.train)
+  want = 0.1 * np.trace(ggn) / len(ggn)
+  for solver in (
+      exact.exact('heuristic'),
+      cg.cg('heuristic', precondition=EXACT()),
+  ):
+    found = solve(solver, t, vectors(t))
+    np.testing.assert_allclose(found.damping, want, rtol=1e-4)
+  with pytest.raises(ValueError, match='preconditioner'):
+    solve(cg.cg('heuristic'), t, vectors(t))
+
+
+def test_paper_schedule_is_the_recursion_of_eq_9():
+  """Against a plain numpy transcription, full batch so that noise is none."""
+  t = tiny.classification(n=1)
+  solver = descent.astra(
+      DAMPING, precondition=EXACT(), steps=7, step_per_damping=0.1,
+      decay_every=3, batch_size=5,
+  )  # fmt: skip
+  v = vectors(t, 1)
+  found = solve(solver, t, v)
+  system = tiny.dense_ggn(t, t.train)
+  system = system + DAMPING * np.eye(len(system))
+  state = EXACT().fit(t.problem, t.params, t.train, KEY)
+  inverse_p = tiny.flat(
+      EXACT().solve(state, t.problem, t.params, t.train, tiny.basis(t.params), KEY).x
+  )
+  b = tiny.flat(v)[0]
+  x, m = inverse_p @ b, 0.0
+  for k in range(7):
+    m = 0.9 * m + inverse_p @ (system @ x - b)
+    x = x - 0.1 * DAMPING * 0.5 ** (k // 3) * m
+  np.testing.assert_allclose(tiny.flat(found.x)[0], x, atol=2e-4 * np.abs(x).max())
+
+
+def test_rounds_stop_at_the_tolerance_and_residuals_fall():
+  t = tiny.classification()
+  found = solve(SOLVERS['astra'], t, vectors(t))
+  residuals = np.asarray(found.residuals.max(1))
+  assert residuals[-1] < 1e-3 < residuals[0]
+  assert found.steps[-1] < 200 * 12
+
+
+def test_projection_keeps_only_high_curvature():
+  t = tiny.classification()
+  v = vectors(t)
+  inner = exact.exact(DAMPING)
+  everything = solve(ekfac.projected(inner, -1.0), t, v)
+  np.testing.assert_allclose(
+      tiny.flat(everything.x), tiny.flat(solve(inner, t, v).x), atol=1e-3
+  )
+  nothing = solve(ekfac.projected(inner, 1e9), t, v)
+  assert np.abs(tiny.flat(nothing.x)).max() == 0
+  some = tiny.flat(solve(ekfac.projected(inner, 0.05), t, v).x)
+  assert 0 < np.linalg.norm(some) < np.linalg.norm(tiny.flat(everything.x))
+
+
+def test_with_residual_measures_a_direct_solver():
+  t = tiny.classification()
+  v = vectors(t)
+  found = solve(inverse.with_residual(ekfac.ekfac(DAMPING)), t, v)
+  system = tiny.dense_ggn(t, t.train) + DAMPING * np.eye(
+      tiny.flat(v).shape[1]
+  )
+  left = tiny.flat(v) - tiny.flat(found.x) @ system
+  truth = np.linalg.norm(left, axis=1) / np.linalg.norm(tiny.flat(v), axis=1)
+  np.testing.assert_allclose(found.residuals[-1], truth, rtol=1e-3)
+
+
+def test_cg_survives_what_library_cg_does_not():
+  """Tiny eigenvalues over a million float32 entries; a zero query beside it."""
+  t = tiny.regression(n=2, widths=(3, 1))
+  wide = 300_000
+  params = {'w': jnp.ones((wide, 1)) * 1e-3}
+  from tda_jax import problem as problem_lib
+
+  problem = problem_lib.regression(lambda p, x: x @ p['w'])
+  x = np.asarray(jax.random.normal(KEY, (3, wide)) * 1e-3, np.float32)
+  t = tiny.Tiny(problem, params, {'x': x, 'y': np.zeros((3, 1), np.float32)}, None)
+  v = {'w': jnp.stack([jnp.ones((wide, 1)), jnp.zeros((wide, 1))])}
+  found = solve(cg.cg(1e-6, tolerance=1e-3), t, v)
+  assert np.isfinite(tiny.flat(found.x)).all()
+  assert found.converged.all()
+  assert np.abs(tiny.flat(found.x)[1]).max() == 0
+
+
+def test_errors_say_what_to_change():
+  t = tiny.classification()
+  for make in (exact.exact, cg.cg, descent.astra, ekfac.ekfac):
+    with pytest.raises(ValueError, match='give a number above 0'):
+      make(0.0)
+  with pytest.raises(ValueError, match="damping='auto' is unknown"):
+    cg.cg('auto')
+  with pytest.raises(ValueError, match='needs 0.0 GB.*use cg or astra'):
+    solve(exact.exact(DAMPING, memory_limit=1e3), t, vectors(t))
+  bad = solve(descent.astra(DAMPING, step_size=50.0), t, vectors(t))
+  with pytest.raises(ValueError, match='ASTRA diverged on 3 of 3.*step_size'):
+    inverse.check(bad, 'ASTRA')
+  with pytest.raises(ValueError, match='reports=3 does not divide'):
+    descent.astra(DAMPING, reports=3)

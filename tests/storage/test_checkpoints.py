@@ -1,0 +1,66 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tda_jax.storage import checkpoints
+
+
+def tree():
+  params = {'w': jnp.arange(6.0).reshape(2, 3), 'b': jnp.ones(3, jnp.bfloat16)}
+  return {'params': params, 'optimizer': optax.adam(0.1).init(params)}
+
+
+def test_round_trip_keeps_values_types_and_structure(tmp_path):
+  checkpoints.save(tmp_path / 'a' / 'b', tree())
+  like = jax.eval_shape(tree)
+  loaded = checkpoints.load(tmp_path / 'a' / 'b', like)
+  assert jax.tree.structure(loaded) == jax.tree.structure(tree())
+  for found, wanted in zip(
+      jax.tree.leaves(loaded), jax.tree.leaves(tree()), strict=True
+  ):
+    assert found.dtype == wanted.dtype
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_half_left_by_a_kill_is_not_a_checkpoint(tmp_path):
+  (tmp_path / 'a.partial' / 'state').mkdir(parents=True)
+  with pytest.raises(ValueError, match='no checkpoint at .*run the stage'):
+    checkpoints.load(tmp_path / 'a', tree())
+  checkpoints.save(tmp_path / 'a', tree())
+  assert [path.name for path in tmp_path.iterdir()] == ['a']
+
+
+def test_a_save_that_was_cut_is_not_a_checkpoint(tmp_path, monkeypatch):
+  def cut(path, tree):
+    path.mkdir()
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(checkpoints.ocp, 'save', cut)
+  with pytest.raises(KeyboardInterrupt):
+    checkpoints.save(tmp_path / 'a', tree())
+  assert not (tmp_path / 'a').exists()
+
+
+def test_never_overwrites(tmp_path):
+  checkpoints.save(tmp_path / 'a', tree())
+  with pytest.raises(ValueError, match='exists already'):
+    checkpoints.save(tmp_path / 'a', tree())
+
+
+def test_truncated(tmp_path):
+  checkpoints.save(tmp_path / 'a', tree())
+  for file in (tmp_path / 'a').rglob('*'):
+    if file.is_file():
+      file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+  with pytest.raises(ValueError, match='/a cannot be read .*delete that'):
+    checkpoints.load(tmp_path / 'a', tree())
+
+
+def test_of_another_model(tmp_path):
+  checkpoints.save(tmp_path / 'a', {'w': jnp.ones((2, 3))})
+  with pytest.raises(ValueError, match=r"shape \(2, 3\) for 'w'.*\(2, 4\)"):
+    checkpoints.load(tmp_path / 'a', {'w': jnp.ones((2, 4))})
+  with pytest.raises(ValueError, match='cannot be read .*another model'):
+    checkpoints.load(tmp_path / 'a', {'v': jnp.ones((2, 3))})

@@ -1,0 +1,117 @@
+import concurrent.futures
+import multiprocessing
+
+import numpy as np
+import pytest
+
+from tda_jax.storage import scores
+
+ATTRIBUTES = {'method': 'influence', 'damping': 0.003, 'seeds': [1, 2]}
+VALUES = np.random.default_rng(0).normal(size=(11, 3)).astype(np.float32)
+
+
+def make(path):
+  return scores.create(path, VALUES.shape, 4, ATTRIBUTES)
+
+
+def fill(store, blocks):
+  for block in blocks:
+    scores.write(store, 4 * block, VALUES[4 * block : 4 * block + 4])
+
+
+def contents(path):
+  return {
+      str(file.relative_to(path)): file.read_bytes()
+      for file in path.rglob('*')
+      if file.is_file()
+  }
+
+
+def test_round_trip(tmp_path):
+  store = make(tmp_path / 's')
+  assert np.isnan(scores.read(store)).all()
+  fill(store, [2, 0])
+  np.testing.assert_array_equal(scores.done(store), [True, False, True])
+  found = scores.read(scores.open(tmp_path / 's'))
+  np.testing.assert_array_equal(found[:4], VALUES[:4])
+  np.testing.assert_array_equal(found[8:], VALUES[8:])
+  assert np.isnan(found[4:8]).all()
+  assert scores.attributes(store) == ATTRIBUTES
+
+
+def test_resumed_store_has_the_same_bytes(tmp_path):
+  fill(make(tmp_path / 'whole'), [0, 1, 2])
+  store = make(tmp_path / 'cut')
+  fill(store, [0])
+  # Killed amid block 1: its chunk is there in part, its marker is not.
+  store.array[4:6].write(np.full((2, 3), 7, np.float32)).result()
+  again = make(tmp_path / 'cut')
+  assert np.isnan(scores.read(again)[4:]).all()
+  fill(again, np.flatnonzero(~scores.done(again)))
+  assert contents(tmp_path / 'cut') == contents(tmp_path / 'whole')
+  np.testing.assert_array_equal(scores.read(again), VALUES)
+
+
+def test_another_run_is_refused_and_kept(tmp_path):
+  fill(make(tmp_path / 's'), [0])
+  before = contents(tmp_path / 's')
+  other = {**ATTRIBUTES, 'damping': 0.01}
+  with pytest.raises(ValueError, match='damping is 0.003 there and 0.01 now'):
+    scores.create(tmp_path / 's', VALUES.shape, 4, other)
+  with pytest.raises(ValueError, match=r'shape is \[11, 3\] there and \[12'):
+    scores.create(tmp_path / 's', (12, 3), 4, ATTRIBUTES)
+  assert contents(tmp_path / 's') == before
+  again = scores.create(tmp_path / 's', VALUES.shape, 5, ATTRIBUTES)
+  assert again.rows_per_block == 4
+
+
+def test_a_block_that_was_not_written_has_no_marker(tmp_path):
+  class Full:
+    def __getitem__(self, rows):
+      raise OSError('no space left')
+
+  store = make(tmp_path / 's')
+  with pytest.raises(OSError):
+    scores.write(store._replace(array=Full()), 0, VALUES[:4])
+  assert not scores.done(store).any()
+
+
+@pytest.mark.parametrize(
+    'start, block, message',
+    [
+        (2, VALUES[2:6], 'write whole blocks'),
+        (4, VALUES[4:6], 'write whole blocks'),
+        (0, VALUES[:4, :2], 'write whole blocks'),
+        (0, np.full((4, 3), np.nan), 'not finite'),
+        (8, VALUES[8:], 'written already'),
+    ],
+)
+def test_bad_blocks(tmp_path, start, block, message):
+  store = make(tmp_path / 's')
+  fill(store, [2])
+  with pytest.raises(ValueError, match=message):
+    scores.write(store, start, block)
+  np.testing.assert_array_equal(scores.done(store), [False, False, True])
+
+
+def test_absent_damaged_or_empty(tmp_path):
+  with pytest.raises(ValueError, match='no score store at .*run the stage'):
+    scores.open(tmp_path / 's')
+  with pytest.raises(ValueError, match='at least one row and one query'):
+    scores.create(tmp_path / 's', (3, 0), 4, {})
+  make(tmp_path / 's')
+  file = tmp_path / 's' / 'zarr.json'
+  file.write_bytes(file.read_bytes()[:50])
+  with pytest.raises(ValueError, match='cannot be read: delete that folder'):
+    make(tmp_path / 's')
+
+
+def write_every_other(path, first):
+  fill(make(path), range(first, 3, 2))
+
+
+def test_two_processes_write_their_own_blocks(tmp_path):
+  context = multiprocessing.get_context('spawn')
+  with concurrent.futures.ProcessPoolExecutor(2, context) as pool:
+    list(pool.map(write_every_other, [tmp_path / 's'] * 2, [0, 1]))
+  np.testing.assert_array_equal(scores.read(make(tmp_path / 's')), VALUES)

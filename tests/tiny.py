@@ -1,0 +1,138 @@
+"""Small problems and dense float64 oracles, shared by the tests."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from tda_jax import problem as problem_lib
+from tda_jax.data import rows as rows_lib
+
+
+class Tiny(NamedTuple):
+  problem: problem_lib.Problem
+  params: dict
+  train: dict
+  queries: dict
+
+
+def mlp_init(widths, key, scale=0.6):
+  keys = jax.random.split(key, 2 * len(widths))
+  return {
+      f'layer{i}': {
+          'w': scale * jax.random.normal(keys[2 * i], (a, b)),
+          'b': scale * jax.random.normal(keys[2 * i + 1], (b,)),
+      }
+      for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+  }
+
+
+def mlp_apply(params, x):
+  for i in range(len(params)):
+    layer = params[f'layer{i}']
+    x = x @ layer['w'] + layer['b']
+    if i < len(params) - 1:
+      x = jnp.tanh(x)
+  return x
+
+
+def classification(n=11, q=4, l2=0.0, widths=(5, 4, 3)) -> Tiny:
+  keys = jax.random.split(jax.random.key(0), 3)
+  x = jax.random.normal(keys[0], (n + q, widths[0]))
+  y = jax.random.randint(keys[1], (n + q,), 0, widths[-1])
+  rows = {'x': np.asarray(x), 'y': np.asarray(y)}
+  return Tiny(
+      problem_lib.classification(mlp_apply, l2),
+      mlp_init(widths, keys[2]),
+      rows_lib.take(rows, slice(0, n)),
+      rows_lib.take(rows, slice(n, n + q)),
+  )
+
+
+def regression(n=11, q=4, l2=0.0, widths=(5, 4, 1)) -> Tiny:
+  keys = jax.random.split(jax.random.key(1), 3)
+  x = jax.random.normal(keys[0], (n + q, widths[0]))
+  y = jax.random.normal(keys[1], (n + q, 1))
+  rows = {'x': np.asarray(x), 'y': np.asarray(y)}
+  return Tiny(
+      problem_lib.regression(mlp_apply, l2),
+      mlp_init(widths, keys[2]),
+      rows_lib.take(rows, slice(0, n)),
+      rows_lib.take(rows, slice(n, n + q)),
+  )
+
+
+def batch(rows):
+  n = rows_lib.count(rows)
+  return rows_lib.Batch(rows, np.arange(n), np.ones(n, np.float32))
+
+
+def flat(stack):
+  """A stack of trees [Q, ...] as a float64 matrix [Q, P]."""
+  matrix = jax.vmap(lambda tree: ravel_pytree(tree)[0])(stack)
+  return np.asarray(matrix, np.float64)
+
+
+def basis(params):
+  """The P unit vectors as a stack of trees."""
+  vector, unravel = ravel_pytree(params)
+  return jax.vmap(unravel)(jnp.eye(len(vector)))
+
+
+def jacobian(tiny: Tiny, rows):
+  """Of outputs in parameters, [n, K, P], float64."""
+  with jax.enable_x64(True):
+    params, rows = _wide(tiny.params), _wide(rows)
+    vector, unravel = ravel_pytree(params)
+    outputs = lambda v: jax.vmap(tiny.problem.outputs, (None, 0))(
+        unravel(v), rows
+    )
+    return np.asarray(jax.jacrev(outputs)(vector))
+
+
+def loss_hessians(tiny: Tiny, rows):
+  """∂²loss/∂outputs², [n, K, K], float64."""
+  with jax.enable_x64(True):
+    params, rows = _wide(tiny.params), _wide(rows)
+    outputs = jax.vmap(tiny.problem.outputs, (None, 0))(params, rows)
+    return np.asarray(jax.vmap(jax.hessian(tiny.problem.loss))(outputs, rows))
+
+
+def dense_ggn(tiny: Tiny, rows):
+  """Mean GGN plus l2, [P, P], float64."""
+  j, h = jacobian(tiny, rows), loss_hessians(tiny, rows)
+  ggn = np.einsum('nkp,nkl,nlq->pq', j, h, j) / len(j)
+  return ggn + tiny.problem.l2 * np.eye(len(ggn))
+
+
+def dense_hessian(tiny: Tiny, rows):
+  """Hessian of the objective, [P, P], float64."""
+  with jax.enable_x64(True):
+    params, rows = _wide(tiny.params), _wide(rows)
+    vector, unravel = ravel_pytree(params)
+
+    def objective(v):
+      losses = problem_lib.losses(tiny.problem, unravel(v), rows)
+      return losses.mean() + tiny.problem.l2 * (v @ v) / 2
+
+    return np.asarray(jax.hessian(objective)(vector))
+
+
+def gradients(of, tiny: Tiny, rows):
+  """Per-row gradients of `of(outputs, example)`, [n, P], float64."""
+  with jax.enable_x64(True):
+    params, rows = _wide(tiny.params), _wide(rows)
+    vector, unravel = ravel_pytree(params)
+    value = lambda v, e: of(tiny.problem.outputs(unravel(v), e), e)
+    return np.asarray(jax.vmap(jax.grad(value), (None, 0))(vector, rows))
+
+
+def _wide(tree):
+  return jax.tree.map(
+      lambda x: jnp.asarray(
+          x, jnp.float64 if np.issubdtype(x.dtype, np.floating) else x.dtype
+      ),
+      tree,
+  )
