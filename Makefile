@@ -8,7 +8,7 @@ ENVIRONMENT := .venv/installed
 .PHONY: quickstart test test-all lint format benchmark results clean
 
 quickstart: $(ENVIRONMENT)
-	$(PY) -m experiments.astra --config=configs/astra/digits.py \
+	$(PY) -m experiments.astra --config=configs/astra/digits.py:quick \
 	  --workdir=build/quickstart
 
 test: lint

@@ -56,7 +56,7 @@ def measure(config, task, runs, true: Truth, workdir) -> dict[str, Finding]:
   """Scores every method of the config and takes its LDS."""
   chosen = stages.chosen_dampings(config, task, runs, workdir)
   found = {}
-  for name, settings in config.methods.items():
+  for name, settings in stages.methods_of(config).items():
     settings = stages.resolved(settings, chosen)
     stages.peak_memory(reset=True)
     scores = stages.scores(config, name, settings, task, runs, workdir)

@@ -5,7 +5,6 @@ and a changed one is refused.
 """
 
 import pathlib
-import time
 from typing import Any
 
 import jax
@@ -29,6 +28,7 @@ def train(config, task: Task, workdir: pathlib.Path) -> Run:
   """The ensemble: `config.members` models on all rows, seeds 0, 1, ..."""
   if isinstance(task.recipe, Run):
     return task.recipe
+  _claim(config, workdir, 'train', members=config.members)
   keys = _keys(config.seed, 'train', config.members)
   return members.train(
       task.problem,
@@ -49,6 +49,19 @@ def truth(config, task: Task, workdir: pathlib.Path, split: str = 'truth'):
   """
   settings = config.truth
   count = settings.subsets if split == 'truth' else settings.validation
+  if isinstance(task.recipe, Run):
+    raise ValueError(
+        'ground truth is made by retraining, and this task gives trained models'
+        ' (a Run) without a Recipe: let it return a Recipe'
+    )
+  _claim(
+      config,
+      workdir,
+      split,
+      subsets=count,
+      fraction=settings.fraction,
+      repeats=settings.repeats,
+  )
   seed = config.seed + (0 if split == 'truth' else 1)
   n = len(jax.tree.leaves(task.train)[0])
   chosen = subsets_lib.half_subsets(seed, n, count, settings.fraction)
@@ -68,6 +81,7 @@ def truth(config, task: Task, workdir: pathlib.Path, split: str = 'truth'):
 
 def left_out(config, task: Task, workdir: pathlib.Path):
   """Leave-one-out retraining: (rows [L], effects base − left out [L, R, Q])."""
+  _claim(config, workdir, 'left_out', **config.left_out)
   n = len(jax.tree.leaves(task.train)[0])
   rows = np.random.default_rng(config.seed).permutation(n)
   rows = np.sort(rows[: config.left_out.rows])
@@ -153,6 +167,22 @@ def chosen_dampings(config, task: Task, runs: Run, workdir) -> dict[str, float]:
   return best
 
 
+def methods_of(config) -> dict:
+  """The config's methods, or the one that `config.only` names.
+
+  Raises:
+    ValueError: it names none of them.
+  """
+  if not config.only:
+    return dict(config.methods)
+  if config.only not in config.methods:
+    raise ValueError(
+        f'unknown method {config.only!r}: this config has'
+        f' {", ".join(sorted(config.methods))}'
+    )
+  return {config.only: config.methods[config.only]}
+
+
 def resolved(settings: dict, chosen: dict[str, float]) -> dict:
   """Settings with 'chosen/NAME' or 'chosen/NAME*FACTOR' made a number."""
 
@@ -185,6 +215,29 @@ def peak_memory(reset: bool = False) -> float | None:
     return None
   line = next(s for s in status.splitlines() if s.startswith('VmHWM'))
   return int(line.split()[1]) / 1024
+
+
+def _claim(config, workdir, stage, **settings):
+  """Refuses a workdir whose stage was made with other settings.
+
+  The stages' own records know their arrays; this one also knows what cannot be
+  told from arrays (network, optimizer, split).
+  """
+  shared = {
+      name: config.get(name) for name in ('task', 'data', 'model', 'training')
+  }
+  inputs = {'seed': config.seed, **shared, **settings}
+  record.begin(
+      pathlib.Path(workdir) / 'stages' / stage, record.plain(_plain(inputs))
+  )
+
+
+def _plain(value):
+  return (
+      {k: _plain(v) for k, v in value.items()}
+      if hasattr(value, 'items')
+      else value
+  )
 
 
 def _key(seed, name):

@@ -1,0 +1,45 @@
+"""Training data attribution in JAX: which training rows made a model do this.
+
+  problem = tda_jax.classification(apply)
+  method = tda_jax.influence(tda_jax.cg(0.003))
+  scores = tda_jax.attribute(method, problem, params, train, queries)  # [N, Q]
+"""
+
+from tda_jax.curvature.layers import check_independent as check_independent
+from tda_jax.curvature.layers import coverage as coverage
+from tda_jax.curvature.layers import find as find_layers
+from tda_jax.data.subsets import half_subsets as half_subsets
+from tda_jax.evaluation.lds import lds as lds
+from tda_jax.evaluation.reliability import ceiling as ceiling
+from tda_jax.evaluation.retraining import leave_one_out as leave_one_out
+from tda_jax.evaluation.retraining import outcomes as outcomes
+from tda_jax.inverses.cg import cg as cg
+from tda_jax.inverses.descent import astra as astra
+from tda_jax.inverses.descent import descent as descent
+from tda_jax.inverses.descent import neumann as neumann
+from tda_jax.inverses.ekfac import diagonal as diagonal
+from tda_jax.inverses.ekfac import ekfac as ekfac
+from tda_jax.inverses.ekfac import kfac as kfac
+from tda_jax.inverses.ekfac import projected as projected
+from tda_jax.inverses.exact import exact as exact
+from tda_jax.inverses.inverse import Inverse as Inverse
+from tda_jax.inverses.inverse import Solution as Solution
+from tda_jax.inverses.inverse import identity as identity
+from tda_jax.inverses.inverse import with_residual as with_residual
+from tda_jax.methods.gradients import grad_cos as grad_cos
+from tda_jax.methods.gradients import grad_dot as grad_dot
+from tda_jax.methods.influence import influence as influence
+from tda_jax.methods.method import Method as Method
+from tda_jax.methods.method import attribute as attribute
+from tda_jax.methods.method import ensemble as ensemble
+from tda_jax.problem import Problem as Problem
+from tda_jax.problem import classification as classification
+from tda_jax.problem import regression as regression
+from tda_jax.scoring import score as score
+from tda_jax.scoring import top_k as top_k
+from tda_jax.training.fit import Recipe as Recipe
+from tda_jax.training.fit import Run as Run
+from tda_jax.training.members import train as train
+
+__version__ = '0.1.0'
+__all__ = [name for name in dir() if not name.startswith('_')]

@@ -52,8 +52,8 @@ def score(
   Raises:
     ValueError: bad rows; a solver diverged; a store of another run.
   """
-  method_lib.check_rows(train, 'train')
-  method_lib.check_rows(queries, 'queries')
+  rows_lib.check(train, 'train')
+  rows_lib.check(queries, 'queries')
   train, queries = jax.tree.map(jnp.asarray, (train, queries))
   prepare = jax.jit(
       lambda run, train, queries, key: method.prepare(
@@ -120,8 +120,8 @@ def top_k(
   The N x Q matrix is never held. Strongest opponents: negate the scores, as in
   `Method(m.prepare, lambda *a: -m.score(*a))`.
   """
-  method_lib.check_rows(train, 'train')
-  method_lib.check_rows(queries, 'queries')
+  rows_lib.check(train, 'train')
+  rows_lib.check(queries, 'queries')
   n = rows_lib.count(train)
   if not 0 < k <= n:
     raise ValueError(f'k={k} of {n} training rows: give 1 to {n}')

@@ -56,6 +56,9 @@ def config(setting: str) -> config_dict.ConfigDict:
   c.damping_grid = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
   c.choose = config_dict.ConfigDict()  # methods whose damping is chosen
   c.methods = config_dict.ConfigDict()  # name -> settings (experiments.methods)
+  c.only = ''  # name of one method; empty: all
+  c.claims = ()  # experiments.claims
+  c.paper_damping = 0.0  # marked in plots
   c.report = config_dict.create(queries=12, evidence=6)
   return c
 

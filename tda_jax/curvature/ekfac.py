@@ -109,17 +109,36 @@ def apply(
   layers = layers_lib.find(problem.outputs, params, example, as_leaf)
 
   def one(vector):
-    total = jax.tree.map(jnp.zeros_like, vector)
-    for name, block in blocks.items():
-      w = layers_lib.matrix(layers[name], vector)
-      w = _rotate(block.inputs, w, block.outputs)
-      w = function(name, block.eigenvalues) * w
-      w = _rotate(_transposed(block.inputs), w, _transposed(block.outputs))
-      part = layers_lib.unmatrix(layers[name], w, params)
-      total = jax.tree.map(jnp.add, total, part)
-    return total
+    matrices = rotated(blocks, layers, vector)
+    scaled = {
+        name: function(name, block.eigenvalues) * matrices[name]
+        for name, block in blocks.items()
+    }
+    return unrotated(blocks, layers, scaled, params)
 
   return jax.vmap(one)(vectors)
+
+
+def rotated(blocks, layers, vector: PyTree) -> dict[str, jax.Array]:
+  """A parameter tree in the eigenbasis: {layer: Q_Aᵀ V Q_S [*stack, I, O]}."""
+  return {
+      name: _rotate(
+          block.inputs, layers_lib.matrix(layers[name], vector), block.outputs
+      )
+      for name, block in blocks.items()
+  }
+
+
+def unrotated(blocks, layers, matrices, params: PyTree) -> PyTree:
+  """The parameter tree whose `rotated` is `matrices`."""
+  total = jax.tree.map(jnp.zeros_like, params)
+  for name, block in blocks.items():
+    w = _rotate(
+        _transposed(block.inputs), matrices[name], _transposed(block.outputs)
+    )
+    part = layers_lib.unmatrix(layers[name], w, params)
+    total = jax.tree.map(jnp.add, total, part)
+  return total
 
 
 def mean_eigenvalue(blocks: dict[str, Block]) -> jax.Array:

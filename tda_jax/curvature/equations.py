@@ -82,9 +82,9 @@ def _reading(e):
     yield
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise RuntimeError(
-        f'JAX {jax.__version__} changed the equation {e.primitive.name!r}, which'
-        f' has the parameters {sorted(e.params)} ({error!r}): install the JAX'
-        ' version that this package pins, or mend curvature/equations.py'
+        f'JAX {jax.__version__} changed the equation {name(e)!r}, which has the'
+        f' parameters {sorted(e.params)} ({error!r}): install the JAX version'
+        ' that this package pins, or mend curvature/equations.py'
     ) from error
 
 
@@ -166,8 +166,9 @@ def rearrangement(e) -> list[Step] | None:
       return [Step('reverse', tuple(e.params['dimensions']), shape)]
     if kind == 'slice':
       stride = e.params['strides'] or (1,) * len(shape)
-      cut = zip(e.params['start_indices'], e.params['limit_indices'], stride)
-      return [Step('slice', tuple(cut), shape)]
+      start, stop = e.params['start_indices'], e.params['limit_indices']
+      cut = tuple(zip(start, stop, stride, strict=True))
+      return [Step('slice', cut, shape)]
     if kind == 'split':
       return _split(e, before)
   return None
@@ -227,11 +228,9 @@ def _arrangement(shape, order, *shapes):
 
 
 def _dot(e, operand, shape):
-  (left, right), (left_batch, right_batch) = e.params['dimension_numbers']
-  contracted, batch = (left, left_batch) if operand == 0 else (right, right_batch)
-  x_contracted, x_batch = (
-      (right, right_batch) if operand == 0 else (left, left_batch)
-  )
+  contractions, batches = e.params['dimension_numbers']
+  contracted, x_contracted = contractions[operand], contractions[1 - operand]
+  batch, x_batch = batches[operand], batches[1 - operand]
   x_shape = e.invars[1 - operand].aval.shape
   free = [i for i in range(len(shape)) if i not in (*contracted, *batch)]
   x_free = [

@@ -39,9 +39,19 @@ def factors(
     of: 'loss' or 'measure' (K = 1: its gradient), or 'curvature': the K rows of
       Sᵀ J, S Sᵀ = ∂²loss/∂outputs², so that the GGN is their outer products'
       sum.
+
+  Raises:
+    ValueError: a layer is applied more than once.
   """
   example = rows.take(batch.examples, 0)
   layers = layers_lib.find(problem.outputs, params, example)
+  for layer in layers.values():
+    if layer.shared:
+      raise ValueError(
+          f'{layer.name} is applied more than once, and the inputs and gradients'
+          ' of its applications cannot be told apart here: use plain cg or'
+          ' neumann, and influence functions instead of grad_dot'
+      )
 
   def collect(loss):
     return taps.collect(

@@ -143,10 +143,10 @@ def check_independent(
     apart = np.abs(together - one).max()
     if not apart <= tolerance * np.abs(one).max():
       raise ValueError(
-          f'outputs of an example change by {apart:.2g} (of'
-          f' {np.abs(one).max():.2g}) with the other examples of its batch, so'
-          ' that no example has a gradient of its own: apply batch'
-          ' normalisation with its running averages, or use another norm'
+          'the outputs of an example depend on the other examples of its batch'
+          f' (they are up to {np.abs(one).max():.2g} alone, and differ by up to'
+          f' {apart:.2g}), so that no example has a gradient of its own: apply'
+          ' batch normalisation with its running averages, or use another norm'
       )
 
 
@@ -249,7 +249,8 @@ def _doubtful(sites, leaves):
   biases = collections.defaultdict(set)  # of each matrix
   for site in sites.values():
     biases[_key(site)].add(site.bias and (site.bias.leaf, site.bias.steps))
-  doubtful = {bias[0] for s in biases.values() if len(s) > 1 for bias in s if bias}
+  several = [s for s in biases.values() if len(s) > 1]
+  doubtful = {bias[0] for s in several for bias in s if bias}
   single = [next(iter(s)) for s in biases.values() if len(s) == 1]
   matrices = {leaf for leaf, _ in biases}
   for leaf in {bias[0] for bias in single if bias}:
@@ -269,19 +270,19 @@ def _overlap(parts, shape):
 
 
 def _refuse(escapes, forced, names, leaves):
-  lines = []
+  refused, lines = [], []
   for leaf, notes in sorted(escapes.items()):
     if leaf not in forced and not all(note.cheap for note in notes):
       why = '; '.join(dict.fromkeys(note.why for note in notes))
       shape = list(leaves[leaf].shape)
       lines.append(f'  {names[leaf]} {shape}: {why}')
-      example = names[leaf]
-  if lines:
+      refused.append(names[leaf])
+  if refused:
     raise ValueError(
         'these parameters are used otherwise than in a product with one whole'
         ' matrix (the use is named after each): give'
-        f' as_leaf=({example!r}, ...) to hold their gradients per example, with'
-        ' a diagonal block, or write the model with plain products\n'
+        f' as_leaf={refused} to hold their gradients per example, with a'
+        ' diagonal block, or write the model with plain products\n'
         + '\n'.join(lines)
     )
 

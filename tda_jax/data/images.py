@@ -90,7 +90,10 @@ def crop_and_flip(key: jax.Array, example: PyTree, pad: int = 4) -> PyTree:
   padded = jnp.pad(x, ((pad, pad), (pad, pad), (0, 0)))
   row, column = jax.random.randint(place, (2,), 0, 2 * pad + 1)
   x = jax.lax.dynamic_slice(padded, (row, column, 0), x.shape)
-  return {**example, 'x': jnp.where(jax.random.bernoulli(mirror), x[:, ::-1], x)}
+  return {
+    **example,
+    'x': jnp.where(jax.random.bernoulli(mirror), x[:, ::-1], x),
+  }
 
 
 def _rows(x, y):
@@ -112,8 +115,9 @@ def _idx_pair(path, part, name, source):
   arrays = []
   for kind, axes in (('images', 3), ('labels', 1)):
     wanted = pathlib.Path(path) / f'{stem}-{kind}-idx{axes}-ubyte'
-    found = [f for f in (wanted, wanted.with_name(wanted.name + '.gz'))
-             if f.is_file()]
+    found = [
+      f for f in (wanted, wanted.with_name(wanted.name + '.gz')) if f.is_file()
+    ]
     if not found:
       raise ValueError(
         f'there is no {wanted.name}(.gz) in {path}: get {name} from {source}'
@@ -139,7 +143,9 @@ def _idx(file, axes):
       f' {content[:4].hex()}, not {magic.hex()}): get it again'
     )
   start = 4 + 4 * axes
-  shape = np.frombuffer(content[4:start], '>i4') if len(content) >= start else []
+  shape = (
+    np.frombuffer(content[4:start], '>i4') if len(content) >= start else []
+  )
   expected = start + int(np.prod(shape)) if len(shape) else start
   if len(content) != expected:
     raise ValueError(

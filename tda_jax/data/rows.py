@@ -4,7 +4,8 @@ A batch carries the global `index` of its rows and a `mask`; padding has mask 0,
 never counts and is never written.
 """
 
-from typing import Any, Callable, Iterator, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp

@@ -89,7 +89,9 @@ def read(
   """
   path = pathlib.Path(path)
   if not path.is_file():
-    raise ValueError(f'there is no file {path}: give the path of a .csv or .npz')
+    raise ValueError(
+      f'there is no file {path}: give the path of a .csv or .npz'
+    )
   if path.name.endswith('.npz'):
     x, y, names = _npz(path, target)
   elif path.name.endswith(('.csv', '.csv.gz')):
@@ -126,15 +128,16 @@ def _concrete():
 
 def _npz(path, target):
   try:
-    with np.load(path) as file:
-      arrays = {name: file[name] for name in file.files}
+    # Opened here, since np.load leaves a damaged file open.
+    with open(path, 'rb') as file, np.load(file) as content:
+      arrays = {name: content[name] for name in content.files}
   except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
     raise ValueError(f'{path} is not a whole NPZ file: {error}') from None
   for name in ('x', target):
     if name not in arrays:
       raise ValueError(
         f'{path} has no array {name!r}, it has {sorted(arrays)}: save it with'
-        f" np.savez(path, x=features, {target}=targets)"
+        f' np.savez(path, x=features, {target}=targets)'
       )
   x = arrays['x']
   if not np.issubdtype(x.dtype, np.number):
@@ -153,15 +156,24 @@ def _csv(path, target, one_hot):
     ) from None
   try:
     frame = pandas.read_csv(path)
-  except (pandas.errors.ParserError, pandas.errors.EmptyDataError,
-          UnicodeDecodeError, EOFError, OSError) as error:
+  except (
+    pandas.errors.ParserError,
+    pandas.errors.EmptyDataError,
+    UnicodeDecodeError,
+    EOFError,
+    OSError,
+  ) as error:
     raise ValueError(f'{path} is not a readable CSV file: {error}') from None
   if target not in frame:
     raise ValueError(
       f'{path} has no column {target!r}: its columns are {list(frame)}'
     )
+  if frame.empty:
+    raise ValueError(f'{path} is empty: give at least one row')
   features = frame.drop(columns=target)
-  text = [c for c in features if not pandas.api.types.is_numeric_dtype(features[c])]
+  text = [
+    c for c in features if not pandas.api.types.is_numeric_dtype(features[c])
+  ]
   if text and not one_hot:
     raise ValueError(
       f'column {text[0]!r} of {path} is text (its first value is'
@@ -207,5 +219,7 @@ def _targets(path, target, y, classification):
     return np.asarray(y, np.float32), ()
   # NaN is the one value that differs from itself.
   _refuse_missing(path, target, np.asarray([v is None or v != v for v in y]))
-  names, labels = np.unique(y if numeric else y.astype(str), return_inverse=True)
+  names, labels = np.unique(
+    y if numeric else y.astype(str), return_inverse=True
+  )
   return labels.astype(np.int32), tuple(map(str, names))

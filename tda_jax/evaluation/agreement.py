@@ -52,16 +52,16 @@ def matrix(values: np.ndarray, name: str, rows: str = 'rows') -> np.ndarray:
   values = np.asarray(values, np.float64)
   if values.ndim != 2 or len(values) < 2 or not values.shape[1]:
     raise ValueError(
-        f'{name}: the shape is {values.shape}, it must be [{rows}, queries] with'
-        f' at least two {rows} and one query'
+        f'{name}: the shape is {values.shape}, it must be [{rows}, queries]'
+        f' with at least two {rows} and one query'
     )
   bad = ~np.isfinite(values)
   if bad.any():
     row, query = np.argwhere(bad)[0]
     raise ValueError(
         f'{name}: {bad.sum()} of {values.size} values are not finite, first at'
-        f' row {row}, query {query} (NaN means not done yet): run the stage that'
-        ' makes them to its end'
+        f' row {row}, query {query} (NaN means not done yet): run the stage'
+        ' that makes them to its end'
     )
   return values
 

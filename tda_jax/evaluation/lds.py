@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from tda_jax.evaluation import agreement
 
 OVER = ('queries', 'subsets', 'both')
 LEVEL = 0.95
+QUERIES_AT_ONCE = 16  # the memory of `correlations` grows with it
 
 
 class Estimate(NamedTuple):
@@ -231,67 +231,60 @@ def draws(
   )
 
 
-def ranks(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """What `weighted_ranks` needs of values [M, ...], sorted once for all.
+def correlations(
+    a: np.ndarray, b: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+  """Spearman of a and b with each row repeated as resamples say, [B, Q].
 
-  Returns:
-    (order, below, up to): [M, ...]; values in rising order, and how many are
-    smaller than each value, and how many not larger.
+  The rank of a_i among rows repeated w_j times is ½ Σ_j w_j sign(a_i − a_j),
+  from the middle: one matrix product ranks all resamples, ties and all.
+
+  Args:
+    a: [A, M, Q]; the mean over A is returned.
+    b: [A, M, Q], or [1, M, Q] for one that all of a are compared with.
+    weights: [B, M], from `draws`.
   """
-  return (
-      np.argsort(values, axis=0, kind='stable'),
-      stats.rankdata(values, method='min', axis=0) - 1,
-      stats.rankdata(values, method='max', axis=0),
-  )
-
-
-def weighted_ranks(sorted_, weights: np.ndarray) -> np.ndarray:
-  """Mean ranks [M, ...], centred at 0, of values repeated `weights` [M] times.
-
-  The rank of a value is the weight below it plus half the weight equal to it:
-  what ranking the resample itself would give, without sorting it.
-  """
-  order, below, up_to = sorted_
-  total = np.concatenate(
-      [np.zeros_like(weights, shape=(1, *order.shape[1:])),
-       np.cumsum(weights[order], axis=0)]
+  weights = weights.astype(np.float32)
+  blocks = range(0, a.shape[-1], QUERIES_AT_ONCE)
+  return np.concatenate(
+      [_correlations(*(x[..., i : i + QUERIES_AT_ONCE] for x in (a, b)), weights)
+       for i in blocks], axis=1,
   )  # fmt: skip
-  twice = np.take_along_axis(total, below, 0)
-  twice += np.take_along_axis(total, up_to, 0)
-  return (twice - weights.sum()) / 2
 
 
-def weighted_correlation(a, b, weights: np.ndarray) -> np.ndarray:
-  """Correlation over the first axis of centred a, b [M, ...]; constants: 0."""
-  weights = weights.reshape(-1, *[1] * (a.ndim - 1))
-  scaled = weights * a
-  across = (scaled * b).sum(axis=0)
-  spreads = (scaled * a).sum(axis=0) * (weights * b * b).sum(axis=0)
-  return np.divide(
-      across, np.sqrt(spreads), out=np.zeros_like(spreads), where=spreads > 0
-  )
+def _correlations(a, b, weights):
+  def ranked(values):
+    ranks = _weighted_ranks(values, weights)
+    scaled = weights[:, :, None] * ranks
+    return ranks, scaled, np.einsum('bmq,bmq->bq', scaled, ranks)
+
+  total = 0.0
+  for i, values in enumerate(a):
+    if i < len(b):
+      other, _, spread_b = ranked(b[i])
+    _, scaled, spread_a = ranked(values)
+    across = np.einsum('bmq,bmq->bq', scaled, other)
+    spreads = np.sqrt(spread_a * spread_b)
+    total = total + np.divide(
+        across, spreads, out=np.zeros_like(across), where=spreads > 0
+    )
+  return np.asarray(total / len(a), np.float64)
+
+
+def _weighted_ranks(values, weights):
+  """½ Σ_j w_j sign(v_i − v_j) of values [M, Q], for each resample: [B, M, Q]."""
+  rows = len(values)
+  signs = np.sign(values[None] - values[:, None]).astype(np.float32) / 2
+  return (weights @ signs.reshape(rows, -1)).reshape(-1, *values.shape)
 
 
 def _interval(predicted, outcomes, over, resamples, seed):
   """Estimate of the mean LDS of predictions [E, M, Q]."""
   value = np.mean([agreement.spearman(p, outcomes) for p in predicted])
   of_subsets, of_queries = draws(*outcomes.shape, over, resamples, seed)
-  columns = predicted.swapaxes(0, 1)
-  sorted_ = ranks(columns)
-  truth = ranks(outcomes[:, None])
-
-  def per_query(weights):
-    found = weighted_correlation(
-        weighted_ranks(sorted_, weights),
-        weighted_ranks(truth, weights),
-        weights,
-    )
-    return found.mean(axis=0)
-
   if over == 'queries':
-    every = per_query(of_subsets[0])[None]
-  else:
-    every = np.stack([per_query(weights) for weights in of_subsets])
+    of_subsets = of_subsets[:1]  # all the same
+  every = correlations(predicted, outcomes[None], of_subsets)
   resampled = (every * of_queries).mean(axis=1)
   return estimate(value, resampled, (*outcomes.shape, over, resamples, seed))
 

@@ -70,21 +70,18 @@ def ceiling(
     name = f'the outcomes of repeat {repeat}'
     agreement.matrix(outcomes[:, repeat], name, 'subsets')
   factor = repeats / (repeats // 2)
-  halves = [lds.ranks(half) for half in _halves(outcomes, splits, seed)]
+  halves = _halves(outcomes, splits, seed)
 
-  def per_query(halves, weights):
-    ranked = [lds.weighted_ranks(half, weights) for half in halves]
-    r = lds.weighted_correlation(*ranked, weights).mean(axis=0)
+  def per_query(splits, weights):
+    r = lds.correlations(*(half[:splits] for half in halves), weights)
     return np.sqrt(spearman_brown(r, factor))
 
-  found = per_query(halves, np.ones(count))
-  # A few splits will do for each resample; there are many of those.
-  few = [tuple(part[:, :RESAMPLED_SPLITS] for part in half) for half in halves]
+  found = per_query(splits, np.ones((1, count)))[0]
   of_subsets, of_queries = lds.draws(count, queries, over, resamples, seed)
   if over == 'queries':
     every = found[None]
-  else:
-    every = np.stack([per_query(few, weights) for weights in of_subsets])
+  else:  # a few splits will do for each resample; there are many of those
+    every = per_query(RESAMPLED_SPLITS, of_subsets)
   resampled = (every * of_queries).mean(axis=1)
   drawn = (count, queries, over, resamples, seed)
   return Ceiling(
@@ -99,11 +96,11 @@ def spearman_brown(r: np.ndarray, factor: float = 2.0) -> np.ndarray:
 
 
 def _halves(outcomes, splits, seed):
-  """Means of disjoint halves of the repeats, two of [M, splits, Q]."""
+  """Means of disjoint halves of the repeats, two of [splits, M, Q]."""
   repeats = outcomes.shape[1]
   half, rng = repeats // 2, np.random.default_rng([seed, 2])
   orders = np.stack([rng.permutation(repeats) for _ in range(splits)])
-  return (
-      outcomes[:, orders[:, :half]].mean(axis=2),
-      outcomes[:, orders[:, half : 2 * half]].mean(axis=2),
-  )
+  return [
+      np.stack([outcomes[:, part].mean(axis=1) for part in parts])
+      for parts in (orders[:, :half], orders[:, half : 2 * half])
+  ]

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from tda_jax import trees
+from tda_jax.inverses import coordinates as coordinates_lib
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.inverses.descent import system_damping
 from tda_jax.inverses.inverse import Inverse, Solution
@@ -21,8 +22,7 @@ def cg(
 
   Args:
     damping: a number, or 'heuristic' (needs a Kronecker preconditioner).
-    precondition: an Inverse for P⁻¹; EKFAC at the same damping is the natural
-      one. None: plain CG.
+    precondition: KFAC, EKFAC or a diagonal; None: plain CG.
     tolerance: a query is frozen once its relative residual is below it.
     max_steps: a query that takes more is returned with converged False.
   """
@@ -30,18 +30,15 @@ def cg(
 
   def fit(problem, params, train, key):
     if precondition is None:
-      return ()
+      return None
     return precondition.fit(problem, params, train, key)
 
   def solve(state, problem, params, train, vectors, key):
+    del key
     shift = system_damping(damping, state)
-    system = inverse_lib.damped_ggn(problem, params, train, batch_size, shift)
-
-    def apply_preconditioner(r):
-      if precondition is None:
-        return r
-      return precondition.solve(state, problem, params, train, r, key).x
-
+    space = coordinates_lib.coordinates(state, problem, params, train)
+    system = inverse_lib.damped_ggn(space, train, batch_size, shift)
+    vectors = space.enter(vectors)
     norms = trees.norms(vectors)
     limit = tolerance * norms
 
@@ -55,7 +52,7 @@ def cg(
       alpha = jnp.where(go, rz / jnp.where(go, curvature, 1.0), 0.0)
       x = trees.add(x, p, alpha)
       r = trees.add(r, ap, -alpha)
-      z = apply_preconditioner(r)
+      z = space.precondition(r)
       new = trees.dots(r, z)
       beta = jnp.where(go, new / jnp.where(rz == 0, 1.0, rz), 0.0)
       p = trees.add(z, p, beta)
@@ -66,7 +63,7 @@ def cg(
       _, r, *_, step, _ = carry
       return (step < max_steps) & jnp.any(trees.norms(r) > limit)
 
-    z = apply_preconditioner(vectors)
+    z = space.precondition(vectors)
     zero = jax.tree.map(jnp.zeros_like, vectors)
     trace = jnp.full((max_steps, len(norms)), jnp.nan)
     start = (zero, vectors, z, z, trees.dots(vectors, z), 0, trace)
@@ -76,7 +73,7 @@ def cg(
     done = jnp.where(jnp.arange(max_steps)[:, None] < step, trace, final)
     steps = jnp.minimum(jnp.arange(1, max_steps + 1), step)
     return Solution(
-        x,
+        space.leave(x),
         residuals=jnp.concatenate([done, final[None]]),
         steps=jnp.append(steps, step),
         converged=final <= 2 * tolerance,

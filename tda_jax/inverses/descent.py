@@ -26,6 +26,7 @@ from tda_jax import trees
 from tda_jax.curvature import ekfac as blocks_lib
 from tda_jax.curvature import products
 from tda_jax.data import rows as rows_lib
+from tda_jax.inverses import coordinates as coordinates_lib
 from tda_jax.inverses import ekfac as ekfac_lib
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.inverses.inverse import Inverse, Solution
@@ -83,8 +84,8 @@ def descent(
 
   Args:
     damping: a number, or 'heuristic' (needs a Kronecker preconditioner).
-    precondition: an Inverse for P⁻¹, whose solution is also the start x₀;
-      None: P = I and x₀ = v.
+    precondition: KFAC, EKFAC or a diagonal for P, whose solution is also the
+      start x₀; None: P = I and x₀ = v.
     steps: of one round.
     step_size: α₀; None: see `automatic_step_size`.
     step_per_damping: c of the paper's rule α₀ = c·damping, instead.
@@ -103,36 +104,33 @@ def descent(
 
   def fit(problem, params, train, key):
     if precondition is None:
-      return ()
+      return None
     return precondition.fit(problem, params, train, key)
 
   def solve(state, problem, params, train, vectors, key):
     shift = system_damping(damping, state)
+    space = coordinates_lib.coordinates(state, problem, params, train)
+    v = space.enter(vectors)
     draw = jax.random.fold_in(key, 0)
 
     def product(step):
       batch = _drawn(train, batch_size, jax.random.fold_in(draw, step))
-      return products.damped(
-          jax.vmap(products.ggn(problem, params, batch)), shift
-      )
-
-    def direction(r):
-      if precondition is None:
-        return r
-      return precondition.solve(state, problem, params, train, r, key).x
+      return products.damped(space.ggn(batch), shift)
 
     alpha = step_size
     if step_per_damping is not None:
       alpha = step_per_damping * shift
     if alpha is None:
       alpha = automatic_step_size(
-          product, direction, _probe(vectors, key), momentum
+          product, space.precondition, _probe(v, key), momentum
       )
     rate = lambda k: alpha * decay ** (k // decay_every)
     x, trace, done = _rounds(
-        functools.partial(_descend, product, direction, rate, momentum),
-        inverse_lib.damped_ggn(problem, params, train, batch_size, shift),
-        vectors,
+        functools.partial(
+            _descend, product, space.precondition, rate, momentum
+        ),
+        inverse_lib.damped_ggn(space, train, batch_size, shift),
+        v,
         steps,
         rounds,
         reports,
@@ -140,7 +138,7 @@ def descent(
     )
     every = jnp.arange(rounds * reports + 1)
     return Solution(
-        x,
+        space.leave(x),
         residuals=trace,
         steps=jnp.minimum(every, done * reports) * (steps // reports),
         converged=trace[-1] < tolerance,
@@ -155,7 +153,7 @@ def descent(
 def automatic_step_size(
     product: Callable, direction: Callable, probe, momentum: float, rounds=20
 ) -> jax.Array:
-  """α₀ = 1.5(1 − momentum)/μ, μ the top eigenvalue of P⁻¹(G_k + damping).
+  """α₀ = (1 − momentum)/μ, μ the largest eigenvalue of P⁻¹(G_k + damping).
 
   By power iteration, every round with its own minibatch, the mean growth of
   the later half. Without noise the
@@ -173,23 +171,22 @@ def automatic_step_size(
     return probe, jnp.log(trees.norms(probe)[0])
 
   _, growth = jax.lax.scan(round_, probe, jnp.arange(rounds))
-  return 1.5 * (1 - momentum) / jnp.exp(growth[rounds // 2 :].mean())
+  return (1 - momentum) / jnp.exp(growth[rounds // 2 :].mean())
 
 
-def system_damping(damping, state):
+def system_damping(damping, fitted: coordinates_lib.Fitted | None):
   """The damping of the whole system as one number.
 
   'heuristic' is 0.1 · mean eigenvalue over all layers of the preconditioner.
   """
   if damping != 'heuristic':
     return damping
-  blocks = state.values() if isinstance(state, dict) else [state]
-  if not all(isinstance(b, blocks_lib.Block) for b in blocks):
+  if fitted is None:
     raise ValueError(
         "damping='heuristic' is a share of the mean eigenvalue of a KFAC or"
         ' EKFAC preconditioner: give one, or a number'
     )
-  return 0.1 * blocks_lib.mean_eigenvalue(state)
+  return 0.1 * blocks_lib.mean_eigenvalue(fitted.blocks)
 
 
 def _rounds(descend, system, v, steps, rounds, reports, tolerance):

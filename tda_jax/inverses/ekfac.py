@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from tda_jax.curvature import ekfac as blocks_lib
 from tda_jax.data import rows
 from tda_jax.inverses import inverse as inverse_lib
+from tda_jax.inverses.coordinates import Fitted
 from tda_jax.inverses.inverse import Inverse
 
 
@@ -28,7 +29,7 @@ def ekfac(
 
   def fit(problem, params, train, key):
     stack = rows.stacked(train, batch_size)
-    return blocks_lib.fit(
+    blocks = blocks_lib.fit(
         problem,
         params,
         stack,
@@ -37,12 +38,13 @@ def ekfac(
         labels=labels,
         as_leaf=as_leaf,
     )
+    return Fitted(blocks, layer_damping(blocks, damping))
 
   def solve(state, problem, params, train, vectors, key):
     del key
-    shift = layer_damping(state, damping)
+    blocks, shift = state
     x = blocks_lib.apply(
-        state,
+        blocks,
         lambda name, values: 1 / (values + problem.l2 + shift[name]),
         problem,
         params,
@@ -50,7 +52,7 @@ def ekfac(
         vectors,
         as_leaf,
     )
-    sizes = jnp.array([b.eigenvalues.size for b in state.values()])
+    sizes = jnp.array([blocks[name].eigenvalues.size for name in shift])
     mean = jnp.sum(sizes * jnp.stack([*shift.values()])) / jnp.sum(sizes)
     return inverse_lib.direct(x, mean)
 
@@ -67,11 +69,11 @@ def diagonal(damping='heuristic', **kwargs) -> Inverse:
   return ekfac(damping, kind='diagonal', **kwargs)
 
 
-def layer_damping(state, damping) -> dict[str, jax.Array]:
+def layer_damping(blocks, damping) -> dict[str, jax.Array]:
   """Damping of each layer as a number."""
   if damping == 'heuristic':
-    return {n: 0.1 * jnp.mean(b.eigenvalues) for n, b in state.items()}
-  return {n: jnp.asarray(damping, jnp.float32) for n in state}
+    return {n: 0.1 * jnp.mean(b.eigenvalues) for n, b in blocks.items()}
+  return {n: jnp.asarray(damping, jnp.float32) for n in blocks}
 
 
 def projected(

@@ -19,6 +19,7 @@ from tda_jax.curvature import ekfac as ekfac_lib
 from tda_jax.curvature import gram as gram_lib
 from tda_jax.curvature import layers as layers_lib
 from tda_jax.data import rows as rows_lib
+from tda_jax.inverses import coordinates as coordinates_lib
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.inverses.inverse import Inverse, Solution
 from tda_jax.problem import Problem
@@ -70,7 +71,8 @@ def exact(
       inner = jax.scipy.linalg.cho_solve((factor, True), forward(v).T).T
       return trees.scaled(1 / total, trees.add(v, transpose(inner), -1.0))
 
-    system = inverse_lib.damped_ggn(problem, params, train, batch_size, shift)
+    space = coordinates_lib.coordinates(None, problem, params, train)
+    system = inverse_lib.damped_ggn(space, train, batch_size, shift)
     x = once(vectors)
     x = trees.add(x, once(trees.add(vectors, system(x), -1.0)))
     residual = inverse_lib.relative_residual(system, x, vectors)

@@ -13,6 +13,7 @@ import numpy as np
 from tda_jax import trees
 from tda_jax.curvature import products
 from tda_jax.data import rows as rows_lib
+from tda_jax.inverses import coordinates as coordinates_lib
 
 PyTree = Any
 
@@ -87,7 +88,8 @@ def with_residual(inner: Inverse, batch_size: int = 256) -> Inverse:
 
   def solve(state, problem, params, train, vectors, key):
     found = inner.solve(state, problem, params, train, vectors, key)
-    system = damped_ggn(problem, params, train, batch_size, found.damping)
+    space = coordinates_lib.coordinates(None, problem, params, train)
+    system = damped_ggn(space, train, batch_size, found.damping)
     residual = relative_residual(system, found.x, vectors)
     return found._replace(
         residuals=jnp.concatenate([found.residuals, residual[None]]),
@@ -97,13 +99,12 @@ def with_residual(inner: Inverse, batch_size: int = 256) -> Inverse:
   return inverse(inner.fit, solve)
 
 
-def damped_ggn(problem, params, train, batch_size, damping) -> Callable:
-  """Stack [Q, ...] -> (G + damping)·stack, G over all rows."""
+def damped_ggn(
+    space: coordinates_lib.Coordinates, train, batch_size: int, damping
+) -> Callable:
+  """x -> (G + damping)x in the given coordinates, G over all rows."""
   stack = rows_lib.stacked(train, batch_size)
-  mean = products.averaged(
-      lambda batch: jax.vmap(products.ggn(problem, params, batch)), stack
-  )
-  return products.damped(mean, damping)
+  return products.damped(products.averaged(space.ggn, stack), damping)
 
 
 def relative_residual(system, x, vectors) -> jax.Array:

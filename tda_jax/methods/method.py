@@ -23,10 +23,12 @@ class Method(NamedTuple):
     prepare: (problem, run, train rows, query rows, key) -> Prepared, for ONE
       trained model (a Run without member axis).
     score: (problem, run, prepared, batch) -> [B, Q].
+    members: whether its run has a leading member axis, as an ensemble's.
   """
 
   prepare: Callable
   score: Callable
+  members: bool = False
 
 
 class Prepared(NamedTuple):
@@ -60,8 +62,9 @@ def attribute(
   """
   if not isinstance(run, Run):
     run = Run(params=run, checkpoints=None, learning_rates=None, steps=None)
-  check_rows(train, 'train')
-  check_rows(queries, 'queries')
+  for rows, name in ((train, 'train'), (queries, 'queries')):
+    rows_lib.check(rows, name)
+    check_labels(problem, _first(run.params) if method.members else run.params, rows)
   key = jax.random.key(0) if key is None else key
   train, queries = jax.tree.map(jnp.asarray, (train, queries))
   prepare = jax.jit(method.prepare, static_argnums=0)
@@ -98,17 +101,23 @@ def ensemble(method: Method) -> Method:
 
     return jax.lax.map(one, (run, prepared)).mean(0)
 
-  return Method(prepare, score)
+  return Method(prepare, score, members=True)
 
 
-def check_rows(rows: PyTree, name: str) -> None:
-  rows_lib.check(rows, name)
+def check_labels(problem: Problem, params: PyTree, rows: PyTree) -> None:
+  """Raises ValueError where labels do not fit the model's outputs."""
+  outputs = jax.eval_shape(problem.outputs, params, rows_lib.take(rows, 0))
+  problem.check(outputs.shape, rows)
 
 
 def check_solution(prepared: Prepared, name: str) -> None:
   """Raises ValueError if the method's solver diverged."""
   if prepared.solution is not None:
     inverse_lib.check(prepared.solution, name)
+
+
+def _first(params):
+  return jax.tree.map(lambda leaf: leaf[0], params)
 
 
 def _members(run):

@@ -139,31 +139,32 @@ def _results(metrics, methods, title, separator):
   table.add_column('method', overflow='fold')
   for name in [*metrics, *(name for name, _ in costs)]:
     table.add_column(Text(name), justify='right', no_wrap=True, min_width=7)
-  widths = {
-      metric: max(
-          len(interval(method.results.get(metric, {}))) for method in methods
-      )
+  columns = [
+      _cells([method.results.get(metric) for method in methods], separator)
       for metric in metrics
-  }
-  for method in methods:
-    cells = [
-        _cell(method.results.get(metric), widths[metric], separator)
-        for metric in metrics
-    ]
-    cells += [_cost(getattr(method, field)) for _, field in costs]
+  ]
+  columns += [[_cost(getattr(m, field)) for m in methods] for _, field in costs]
+  for method, *cells in zip(methods, *columns, strict=True):
     table.add_row(Text(method.name), *cells)
   return table
 
 
-def _cell(row, width, separator):
-  """The value and its interval; values stay aligned where one has none."""
-  value = number(row['value']) if row else ''
-  if not width:
-    return Text(value)
-  span = interval(row) if row else ''
+def _cells(rows, separator):
+  """Values and intervals of a column, each aligned with those above."""
+  values = [number(row['value']) if row else '' for row in rows]
+  spans = [interval(row) if row else '' for row in rows]
   if separator == '\n':
-    return Text(f'{value}\n{span}' if span else value)
-  return Text(f'{value} {span:<{width}}')
+    return [
+        Text(f'{value}\n{span}' if span else value)
+        for value, span in zip(values, spans, strict=True)
+    ]
+  wide, far = max(map(len, values)), max(map(len, spans))
+  return [
+      # Left-justified, as rich would strip the spaces of a missing interval.
+      Text(f'{value:>{wide}} {span:>{far}}' if far else value,
+           justify='left' if far else 'right')
+      for value, span in zip(values, spans, strict=True)
+  ]  # fmt: skip
 
 
 def _cost(value):

@@ -50,6 +50,13 @@ def test_pure_noise_and_no_noise():
   assert reliability.ceiling(exact, resamples=2).per_query[5] == 0
 
 
+def test_interval_over_queries_is_that_of_their_mean():
+  _, outcomes = world(1.6, 4, uneven=0.7)
+  found = reliability.ceiling(outcomes, over='queries', resamples=2000)
+  error = found.per_query.std() / np.sqrt(120)
+  assert found.estimate.resampled.std() == pytest.approx(error, rel=0.1)
+
+
 def test_interval_over_subsets_is_that_of_new_worlds():
   worlds = [world(2.0, 4, 40, 10, seed=s)[1] for s in range(60)]
   values = [reliability.ceiling(o, resamples=1).estimate.value for o in worlds]

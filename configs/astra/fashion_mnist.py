@@ -1,0 +1,38 @@
+"""ASTRA on Fashion-MNIST, the paper's setting (Tables 2 and 3).
+
+  python -m experiments.astra --config=configs/astra/fashion_mnist.py \
+      --workdir=DIR --config.data.path=FOLDER
+
+FOLDER holds the idx.gz files (Debian package dataset-fashion-mnist, or
+github.com/zalandoresearch/fashion-mnist); empty: where that package puts them.
+Arguments: `:smoke`, `:ablation=damping|steps|batch|preconditioner|projection`.
+
+6,144 rows, 100 queries, MLP 512-256-128, SGD momentum .9, lr .03, weight decay
+1e-3, batch 64, 20 epochs; 100 half-subsets x 10 seeds (the paper: 50), λ =
+.0052. About 30 minutes of retraining on two cores.
+"""
+
+from configs.astra import base
+from configs.astra import paper
+from experiments import arguments
+
+DAMPING = 0.0052
+
+
+def get_config(arg=None):
+  a = arguments.parse(arg, smoke=False, ablation='')
+  c = paper.config('fashion_mnist', DAMPING, solver_members=2)
+  c.task = 'experiments.tasks:images'
+  c.data.update(name='fashion_mnist', train=6144, queries=100)
+  c.model.widths = (512, 256, 128)
+  c.training.update(
+      learning_rate=0.03,
+      schedule='constant',
+      weight_decay=1e-3,
+      batch_size=64,
+      epochs=20,
+  )
+  c.truth.update(repeats=10, at_once=4)
+  if a['ablation']:
+    paper.ablated(c, a['ablation'], DAMPING)
+  return base.smoke(c) if a['smoke'] else c

@@ -1,0 +1,47 @@
+"""ASTRA (Wang et al. 2025): influence functions by every iHVP solver, checked.
+
+Trains an ensemble, retrains models on random halves of the rows, scores all
+pairs with every method of the config, and tells which scores predict the
+retrained models: a table, results.json, plots and report.html in the workdir.
+"""
+
+import pathlib
+import shutil
+
+from experiments import claims as claims_lib
+from experiments import findings as findings_lib
+from experiments import launch
+from experiments import pictures
+from experiments import stages
+from experiments import tasks
+from tda_jax.report import table
+from tda_jax.storage import record
+
+
+def main(config, workdir: pathlib.Path) -> None:
+  task = tasks.load(config)
+  runs = stages.train(config, task, workdir)
+  truth = findings_lib.truth(config, task, workdir)
+  found = findings_lib.measure(config, task, runs, truth, workdir)
+  rows = findings_lib.rows(found, truth)
+  if config.left_out.rows:
+    left, effects = stages.left_out(config, task, workdir)
+    rows += findings_lib.left_out_rows(found, left, effects)
+  claims = claims_lib.computed(config, found, truth, rows)
+  record.results(
+      workdir / 'results.json', config.experiment, config.setting, rows, claims
+  )
+  if config.setting.partition('_')[2]:  # an ablation shares the workdir
+    name = f'results_{config.setting}.json'
+    shutil.copy(workdir / 'results.json', workdir / name)
+  table.print_results(rows, f'{config.experiment} {config.setting}')
+  if claims:
+    table.print_claims(claims)
+  page = pictures.report(
+      config, task, runs, found, truth, rows, claims, workdir
+  )
+  print(f'report: {page}')
+
+
+if __name__ == '__main__':
+  launch.launch(main)

@@ -1,0 +1,29 @@
+"""Stage 2: scores all pairs with the methods of a config.
+
+`--config.only=NAME` takes one of config.methods. Scores are the zarr stores
+<workdir>/scores/<method>/<member>, [N, Q], positive where a row supports a
+query.
+"""
+
+import pathlib
+
+from experiments import launch
+from experiments import stages
+from experiments import tasks
+
+
+def main(config, workdir: pathlib.Path) -> None:
+  task = tasks.load(config)
+  runs = stages.train(config, task, workdir)
+  chosen = stages.chosen_dampings(config, task, runs, workdir)
+  for name, settings in stages.methods_of(config).items():
+    settings = stages.resolved(settings, chosen)
+    scores = stages.scores(config, name, settings, task, runs, workdir)
+    print(
+        f'{name}: {workdir / "scores" / name} holds {scores.shape[0]} models x'
+        f' {scores.shape[1]} rows x {scores.shape[2]} queries'
+    )
+
+
+if __name__ == '__main__':
+  launch.launch(main)

@@ -1,0 +1,221 @@
+"""Claims: a paper's finding as a condition on what was measured.
+
+Each function gives the claims that the methods of a run allow; none is typed
+in, and one that fails stays with its figures.
+"""
+
+import numpy as np
+
+from experiments.findings import Finding, Truth, residual
+from tda_jax.evaluation import lds
+
+PAPER = 'ASTRA paper'
+PEERS = 'the package, measured in this setting'
+
+
+def computed(config, found: dict[str, Finding], truth: Truth, rows) -> list:
+  """All claims whose methods were measured."""
+  out = []
+  for claim in config.claims:
+    out += CLAIMS[claim](config, found, truth, rows)
+  return out
+
+
+def astra_beats_ekfac(config, found, truth, rows):
+  """ASTRA > EKFAC, for single models and ensembled, at the same damping."""
+  a, e = found['astra_paper'], found['ekfac']
+  out = []
+  for kind in ('single', 'ensemble'):
+    gap = lds.difference(getattr(a, kind), getattr(e, kind))
+    out.append(
+        _claim(
+            f'ASTRA > EKFAC at the paper\'s damping, {kind}',
+            f'{PAPER}, Fig. 2',
+            'LDS difference above 0',
+            f'{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]',
+            gap.low > 0,
+        )
+    )
+  return out
+
+
+def gain_grows_with_ensembling(config, found, truth, rows):
+  a, e = found['astra_paper'], found['ekfac']
+  single = lds.difference(a.single, e.single)
+  ensemble = lds.difference(a.ensemble, e.ensemble)
+  gap = lds.difference(ensemble, single)
+  return [
+      _claim(
+          'the gain of ASTRA over EKFAC grows with ensembling',
+          f'{PAPER}, §5.1',
+          'gain of the ensemble − gain of one model above 0',
+          f'{ensemble.value:+.3f} − {single.value:+.3f} = {gap.value:+.3f}'
+          f' [{gap.low:+.3f}, {gap.high:+.3f}]',
+          gap.low > 0,
+      )
+  ]
+
+
+def fewer_steps_than_neumann(config, found, truth, rows):
+  """Steps to reach the residual that the slower one ends with."""
+  out = []
+  for name in ('astra_paper', 'astra'):
+    if name not in found or 'neumann' not in found:
+      continue
+    a, n = _trace(found[name]), _trace(found['neumann'])
+    goal = max(min(a[1]), min(n[1]))
+    ours, theirs = _steps_to(a, goal), _steps_to(n, goal)
+    out.append(
+        _claim(
+            f'{name} needs fewer steps than Neumann for the same residual',
+            f'{PAPER}, Fig. 3',
+            f'fewer steps to a relative residual of {goal:.3g}',
+            f'{ours:.0f} against {theirs:.0f}; at the end'
+            f' {a[1][-1]:.3g} against {n[1][-1]:.3g}',
+            ours < theirs,
+        )
+    )
+  return out
+
+
+def low_curvature_matters(config, found, truth, rows):
+  """Projecting on eigenvalues above 10^-i lowers the LDS."""
+  out = []
+  for name, f in found.items():
+    if not name.startswith('above_'):
+      continue
+    gap = lds.difference(f.single, found['exact'].single)
+    out.append(
+        _claim(
+            'dropping eigendirections below'
+            f' {name.removeprefix("above_")} hurts',
+            f'{PAPER}, Fig. 4',
+            'LDS difference below 0',
+            f'{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]',
+            gap.high < 0,
+        )
+    )
+  return out
+
+
+def converged_beats_early_stopped(config, found, truth, rows):
+  """A converged solve against the paper's schedule, same damping and chosen."""
+  out = []
+  for name in ('exact', 'cg', 'cg_chosen'):
+    if name not in found:
+      continue
+    for kind in ('single', 'ensemble'):
+      gap = lds.difference(
+          getattr(found[name], kind), getattr(found['astra_paper'], kind)
+      )
+      out.append(
+          _claim(
+              f'{name} (converged) > ASTRA by the paper\'s schedule, {kind}',
+              'ours',
+              'LDS difference above 0',
+              f'{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]',
+              gap.low > 0,
+          )
+      )
+  return out
+
+
+def solvers_agree(config, found, truth, rows):
+  """ASTRA (automatic) and CG against the exact solve at the same damping."""
+  out = []
+  for name in ('astra', 'cg'):
+    gap = found[name].single.value - found['exact'].single.value
+    out.append(
+        _claim(
+            f'{name} is within .01 LDS of the exact solve',
+            'ours',
+            'difference of single-model LDS at most .01',
+            f'{gap:+.4f}',
+            abs(gap) <= 0.01,
+        )
+    )
+    end = residual(found[name])
+    out.append(
+        _claim(
+            f'{name} converges',
+            'ours',
+            'mean relative residual at most 1e-2',
+            f'{end:.2g}',
+            end <= 1e-2,
+        )
+    )
+  return out
+
+
+def digits_levels(config, found, truth, rows):
+  """The levels measured for this setting before, and the peers' best."""
+  levels = [
+      ('exact', 'single', 0.60),
+      ('exact', 'ensemble', 0.71),
+      ('ekfac_exact_labels', 'single', 0.55),
+  ]
+  peers = [
+      ('exact', 'single', 0.553, 'pyDVL EKFAC, damping tuned on the queries'),
+      ('ekfac', 'single', 0.537, 'kronfluence EKFAC, heuristic damping'),
+      ('kfac', 'single', 0.546, 'kronfluence KFAC, heuristic damping'),
+  ]
+  out = [
+      _claim(
+          f'{name}, {kind}: LDS at least {level:.2f}',
+          'ours',
+          f'{level:.2f}',
+          f'{getattr(found[name], kind).value:.3f}',
+          getattr(found[name], kind).value >= level,
+      )
+      for name, kind, level in levels
+      if name in found
+  ]
+  return out + [
+      _claim(
+          f'{name}, {kind}: above {what}',
+          PEERS,
+          f'{level:.3f}',
+          f'{getattr(found[name], kind).value:.3f}',
+          getattr(found[name], kind).value > level,
+      )
+      for name, kind, level, what in peers
+      if name in found
+  ]
+
+
+CLAIMS = {
+    f.__name__: f
+    for f in (
+        astra_beats_ekfac,
+        gain_grows_with_ensembling,
+        fewer_steps_than_neumann,
+        low_curvature_matters,
+        converged_beats_early_stopped,
+        solvers_agree,
+        digits_levels,
+    )
+}
+
+
+def _claim(claim, source, expected, observed, holds):
+  return {
+      'claim': claim,
+      'source': source,
+      'expected': expected,
+      'observed': observed,
+      'holds': bool(holds),
+  }
+
+
+def _trace(f: Finding):
+  """(steps, mean residual over members) of a solver."""
+  return (
+      np.array(f.facts[0]['steps']),
+      np.mean([x['residual'] for x in f.facts], 0),
+  )
+
+
+def _steps_to(trace, goal):
+  steps, residuals = trace
+  reached = residuals <= goal * (1 + 1e-6)
+  return steps[np.argmax(reached)] if reached.any() else np.inf

@@ -1,0 +1,26 @@
+"""Stage 3: LDS of the scores of a workdir against retrained models."""
+
+import pathlib
+
+from experiments import findings
+from experiments import launch
+from experiments import stages
+from experiments import tasks
+from tda_jax.report import table
+from tda_jax.storage import record
+
+
+def main(config, workdir: pathlib.Path) -> None:
+  task = tasks.load(config)
+  runs = stages.train(config, task, workdir)
+  truth = findings.truth(config, task, workdir)
+  found = findings.measure(config, task, runs, truth, workdir)
+  rows = findings.rows(found, truth)
+  record.results(
+      workdir / 'results.json', 'evaluate', config.setting, rows, []
+  )
+  table.print_results(rows, config.setting)
+
+
+if __name__ == '__main__':
+  launch.launch(main)

@@ -1,0 +1,135 @@
+"""The coordinates in which an iterative solver works.
+
+Without a preconditioner: parameters, and products by `products.ggn`. With one:
+the eigenbasis of its Kronecker blocks, X = Q_Aᵀ V Q_S per layer. There P⁻¹ is a
+division, and the GGN needs no rotation of the Q vectors either, because the
+inputs and output gradients of a batch can be rotated instead:
+
+  (Gx)_q = (1/B) Σ_{b,k} u_qbk · (a_b Q_A)ᵀ(δ_bk Q_S),
+  u_qbk  = Σ_layers (a_b Q_A) X_q (δ_bk Q_S)ᵀ,
+
+δ_bk the rows of Sᵀ∂outputs/∂y (`curvature.gram`), taken once for all queries.
+"""
+
+from typing import Any, Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tda_jax import trees
+from tda_jax.curvature import ekfac as blocks_lib
+from tda_jax.curvature import gram
+from tda_jax.curvature import layers as layers_lib
+from tda_jax.curvature import products
+from tda_jax.data import rows as rows_lib
+from tda_jax.problem import Problem
+
+PyTree = Any
+
+
+class Fitted(NamedTuple):
+  """State of a Kronecker inverse."""
+
+  blocks: dict[str, blocks_lib.Block]
+  damping: dict[str, jax.Array]  # of each layer
+
+
+class Coordinates(NamedTuple):
+  """Attributes, all on stacks of Q vectors:
+    enter: parameter trees -> coordinates.
+    leave: coordinates -> parameter trees.
+    ggn: batch -> (x -> Gx), the mean over the batch's rows, plus l2·x.
+    precondition: r -> P⁻¹ r.
+  """
+
+  enter: Callable
+  leave: Callable
+  ggn: Callable
+  precondition: Callable
+
+
+def coordinates(
+    fitted: Fitted | None, problem: Problem, params: PyTree, train: PyTree
+) -> Coordinates:
+  """Those of a fitted preconditioner, or of the parameters if None."""
+  if fitted is None:
+    ggn = lambda batch: jax.vmap(products.ggn(problem, params, batch))
+    return Coordinates(lambda v: v, lambda x: x, ggn, lambda r: r)
+  example = rows_lib.take(train, 0)
+  layers = layers_lib.find(problem.outputs, params, example)
+  blocks = fitted.blocks
+
+  def enter(vectors):
+    return jax.vmap(lambda v: blocks_lib.rotated(blocks, layers, v))(vectors)
+
+  def leave(x):
+    back = lambda one: blocks_lib.unrotated(blocks, layers, one, params)
+    return jax.vmap(back)(x)
+
+  def precondition(r):
+    return {
+        name: r[name]
+        / (block.eigenvalues + problem.l2 + fitted.damping[name])
+        for name, block in blocks.items()
+    }
+
+  def ggn(batch):
+    return _rotated_ggn(problem, params, batch, layers, blocks)
+
+  return Coordinates(enter, leave, ggn, precondition)
+
+
+def _rotated_ggn(problem, params, batch, layers, blocks):
+  factors = gram.factors(problem, params, batch, 'curvature')
+  rotated = {
+      name: gram.Factor(
+          f.a if blocks[name].inputs is None else _times(f.a, blocks[name].inputs),
+          f.g if blocks[name].outputs is None else _times(f.g, blocks[name].outputs),
+      )
+      for name, f in factors.items()
+  }
+  count = batch.mask.sum()
+
+  def product(x):
+    u = sum(_along(layers[n], f, x[n]) for n, f in rotated.items()) / count
+    back = {n: _back(layers[n], f, u) for n, f in rotated.items()}
+    return trees.add(back, x, problem.l2)
+
+  return product
+
+
+def _times(values, basis):
+  """[..., *stack, B, S, I] @ [*stack, I, J]."""
+  return jnp.einsum('...bsi,...ij->...bsj', values, basis)
+
+
+def _along(layer, factor, x):
+  """u_qbk of one layer, [Q, B, K]; x [Q, *stack, I, O]."""
+  if layer.kind == 'embed':
+    y = x.at[:, factor.a].get(mode='fill', fill_value=0)
+    return jnp.einsum('qbso,kbso->qbk', y, factor.g)
+  a, g, x = _one_stack(layer, factor, x)
+  y = jnp.einsum('hbsi,qhio->hbsqo', a, x)
+  return jnp.einsum('hbsqo,khbso->qbk', y, g)
+
+
+def _back(layer, factor, u):
+  """Σ_bk u_qbk a_bᵀ δ_bk of one layer, [Q, *stack, I, O]."""
+  if layer.kind == 'embed':
+    y = jnp.einsum('qbk,kbso->qbso', u, factor.g)
+    zero = jnp.zeros((len(u), layer.num_in, layer.num_out), y.dtype)
+    return zero.at[:, factor.a].add(y, mode='drop')
+  a, g, _ = _one_stack(layer, factor, None)
+  y = jnp.einsum('qbk,khbso->hbsqo', u, g)
+  x = jnp.einsum('hbsi,hbsqo->qhio', a, y)
+  return x.reshape(len(u), *layer.stack, layer.num_in, layer.num_out)
+
+
+def _one_stack(layer, factor, x):
+  """Factor and x with their stack axes made one axis H."""
+  depth = len(layer.stack)
+  a = factor.a.reshape(-1, *factor.a.shape[depth:])
+  g = factor.g.reshape(len(factor.g), -1, *factor.g.shape[1 + depth :])
+  if x is not None:
+    x = x.reshape(len(x), -1, *x.shape[1 + depth :])
+  return a, g, x

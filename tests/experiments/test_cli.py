@@ -1,0 +1,242 @@
+"""The launchers as people call them, in processes of their own."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+SMOKE = 'configs/astra/digits.py:smoke'
+
+
+def command(experiment, config, workdir, *flags):
+  return [
+      sys.executable, '-m', f'experiments.{experiment}', f'--config={config}',
+      f'--workdir={workdir}', *flags,
+  ]  # fmt: skip
+
+
+def run(experiment, config, workdir, *flags, ok=True):
+  done = subprocess.run(
+      command(experiment, config, workdir, *flags),
+      cwd=ROOT, env={**os.environ, 'JAX_NUM_CPU_DEVICES': '1'},
+      capture_output=True, text=True, timeout=400,
+  )  # fmt: skip
+  assert (done.returncode == 0) == ok, done.stderr[-3000:]
+  return done
+
+
+def sentence(done):
+  """The one sentence that bad input is answered with."""
+  lines = [s for s in done.stderr.splitlines() if s.startswith('error: ')]
+  assert done.returncode == 1 and len(lines) == 1, done.stderr[-3000:]
+  assert 'Traceback' not in done.stderr
+  return lines[0]
+
+
+@pytest.fixture(scope='module')
+def smoke(tmp_path_factory):
+  """A finished smoke run: (workdir, process)."""
+  workdir = tmp_path_factory.mktemp('smoke')
+  return workdir, run('astra', SMOKE, workdir)
+
+
+def test_astra_smoke_writes_everything(smoke):
+  workdir, done = smoke
+  results = json.loads((workdir / 'results.json').read_text())
+  assert results['experiment'] == 'astra' and results['setting'] == 'digits'
+  fields = {
+      'method', 'metric', 'value', 'low', 'high', 'n', 'seconds', 'peak_mb',
+  }  # fmt: skip
+  assert all(set(row) == fields for row in results['rows'])
+  methods = {row['method'] for row in results['rows']}
+  assert {'exact', 'cg', 'astra', 'ekfac', 'grad_dot'} <= methods
+  assert results['claims'] and all(
+      isinstance(c['holds'], bool) for c in results['claims']
+  )
+  facts = json.loads((workdir / 'run.json').read_text())
+  assert facts['config']['members'] == 2 and facts['jax']
+  page = (workdir / 'report.html').read_text()
+  assert 'data:image/png;base64,' in page
+  assert 'src="http' not in page and 'href="http' not in page
+  assert 'lds_ensemble' in done.stdout
+
+
+def test_a_second_run_computes_nothing_and_says_the_same(smoke):
+  workdir, _ = smoke
+  before = json.loads((workdir / 'results.json').read_text())
+  stamps = {
+      p: p.stat().st_mtime_ns for p in workdir.glob('scores/**/c/**/*')
+  }
+  run('astra', SMOKE, workdir)
+  after = json.loads((workdir / 'results.json').read_text())
+  for old, new in zip(before['rows'], after['rows'], strict=True):
+    assert (old['method'], old['metric']) == (new['method'], new['metric'])
+    assert old['value'] == pytest.approx(new['value'], abs=1e-9)
+  assert stamps and all(p.stat().st_mtime_ns == t for p, t in stamps.items())
+
+
+BAD = {
+    'unknown_method': (
+        ('--config.only=nope',),
+        "unknown method 'nope': this config has",
+    ),
+    'damping': (
+        ('--config.methods.exact.damping=0.0', '--config.only=exact'),
+        'damping=0.0 leaves a singular curvature',
+    ),
+    'gram_memory': (
+        ('--config.only=exact', '--config.methods.exact.memory_limit=1e3'),
+        'Gram matrix of 128 rows x 10 outputs needs',
+    ),
+    'too_many_rows': (
+        ('--config.data.train=5000',),
+        'cannot split 1797 rows',
+    ),
+    'no_queries': (
+        ('--config.data.queries=0',),
+        'give positive sizes',
+    ),
+    'another_config': (
+        ('--config.training.learning_rate=0.2',),
+        'training.learning_rate is 0.05 there and 0.2 now',
+    ),
+    'unknown_schedule': (
+        ('--config.training.schedule=cosine',),
+        "unknown schedule 'cosine'",
+    ),
+    'unknown_task': (
+        ('--config.task=nowhere:nothing',),
+        "task='nowhere:nothing' names no function",
+    ),
+}
+
+
+@pytest.mark.parametrize('name', BAD)
+def test_bad_input_gets_one_sentence_and_loses_nothing(smoke, name, tmp_path):
+  workdir, _ = smoke
+  flags, message = BAD[name]
+  before = sorted(p for p in workdir.rglob('*') if p.is_file())
+  assert message in sentence(
+      run('attribute', extended(tmp_path), workdir, *flags, ok=False)
+  )
+  assert set(before) <= set(workdir.rglob('*'))
+
+
+def extended(folder):
+  """The smoke config with every field that BAD overrides."""
+  file = folder / 'config.py'
+  file.write_text(
+      'from configs.astra import digits\n'
+      'def get_config(arg=None):\n'
+      "  c = digits.get_config('smoke')\n"
+      '  c.choose = {}\n'
+      '  for settings in c.methods.values():\n'
+      "    if 'damping' in settings:\n"
+      '      settings.damping = 0.1\n'
+      "    if 'precondition' in settings:\n"
+      '      settings.precondition.damping = 1.0\n'
+      '  c.methods.exact.memory_limit = 8e9\n'
+      '  return c\n'
+  )
+  return file
+
+
+def own_task(folder, body):
+  """A user's own task, importable from the working directory's path."""
+  (folder / 'own.py').write_text(body)
+  file = folder / 'config.py'
+  file.write_text(
+      'import sys\n'
+      f'sys.path.insert(0, {str(folder)!r})\n'
+      'from configs.astra import digits\n'
+      'def get_config(arg=None):\n'
+      "  c = digits.get_config('smoke')\n"
+      "  c.task = 'own:task'\n"
+      "  c.methods = {'grad_dot': {'kind': 'grad_dot'}}\n"
+      '  c.choose = {}\n'
+      '  return c\n'
+  )
+  return file
+
+
+OWN = """
+import numpy as np
+import jax
+import optax
+from tda_jax import problem
+from tda_jax.training.fit import Recipe
+
+def task(config):
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(40, 5)).astype('float32')
+  y = (x[:, 0] > 0).astype('int32')
+  rows = {'x': x, 'y': y}
+  init = lambda key: {'w': 0.1 * jax.random.normal(key, (5, 2))}
+  recipe = Recipe(init, lambda n: optax.sgd(0.1), lambda n: optax.constant_schedule(0.1), 8, 2)
+  apply = lambda params, x: x @ params['w']
+  EDIT
+  take = lambda s: {k: v[s] for k, v in rows.items()}
+  return problem.classification(apply), recipe, take(slice(0, 30)), take(slice(30, 40))
+"""
+
+
+@pytest.mark.parametrize(
+    'edit, message',
+    [
+        ("rows['y'][3] = 5", 'row 3 has label 5, but the model has 2 classes'),
+        ("rows['x'][4, 2] = np.nan", 'NaN or infinity'),
+        ("rows['y'] = rows['y'].astype('float32')", 'class labels have type'),
+    ],
+)
+def test_bad_rows_of_an_own_task(tmp_path, edit, message):
+  config = own_task(tmp_path, OWN.replace('EDIT', edit))
+  found = run('attribute', config, tmp_path / 'w', ok=False)
+  assert message in sentence(found)
+
+
+def test_an_own_task_runs(tmp_path):
+  config = own_task(tmp_path, OWN.replace('EDIT', 'pass'))
+  done = run('attribute', config, tmp_path / 'w')
+  assert 'holds 2 models x 30 rows x 10 queries' in done.stdout
+
+
+def test_a_truncated_checkpoint_is_named_with_its_cure(smoke, tmp_path):
+  import shutil
+
+  workdir = tmp_path / 'copy'
+  shutil.copytree(smoke[0], workdir)
+  files = [p for p in (workdir / 'train').rglob('*') if p.is_file()]
+  big = max(files, key=lambda p: p.stat().st_size)
+  big.write_bytes(big.read_bytes()[: big.stat().st_size // 3])
+  message = sentence(run('train', SMOKE, workdir, ok=False))
+  assert 'cannot be read' in message and 'delete that folder' in message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('stage', ['train/state', 'truth/done', 'scores'])
+def test_killed_and_continued_gives_the_same_numbers(smoke, tmp_path, stage):
+  want = json.loads((smoke[0] / 'results.json').read_text())['rows']
+  process = subprocess.Popen(
+      command('astra', SMOKE, tmp_path), cwd=ROOT,
+      env={**os.environ, 'JAX_NUM_CPU_DEVICES': '1'},
+      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+  )  # fmt: skip
+  deadline = time.monotonic() + 300
+  while not (tmp_path / stage).exists() and process.poll() is None:
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+  os.kill(process.pid, signal.SIGKILL)
+  process.wait()
+  assert not (tmp_path / 'results.json').exists()
+  run('astra', SMOKE, tmp_path)
+  got = json.loads((tmp_path / 'results.json').read_text())['rows']
+  for old, new in zip(want, got, strict=True):
+    assert old['method'] == new['method'] and old['metric'] == new['metric']
+    np.testing.assert_allclose(new['value'], old['value'], atol=1e-6)

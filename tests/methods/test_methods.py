@@ -1,0 +1,154 @@
+"""What every method must do; sign and scale against real leave-one-out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from tda_jax import problem as problem_lib
+from tda_jax.data import rows as rows_lib
+from tda_jax.inverses import cg
+from tda_jax.inverses import ekfac
+from tda_jax.inverses import exact
+from tda_jax.inverses import inverse
+from tda_jax.methods import gradients
+from tda_jax.methods import influence
+from tda_jax.methods import method as method_lib
+from tda_jax.training.fit import Run
+
+METHODS = {
+    'grad_dot': gradients.grad_dot(),
+    'grad_cos': gradients.grad_cos(),
+    'identity': influence.influence(inverse.identity()),
+    'ekfac': influence.influence(ekfac.ekfac(0.1)),
+    'cg': influence.influence(cg.cg(0.1, tolerance=1e-5)),
+    'exact': influence.influence(exact.exact(0.1)),
+}
+# One damped direction in it is exact: the dense answer, per method.
+ORACLES = {
+    'grad_dot': lambda t, m, g: -m @ g.T / len(g),
+    'identity': lambda t, m, g: -m @ g.T / len(g),
+    'grad_cos': lambda t, m, g: -(m / np.linalg.norm(m, axis=1)[:, None])
+    @ (g / np.linalg.norm(g, axis=1)[:, None]).T,
+    'cg': lambda t, m, g: -m @ damped_inverse(t) @ g.T / len(g),
+    'exact': lambda t, m, g: -m @ damped_inverse(t) @ g.T / len(g),
+}
+
+
+def damped_inverse(t):
+  ggn = tiny.dense_ggn(t, t.train)
+  return np.linalg.inv(ggn + 0.1 * np.eye(len(ggn)))
+
+
+def attribute(name, t, **kwargs):
+  method = METHODS[name]
+  return method_lib.attribute(
+      method, t.problem, t.params, t.train, t.queries, **kwargs
+  )
+
+
+@pytest.mark.parametrize('name', ORACLES)
+def test_scores_equal_the_dense_formula(name):
+  t = tiny.classification()
+  m = tiny.gradients(t.problem.measure, t, t.queries)
+  g = tiny.gradients(t.problem.loss, t, t.train)
+  want = ORACLES[name](t, m, g).T
+  np.testing.assert_allclose(
+      attribute(name, t), want, atol=1e-4 * np.abs(want).max()
+  )
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_scores_do_not_depend_on_the_batch_size(name):
+  t = tiny.classification()
+  some = attribute(name, t, batch_size=4)
+  assert some.shape == (11, 4) and np.isfinite(some).all()
+  np.testing.assert_allclose(
+      some, attribute(name, t, batch_size=64), atol=1e-5 * np.abs(some).max()
+  )
+
+
+@pytest.mark.parametrize('name', ['grad_cos', 'ekfac', 'exact'])
+def test_an_ensemble_is_the_mean_of_its_members(name):
+  t = tiny.classification()
+  members = jax.tree.map(lambda x: jnp.stack([x, 0.5 * x, -x]), t.params)
+  run = Run(members, None, None, None)
+  got = method_lib.attribute(
+      method_lib.ensemble(METHODS[name]), t.problem, run, t.train, t.queries
+  )
+  if name == 'ekfac':  # its labels are drawn: only the shape is sure
+    assert got.shape == (11, 4)
+    return
+  alone = [
+      attribute(name, t._replace(params=jax.tree.map(lambda x: x[e], members)))
+      for e in range(3)
+  ]
+  np.testing.assert_allclose(got, np.mean(alone, 0), atol=1e-5)
+
+
+def ridge(n=40, d=4, l2=0.3):
+  """Closed-form ridge regression; (tiny, leave-one-out effects [N, Q])."""
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(n + 5, d))
+  y = x @ rng.normal(size=d) + 0.3 * rng.normal(size=n + 5)
+  problem = problem_lib.regression(lambda p, x: x @ p['w'], l2)
+
+  def solve(keep):
+    # min mean (xw − y)² + ½ l2 ‖w‖²; the left-out row has weight 0 of 1/n.
+    a = 2 * x[keep].T @ x[keep] / n + l2 * np.eye(d)
+    return np.linalg.solve(a, 2 * x[keep].T @ y[keep] / n)
+
+  everything = np.arange(n)
+  w = solve(everything)
+  rows = {'x': x.astype(np.float32), 'y': y.astype(np.float32)}
+  train = rows_lib.take(rows, slice(0, n))
+  queries = rows_lib.take(rows, slice(n, n + 5))
+  t = tiny.Tiny(problem, {'w': jnp.asarray(w, jnp.float32)}, train, queries)
+  measure = lambda w: -np.abs(x[n:] @ w - y[n:])
+  effects = np.stack(
+      [measure(w) - measure(solve(np.delete(everything, i))) for i in range(n)]
+  )
+  return t, effects
+
+
+def test_ridge_influence_is_leave_one_out_with_its_sign_and_scale():
+  t, effects = ridge()
+  solver = exact.exact(1e-9)  # l2 alone makes it regular
+  scores = method_lib.attribute(
+      influence.influence(solver), t.problem, t.params, t.train, t.queries
+  )
+  # First order: off by the leverage h_i of each row, exactly 1/(1 − h_i).
+  x = np.asarray(t.train['x'], np.float64)
+  n = len(x)
+  system = 2 * x.T @ x / n + t.problem.l2 * np.eye(x.shape[1])
+  leverage = 2 * np.einsum('ni,ij,nj->n', x, np.linalg.inv(system), x) / n
+  assert 0.01 < leverage.max() < 0.5
+  corrected = scores / (1 - leverage)[:, None]
+  scale = np.abs(effects).max()
+  np.testing.assert_allclose(corrected, effects, atol=1e-3 * scale)
+  error = np.abs(scores - effects).max() / scale
+  assert 1e-3 < error < 2 * leverage.max()
+  assert np.corrcoef(scores.ravel(), effects.ravel())[0, 1] > 0.99
+
+
+def test_a_training_row_supports_itself():
+  t = tiny.classification()
+  twin = t._replace(queries=t.train)
+  for name in METHODS:
+    assert (np.diag(attribute(name, twin)) >= 0).all(), name
+
+
+def test_bad_rows_are_refused_before_anything_is_computed():
+  t = tiny.classification()
+  empty = t._replace(queries=rows_lib.take(t.queries, slice(0, 0)))
+  with pytest.raises(ValueError, match='queries is empty'):
+    attribute('exact', empty)
+  x = t.train['x'].copy()
+  x[3, 1] = np.nan
+  with pytest.raises(ValueError, match="train has 1 rows with NaN.*row 3"):
+    attribute('exact', t._replace(train={**t.train, 'x': x}))
+  with pytest.raises(ValueError, match='row 2 has label 7'):
+    y = t.queries['y'].copy()
+    y[2] = 7
+    attribute('exact', t._replace(queries={**t.queries, 'y': y}))

@@ -1,0 +1,110 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tda_jax import trees
+from tda_jax.models import cnn, mlp
+
+SMALL = {'widths': (4, 8, 8, 8), 'shape': (16, 16, 3)}
+MODELS = {
+  'mlp': (lambda: mlp.mlp((7, 6), 3, (4, 2)), (4, 2)),
+  'lenet': (lambda: cnn.lenet(3), (28, 28, 1)),
+  'resnet9': (lambda: cnn.resnet9(3, groups=2, **SMALL), (16, 16, 3)),
+  'resnet9 bare': (lambda: cnn.resnet9(3, groups=None, **SMALL), (16, 16, 3)),
+}
+
+
+@pytest.fixture(autouse=True, scope='module')
+def compiled_fast():
+  """Programs that run once: most of the time would go into their making."""
+  with jax.disable_most_optimizations(True):
+    yield
+
+
+def sizes(init):
+  return trees.size(jax.eval_shape(init, jax.random.key(0)))
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_outputs_depend_on_their_own_example_only(name):
+  make, shape = MODELS[name]
+  init, apply = make()
+  init, apply = jax.jit(init), jax.jit(apply)
+  params = init(jax.random.key(0))
+  x = jax.random.normal(jax.random.key(1), (3, *shape))
+  together = apply(params, x)
+  assert together.shape == (3, 3)
+  alone = jnp.concatenate([apply(params, row[None]) for row in x])
+  np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+  assert np.abs(together[0] - together[1]).max() > 1e-3
+  other = init(jax.random.key(1))
+  assert not np.allclose(apply(other, x), together)
+
+
+@pytest.mark.parametrize(
+  'model, count',
+  [
+    (lambda: mlp.mlp((128, 64), 10, (64,)), 17_226),
+    (lambda: mlp.mlp((128, 64), 10, (28, 28, 1)), 109_386),
+    (lambda: cnn.lenet(10), 61_706),
+    # 2,272,192 of convolutions and the dense layer, and scale and bias of 1,344
+    # normalised channels.
+    (lambda: cnn.resnet9(10), 2_272_192 + 2 * 1_344),
+    (lambda: cnn.resnet9(10, groups=None), 2_272_192 + 1_344),
+  ],
+)
+def test_number_of_parameters(model, count):
+  assert sizes(model()[0]) == count
+
+
+def test_mlp_is_what_its_name_says():
+  init, apply = mlp.mlp((7, 6), 3, (4,), activation=jnp.tanh)
+  params = jax.jit(init)(jax.random.key(0))
+  x = jax.random.normal(jax.random.key(1), (5, 4))
+  layers = [params[f'Dense_{i}'] for i in range(3)]
+  expected = x
+  for i, layer in enumerate(layers):
+    expected = expected @ layer['kernel'] + layer['bias']
+    expected = jnp.tanh(expected) if i < 2 else expected
+  np.testing.assert_allclose(apply(params, x), expected, rtol=1e-5)
+
+
+def test_mlp_initialisation():
+  params = jax.jit(mlp.mlp((400,), 10, (300,))[0])(jax.random.key(0))
+  np.testing.assert_allclose(
+    params['Dense_0']['kernel'].std(), (2 / 300) ** 0.5, rtol=0.02
+  )
+  np.testing.assert_array_equal(params['Dense_0']['bias'], 0)
+  ones = mlp.mlp((4,), 2, (3,), kernel_init=nn.initializers.ones)[0]
+  np.testing.assert_array_equal(
+    jax.jit(ones)(jax.random.key(0))['Dense_1']['kernel'], 1
+  )
+
+
+def test_resnet9_follows_trak():
+  """Strides and paddings: sizes at 32 x 32, and the scale of the logits."""
+  module = cnn.ResNet9(10, (4, 8, 8, 4), 2)
+  x = jnp.zeros((1, 32, 32, 3))
+  variables = jax.eval_shape(module.init, jax.random.key(0), x)
+  _, found = jax.eval_shape(
+    lambda v: module.apply(v, x, capture_intermediates=True), variables
+  )
+  found = found['intermediates']
+  heights = [found[f'Block_{i}']['__call__'][0].shape[1] for i in range(8)]
+  assert heights == [32, 16, 16, 16, 16, 8, 8, 6]
+  assert 'bias' not in variables['params']['Dense_0']
+  assert 'bias' not in variables['params']['Block_0']['Conv_0']
+
+  outputs = []
+  for scale in (0.2, 1.0):
+    init, apply = map(jax.jit, cnn.resnet9(3, groups=2, scale=scale, **SMALL))
+    x = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
+    outputs.append(apply(init(jax.random.key(0)), x))
+  np.testing.assert_allclose(outputs[0], 0.2 * outputs[1], rtol=1e-5)
+
+
+def test_groups_must_divide_the_widths():
+  with pytest.raises(ValueError, match='not all multiples of groups=3'):
+    cnn.resnet9(10, groups=3)

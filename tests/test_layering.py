@@ -1,0 +1,145 @@
+"""The shape of the code: who may import whom, and how long a file may be."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# A unit imports itself and units of lower lines only.
+LINES = (
+  ('trees', 'problem'),
+  ('data', 'models', 'parallel', 'storage'),
+  ('training',),
+  ('curvature',),
+  ('inverses',),
+  ('methods',),
+  ('scoring',),
+  ('evaluation',),
+  ('report',),
+)
+LINE = {unit: i for i, line in enumerate(LINES) for unit in line}
+# Packages that only these units may import.
+CONFINED = {
+  'flax': ('models',),
+  'orbax': ('storage',),
+  'tensorstore': ('storage',),
+  'absl': (),
+  'ml_collections': (),
+  'experiments': (),
+  'configs': (),
+}
+# Only parallel.py says how arrays are placed.
+PLACEMENT = {'Mesh', 'make_mesh', 'NamedSharding', 'PartitionSpec', 'P'}
+AXIS_ARGUMENTS = {'axis_name', 'spmd_axis_name'}
+
+LIBRARY = sorted((ROOT / 'tda_jax').rglob('*.py'))
+SOURCES = LIBRARY + [
+  file
+  for folder in ('experiments', 'configs', 'scripts', 'tests')
+  for file in sorted((ROOT / folder).rglob('*.py'))
+]
+name_of = lambda file: str(file.relative_to(ROOT))
+
+
+def unit_of(file):
+  """tda_jax/inverses/cg.py -> inverses; tda_jax/__init__.py -> ''."""
+  first = file.relative_to(ROOT / 'tda_jax').parts[0].removesuffix('.py')
+  return '' if first == '__init__' else first
+
+
+def imports(tree):
+  """Dotted names of all imported modules, also those inside functions."""
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f'line {node.lineno}: a relative import'
+      yield from (f'{node.module}.{alias.name}' for alias in node.names)
+
+
+def wrong_imports(unit, tree):
+  """What a file of `unit` imports and should not."""
+  for name in imports(tree):
+    top, _, rest = name.partition('.')
+    if top == 'tda_jax' and unit:
+      other = rest.partition('.')[0]
+      if other not in LINE:
+        yield f'{name}: tda_jax.{other} has no place in LINES'
+      elif other != unit and LINE[other] >= LINE[unit]:
+        yield f'{name}: {unit} stands below {other}'
+    elif unit not in CONFINED.get(top, (unit,)):
+      yield f'{name}: {top} is for {CONFINED[top] or "experiments"} only'
+
+
+def named_axes(tree):
+  """Uses of mesh axes and placements."""
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Attribute) and node.attr in PLACEMENT:
+      yield f'line {node.lineno}: {node.attr}'
+    elif isinstance(node, ast.ImportFrom):
+      yield from (a.name for a in node.names if a.name in PLACEMENT)
+    elif isinstance(node, ast.keyword) and node.arg in AXIS_ARGUMENTS:
+      if isinstance(node.value, ast.Constant):
+        yield f'line {node.value.lineno}: {node.arg}={node.value.value!r}'
+
+
+@pytest.mark.parametrize('file', LIBRARY, ids=name_of)
+def test_imports_go_one_way(file):
+  unit = unit_of(file)
+  assert not unit or unit in LINE, f'{unit} has no place in LINES'
+  assert not list(wrong_imports(unit, ast.parse(file.read_text())))
+
+
+@pytest.mark.parametrize('file', LIBRARY, ids=name_of)
+def test_only_parallel_names_mesh_axes(file):
+  if unit_of(file) != 'parallel':
+    assert not list(named_axes(ast.parse(file.read_text())))
+
+
+@pytest.mark.parametrize('file', SOURCES, ids=name_of)
+def test_files_can_be_read_in_one_sitting(file):
+  lines = len(file.read_text().splitlines())
+  assert lines <= 400, f'{name_of(file)} has {lines} lines: cut it in two'
+
+
+@pytest.mark.parametrize(
+  'unit, code, found',
+  [
+    ('inverses', 'from tda_jax.methods import influence', 1),
+    ('inverses', 'import tda_jax.scoring', 1),
+    ('inverses', 'from tda_jax import scoring', 1),
+    ('inverses', 'def f():\n  from tda_jax.report import page', 1),
+    ('data', 'from tda_jax import parallel', 1),
+    ('inverses', 'from tda_jax.novelty import it', 1),
+    ('inverses', 'from tda_jax.curvature import ekfac', 0),
+    ('inverses', 'from tda_jax.inverses import cg', 0),
+    ('methods', 'import flax.linen as nn', 1),
+    ('models', 'import flax.linen as nn', 0),
+    ('training', 'from orbax.checkpoint import v1', 1),
+    ('storage', 'import tensorstore', 0),
+    ('scoring', 'from absl import flags', 1),
+    ('', 'from ml_collections import config_dict', 1),
+    ('', 'from tda_jax.report import page', 0),
+    ('report', 'from experiments import stages', 1),
+    ('report', 'import numpy', 0),
+  ],
+)
+def test_a_wrong_import_would_be_seen(unit, code, found):
+  assert len(list(wrong_imports(unit, ast.parse(code)))) == found
+
+
+@pytest.mark.parametrize(
+  'code, found',
+  [
+    ('from jax.sharding import NamedSharding', 1),
+    ('jax.make_mesh((2,), axes)', 1),
+    ('jax.P(None)', 1),
+    ("jax.vmap(f, spmd_axis_name='member')", 1),
+    ('jax.vmap(f, spmd_axis_name=parallel.MEMBER)', 0),
+    ("{'data': 1}", 0),
+  ],
+)
+def test_a_mesh_axis_would_be_seen(code, found):
+  assert len(list(named_axes(ast.parse(code)))) == found

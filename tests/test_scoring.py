@@ -1,0 +1,118 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from tda_jax import scoring
+from tda_jax.inverses import descent
+from tda_jax.inverses import exact
+from tda_jax.methods import gradients
+from tda_jax.methods import influence
+from tda_jax.methods import method as method_lib
+from tda_jax.storage import scores as store_lib
+from tda_jax.training.fit import Run
+
+KEY = jax.random.key(0)
+
+
+def runs(t):
+  members = jax.tree.map(lambda x: jnp.stack([x, 0.5 * x]), t.params)
+  return Run(members, None, None, None)
+
+
+def score(t, path, method=None, **kwargs):
+  kwargs = {'batch_size': 4, 'name': 'exact', 'progress': False, **kwargs}
+  method = method or influence.influence(exact.exact(0.1))
+  return scoring.score(
+      method, t.problem, runs(t), t.train, t.queries, path, key=KEY, **kwargs
+  )
+
+
+def test_stores_each_member_and_says_how_it_was_solved(tmp_path):
+  t = tiny.classification()
+  got = score(t, tmp_path)
+  for e in range(2):
+    params = jax.tree.map(lambda x, e=e: x[e], runs(t).params)
+    want = method_lib.attribute(
+        influence.influence(exact.exact(0.1)),
+        t.problem, params, t.train, t.queries,
+    )  # fmt: skip
+    np.testing.assert_allclose(got[e], want, atol=1e-6)
+    np.testing.assert_array_equal(
+        store_lib.read(store_lib.open(tmp_path / str(e))), got[e]
+    )
+  facts = json.loads((tmp_path / '1' / 'facts.json').read_text())
+  assert facts['damping'] == pytest.approx(0.1)
+  assert facts['residual'][-1] < 1e-4
+
+
+def test_resumes_the_missing_blocks_only(tmp_path, monkeypatch):
+  t = tiny.classification()
+  want = score(t, tmp_path / 'whole')
+  score(t, tmp_path / 'part')
+  (tmp_path / 'part' / '1' / 'done' / '2').unlink()
+  written = []
+  write = store_lib.write
+  monkeypatch.setattr(
+      scoring.store_lib,
+      'write',
+      lambda store, start, block: written.append(start)
+      or write(store, start, block),
+  )
+  got = score(t, tmp_path / 'part')
+  assert written == [8]
+  np.testing.assert_array_equal(got, want)
+
+
+def test_refuses_the_store_of_another_run(tmp_path):
+  t = tiny.classification()
+  score(t, tmp_path, attributes={'damping': 0.1})
+  with pytest.raises(ValueError, match='damping is 0.1 there and 0.2 now'):
+    score(t, tmp_path, attributes={'damping': 0.2})
+
+
+def test_a_diverging_solver_leaves_no_scores(tmp_path):
+  t = tiny.classification()
+  bad = influence.influence(descent.astra(0.01, step_size=100.0))
+  with pytest.raises(ValueError, match='astra diverged on .* lower step_size'):
+    score(t, tmp_path, bad, name='astra')
+  assert np.isnan(store_lib.read(store_lib.open(tmp_path / '0'))).all()
+
+
+@pytest.mark.parametrize('size', [3, 11])
+def test_top_k_is_the_top_of_all_scores(size):
+  t = tiny.classification()
+  method = gradients.grad_dot()
+  run = Run(t.params, None, None, None)
+  values, rows = scoring.top_k(
+      method, t.problem, run, t.train, t.queries, 3, key=KEY, batch_size=size
+  )
+  scores = method_lib.attribute(
+      method, t.problem, t.params, t.train, t.queries
+  )
+  want = np.argsort(-scores, 0)[:3].T
+  np.testing.assert_array_equal(rows, want)
+  np.testing.assert_allclose(values, np.take_along_axis(scores.T, want, 1), atol=1e-6)
+  with pytest.raises(ValueError, match='k=12 of 11 training rows'):
+    scoring.top_k(
+        method, t.problem, run, t.train, t.queries, 12, key=KEY
+    )
+
+
+def test_scores_of_a_batch_over_8_devices_are_the_same():
+  from tda_jax import parallel
+
+  t = tiny.classification(n=16)
+  mesh = parallel.mesh()
+  batch = parallel.shard(tiny.batch(t.train), mesh)
+  method = influence.influence(exact.exact(0.1))
+  run = Run(t.params, None, None, None)
+  prepared = method.prepare(t.problem, run, t.train, t.queries, KEY)
+  score = jax.jit(lambda b: method.score(t.problem, run, prepared, b))
+  spread = score(batch)
+  assert len(spread.sharding.device_set) == jax.device_count() == 8
+  alone = score(jax.tree.map(jnp.asarray, tiny.batch(t.train)))
+  np.testing.assert_allclose(spread, alone, atol=1e-5)
