@@ -6,14 +6,10 @@ retrained models: a table, results.json, plots and report.html in the workdir.
 """
 
 import pathlib
-import shutil
 
 from experiments import claims as claims_lib
 from experiments import findings as findings_lib
-from experiments import launch
-from experiments import pictures
-from experiments import stages
-from experiments import tasks
+from experiments import launch, pictures, stages, tasks
 from tda_jax.report import table
 from tda_jax.storage import record
 
@@ -31,9 +27,6 @@ def main(config, workdir: pathlib.Path) -> None:
   record.results(
       workdir / 'results.json', config.experiment, config.setting, rows, claims
   )
-  if config.setting.partition('_')[2]:  # an ablation shares the workdir
-    name = f'results_{config.setting}.json'
-    shutil.copy(workdir / 'results.json', workdir / name)
   table.print_results(rows, f'{config.experiment} {config.setting}')
   if claims:
     table.print_claims(claims)

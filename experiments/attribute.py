@@ -7,9 +7,7 @@ query.
 
 import pathlib
 
-from experiments import launch
-from experiments import stages
-from experiments import tasks
+from experiments import launch, stages, tasks
 
 
 def main(config, workdir: pathlib.Path) -> None:

@@ -2,10 +2,7 @@
 
 import pathlib
 
-from experiments import findings
-from experiments import launch
-from experiments import stages
-from experiments import tasks
+from experiments import findings, launch, stages, tasks
 from tda_jax.report import table
 from tda_jax.storage import record
 

@@ -6,9 +6,7 @@ import numpy as np
 from absl import logging
 
 from experiments import stages
-from tda_jax.evaluation import agreement
-from tda_jax.evaluation import lds
-from tda_jax.evaluation import reliability
+from tda_jax.evaluation import agreement, lds, reliability
 
 RESAMPLES = 300
 
@@ -17,7 +15,7 @@ class Finding(NamedTuple):
   """One method.
 
   Attributes:
-    scores: [N, Q], the ensemble's.
+    scores: [E, N, Q], of each member.
     single: LDS of its members, mean and interval over queries and subsets.
     single_error: standard error of that mean over members.
     ensemble: LDS of the averaged scores.
@@ -74,6 +72,23 @@ def measure(config, task, runs, true: Truth, workdir) -> dict[str, Finding]:
   return found
 
 
+def gap(a: Finding, b: Finding, kind: str, true: Truth) -> lds.Estimate:
+  """LDS of a − LDS of b, over the members that both have scored.
+
+  Args:
+    kind: 'single' or 'ensemble'.
+  """
+  count = min(a.members, b.members)
+  outcomes = true.outcomes.mean(1)
+
+  def estimate(f):
+    scores = f.scores[:count]
+    scores = scores if kind == 'single' else scores.mean(0)
+    return lds.interval(scores, outcomes, true.subsets, resamples=RESAMPLES)
+
+  return lds.difference(estimate(a), estimate(b))
+
+
 def of_scores(scores: np.ndarray, true: Truth) -> Finding:
   """The LDS of scores [E, N, Q]."""
   outcomes = true.outcomes.mean(1)
@@ -84,7 +99,7 @@ def of_scores(scores: np.ndarray, true: Truth) -> Finding:
       s, outcomes, true.subsets, resamples=RESAMPLES
   )
   return Finding(
-      scores=scores.mean(0),
+      scores=scores,
       single=one(scores),
       single_error=error,
       ensemble=one(scores.mean(0)),
@@ -157,7 +172,7 @@ def left_out_rows(found, rows_left, effects) -> list[dict]:
         ('loo_spearman', agreement.spearman),
         ('loo_pearson', agreement.pearson),
     ):
-      value = of(f.scores[rows_left], mean)
+      value = of(f.scores.mean(0)[rows_left], mean)
       error = value.std(ddof=1) / np.sqrt(len(value))
       out.append({
           'method': name, 'metric': metric, 'value': float(value.mean()),

@@ -3,11 +3,9 @@
 import pathlib
 import sys
 import time
-from typing import Callable
+from collections.abc import Callable
 
-from absl import app
-from absl import flags
-from absl import logging
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from tda_jax import parallel
@@ -34,18 +32,33 @@ def launch(main: Callable) -> None:
     config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
     started = time.monotonic()
     facts = {'config': config.to_dict(), **record.environment()}
+    earlier = 0.0
     try:
       workdir.mkdir(parents=True, exist_ok=True)
-      record.write_json(workdir / 'run.json', facts)
+      if (workdir / 'run.json').exists():
+        earlier = record.read_json(workdir / 'run.json').get('seconds', 0.0)
+      record.write_json(
+          workdir / 'run.json', {**facts, 'seconds': earlier}
+      )
       main(config, workdir)
     except (ValueError, OSError) as error:
       if _TRACEBACK.value:
         raise
       print(f'error: {error}', file=sys.stderr)
       sys.exit(1)
-    facts['seconds'] = round(time.monotonic() - started, 1)
+    facts['seconds'] = round(earlier + time.monotonic() - started, 1)
     record.write_json(workdir / 'run.json', facts)
+    _sign_results(workdir, facts)
     logging.info('done in %.0f s', facts['seconds'])
 
   flags.mark_flags_as_required(['config', 'workdir'])
   app.run(run)
+
+
+def _sign_results(workdir, facts):
+  """Adds to results.json which run it is of; `scripts.results` shows it."""
+  file = workdir / 'results.json'
+  if file.exists():
+    content = record.read_json(file)
+    content['run'] = record.signature(facts)
+    record.write_json(file, content)

@@ -2,14 +2,8 @@
 
 from typing import Any
 
-from tda_jax.inverses import cg
-from tda_jax.inverses import descent
-from tda_jax.inverses import ekfac
-from tda_jax.inverses import exact
-from tda_jax.inverses import inverse
-from tda_jax.methods import gradients
-from tda_jax.methods import influence
-from tda_jax.methods import method
+from tda_jax.inverses import cg, descent, ekfac, exact, inverse
+from tda_jax.methods import gradients, influence, method
 
 INVERSES = {
     'identity': inverse.identity,

@@ -7,8 +7,7 @@ import numpy as np
 
 from tda_jax.curvature import layers
 from tda_jax.data import rows as rows_lib
-from tda_jax.report import page
-from tda_jax.report import plots
+from tda_jax.report import page, plots
 from tda_jax.storage import record
 
 PICTURED = ('exact', 'cg', 'astra', 'astra_paper', 'ekfac')
@@ -145,7 +144,7 @@ def _queries(config, task, runs, finding):
   predicted = outputs.argmax(-1) if outputs.ndim > 1 else outputs
   count = min(config.report.queries, rows_lib.count(task.queries))
   return page.queries(
-      finding.scores,
+      finding.scores.mean(0),
       task.shown['train'],
       np.asarray(task.train['y']),
       task.shown['queries'],

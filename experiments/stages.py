@@ -15,8 +15,7 @@ from experiments import methods
 from experiments.tasks import Task
 from tda_jax import scoring
 from tda_jax.data import subsets as subsets_lib
-from tda_jax.evaluation import lds
-from tda_jax.evaluation import retraining
+from tda_jax.evaluation import lds, retraining
 from tda_jax.storage import record
 from tda_jax.training import members
 from tda_jax.training.fit import Run

@@ -12,11 +12,9 @@ import optax
 
 from tda_jax import problem as problem_lib
 from tda_jax.data import images as images_lib
-from tda_jax.data import prepare
+from tda_jax.data import prepare, tables
 from tda_jax.data import rows as rows_lib
-from tda_jax.data import tables
-from tda_jax.models import cnn
-from tda_jax.models import mlp
+from tda_jax.models import cnn, mlp
 from tda_jax.problem import Problem
 from tda_jax.training.fit import Recipe, Run
 

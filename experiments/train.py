@@ -5,9 +5,7 @@ import pathlib
 import jax
 import numpy as np
 
-from experiments import launch
-from experiments import stages
-from experiments import tasks
+from experiments import launch, stages, tasks
 from tda_jax import problem as problem_lib
 from tda_jax.report import table
 

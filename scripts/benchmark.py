@@ -16,19 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs.astra import digits
-from configs.astra import mnist5k
-from experiments import stages
-from experiments import tasks
+from configs.astra import digits, mnist5k
+from experiments import stages, tasks
 from tda_jax import scoring
 from tda_jax.curvature import products
 from tda_jax.data import rows as rows_lib
-from tda_jax.evaluation import retraining
 from tda_jax.data import subsets
-from tda_jax.inverses import descent
-from tda_jax.inverses import ekfac
-from tda_jax.methods import gradients
-from tda_jax.methods import influence
+from tda_jax.evaluation import retraining
+from tda_jax.inverses import descent, ekfac
+from tda_jax.methods import gradients, influence
 from tda_jax.storage import record
 from tda_jax.training import members
 from tda_jax.training.fit import Run
@@ -257,10 +253,10 @@ def main():
         print(f'{row["method"]:50} {row["metric"]:34} {row["value"]:.4g}')
   record.results(RESULTS, 'benchmark', 'speed', rows, claims(rows))
   content = json.loads(RESULTS.read_text())
-  content['run'] = {
+  content['run'] = record.signature({
       **record.environment(),
       'seconds': round(time.monotonic() - start, 1),
-  }
+  })
   record.write_json(RESULTS, content)
 
 

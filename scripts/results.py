@@ -19,10 +19,11 @@ RUN = ('command', 'commit', 'hardware', 'seconds', 'date', 'versions')
 PAGE = """\
 # Results
 
-Made by `make results` from `results/*.json`; do not edit. Intervals are 95%
-bootstrap intervals, or one standard error over models where n counts models of
-an `lds_single`; seconds are those of one model, peak MB of the process.
+Made by `make results` from `results/*.json`; do not edit. Intervals: one
+standard error over the n models for `lds_single`, two over queries for `loo_*`,
+95% bootstrap otherwise. Seconds: of one model. Peak MB: of the whole process.
 {% if files %}
+
 | run | claims that hold | figures |
 | :--- | ---: | ---: |
 {% for f in files %}

@@ -5,9 +5,9 @@
   scores = tda_jax.attribute(method, problem, params, train, queries)  # [N, Q]
 """
 
+from tda_jax.curvature import layers as _layers
 from tda_jax.curvature.layers import check_independent as check_independent
 from tda_jax.curvature.layers import coverage as coverage
-from tda_jax.curvature.layers import find as find_layers
 from tda_jax.data.subsets import half_subsets as half_subsets
 from tda_jax.evaluation.lds import lds as lds
 from tda_jax.evaluation.reliability import ceiling as ceiling
@@ -41,5 +41,6 @@ from tda_jax.training.fit import Recipe as Recipe
 from tda_jax.training.fit import Run as Run
 from tda_jax.training.members import train as train
 
+find_layers = _layers.find
 __version__ = '0.1.0'
 __all__ = [name for name in dir() if not name.startswith('_')]

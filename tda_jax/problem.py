@@ -1,6 +1,7 @@
 """The problem: what a user gives, as pure functions of ONE example."""
 
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp

@@ -6,7 +6,8 @@ Memory holds one batch of training rows and the prepared queries, whatever N.
 import os
 import pathlib
 import time
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp

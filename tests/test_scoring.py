@@ -7,10 +7,8 @@ import pytest
 import tiny
 
 from tda_jax import scoring
-from tda_jax.inverses import descent
-from tda_jax.inverses import exact
-from tda_jax.methods import gradients
-from tda_jax.methods import influence
+from tda_jax.inverses import descent, exact
+from tda_jax.methods import gradients, influence
 from tda_jax.methods import method as method_lib
 from tda_jax.storage import scores as store_lib
 from tda_jax.training.fit import Run

@@ -13,8 +13,7 @@ one). Group norm stands for batch norm, which has no per-example gradient.
 seeds; λ = .014, step .01·λ, batch 128.
 """
 
-from configs.astra import base
-from configs.astra import paper
+from configs.astra import base, paper
 from experiments import arguments
 
 DAMPING = 0.014

@@ -8,8 +8,7 @@ Arguments: `:smoke`, `:ablation=damping|steps|batch|preconditioner|projection`.
 1e-5, batch 32, 20 epochs; 100 half-subsets x 100 seeds. λ = .0017.
 """
 
-from configs.astra import base
-from configs.astra import paper
+from configs.astra import base, paper
 from experiments import arguments
 
 DAMPING = 0.0017

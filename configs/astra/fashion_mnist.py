@@ -12,8 +12,7 @@ Arguments: `:smoke`, `:ablation=damping|steps|batch|preconditioner|projection`.
 .0052. About 30 minutes of retraining on two cores.
 """
 
-from configs.astra import base
-from configs.astra import paper
+from configs.astra import base, paper
 from experiments import arguments
 
 DAMPING = 0.0052

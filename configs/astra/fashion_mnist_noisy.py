@@ -7,9 +7,7 @@ As fashion_mnist, but the paper's FashionMNIST-N: lr .01, weight decay 3e-5,
 3 epochs, λ = .10.
 """
 
-from configs.astra import base
-from configs.astra import paper
-from configs.astra import fashion_mnist
+from configs.astra import base, fashion_mnist, paper
 from experiments import arguments
 
 DAMPING = 0.10

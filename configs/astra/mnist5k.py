@@ -8,8 +8,7 @@ Arguments: `:smoke`, `:ablation=damping|steps|batch|preconditioner|projection`.
 x 5 seeds. Needs the extra `data`.
 """
 
-from configs.astra import base
-from configs.astra import paper
+from configs.astra import base, paper
 from experiments import arguments
 
 DAMPING = 1e-3

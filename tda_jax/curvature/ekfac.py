@@ -12,14 +12,14 @@ George et al. 2018; Grosse et al. 2023, §2.4; Eschenhagen et al. 2023 (expand).
 
 import functools
 import math
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tda_jax.curvature import layers as layers_lib
-from tda_jax.curvature import products
 from tda_jax.curvature import taps
 from tda_jax.data import rows
 from tda_jax.problem import Problem

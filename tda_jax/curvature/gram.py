@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tda_jax.curvature import ekfac
+from tda_jax.curvature import ekfac, taps
 from tda_jax.curvature import layers as layers_lib
-from tda_jax.curvature import taps
 from tda_jax.data import rows
 from tda_jax.problem import Problem
 
@@ -112,10 +111,12 @@ def _pairs(layer, left, right):
     return _similarity(layer, left.a, right.a)[:, :, :, 0, None] * jnp.einsum(
         'kbo,lco->bkcl', left.g[:, :, 0], right.g[:, :, 0]
     )
-  k, b = left.g.shape[:2]
-  l, c = right.g.shape[:2]
-  by_position = b * c * s * t * (layer.num_in + k * l * layer.num_out)
-  by_gradient = layer.num_in * layer.num_out * (k * b * s + l * c * t + k * b * l * c)
+  sides = [(f.g.shape[0] * f.g.shape[1], f.g.shape[2]) for f in (left, right)]
+  (rows_l, s), (rows_r, t) = sides
+  alike_cost = left.g.shape[1] * right.g.shape[1] * s * t * layer.num_in
+  by_position = alike_cost + rows_l * rows_r * s * t * layer.num_out
+  size = layer.num_in * layer.num_out
+  by_gradient = size * (rows_l * s + rows_r * t + rows_l * rows_r)
   if layer.kind == 'embed' or by_position < by_gradient:
     alike = _similarity(layer, left.a, right.a)
     return jnp.einsum(

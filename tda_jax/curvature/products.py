@@ -5,7 +5,8 @@ applied to many vectors with `jax.vmap`. All are means over the unmasked rows of
 the batch, plus l2·v if the problem has an l2 term.
 """
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp

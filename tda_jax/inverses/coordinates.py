@@ -11,16 +11,16 @@ inputs and output gradients of a batch can be rotated instead:
 δ_bk the rows of Sᵀ∂outputs/∂y (`curvature.gram`), taken once for all queries.
 """
 
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from tda_jax import trees
 from tda_jax.curvature import ekfac as blocks_lib
-from tda_jax.curvature import gram
+from tda_jax.curvature import gram, products
 from tda_jax.curvature import layers as layers_lib
-from tda_jax.curvature import products
 from tda_jax.data import rows as rows_lib
 from tda_jax.problem import Problem
 

@@ -17,7 +17,7 @@ refinement): each round shrinks it by the factor that the first one reached.
 """
 
 import functools
-from typing import Callable
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp

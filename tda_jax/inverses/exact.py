@@ -63,7 +63,6 @@ def exact(
   def solve(state, problem, params, train, vectors, key):
     del key
     factor, shift = state
-    n = rows_lib.count(train)
     total = shift + problem.l2
     forward, transpose = _rows_of_ggn(problem, params, train, batch_size)
 

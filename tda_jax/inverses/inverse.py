@@ -4,7 +4,8 @@ The curvature A is the mean GGN (plus l2·I); `damping` is absolute. Solvers tak
 all query vectors at once, as a stack whose leaves are [Q, ...].
 """
 
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 
 from tda_jax import trees
 from tda_jax.curvature import layers as layers_lib
-from tda_jax.curvature import products
-from tda_jax.curvature import taps
+from tda_jax.curvature import products, taps
 from tda_jax.data import rows
 from tda_jax.inverses.inverse import Inverse
 from tda_jax.methods.method import Method, Prepared

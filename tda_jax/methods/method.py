@@ -4,7 +4,8 @@ score[i, q] ≈ measure_q(trained on D) − measure_q(trained on D∖{i}): posit
 where row i supports query q, in the measure's own unit.
 """
 
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp

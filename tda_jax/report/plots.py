@@ -37,6 +37,7 @@ STYLE = {
     'lines.markersize': 5,
 }
 DPI = 150
+BANDS = 5  # more lines than these get bars for intervals: bands would mix
 WIDTH = 8.4
 Span = tuple[float, float, float]  # value, low, high
 
@@ -129,7 +130,7 @@ def residuals(
     axes.set_title(title)
     axes.set_xlabel('solver steps')
     axes.set_ylabel('relative residual')
-    axes.set_xlim(left=0)
+    axes.set_xlim(left=-0.01 * axes.get_xlim()[1])
     _label_ends(axes, curves)
     return _save(figure, path)
 
@@ -283,10 +284,14 @@ def _lines(axes, curves, marker):
         # Earlier lines show at the edges of later ones that cover them.
         linewidth=max(1.6, 3.6 - 0.4 * i), markersize=max(4, 6.5 - 0.5 * i),
     )  # fmt: skip
-    if curve.low is not None and curve.high is not None:
+    if curve.low is None or curve.high is None:
+      continue
+    if marker is None or len(curves) <= BANDS:
       axes.fill_between(
           curve.x, curve.low, curve.high, color=color, alpha=0.13, linewidth=0
       )
+    else:
+      axes.vlines(curve.x, curve.low, curve.high, color=color, linewidth=1)
 
 
 def _mark(axes, literal):
@@ -329,7 +334,7 @@ def _label_ends(axes, curves):
         annotation_clip=False,
         arrowprops={
             'arrowstyle': '-', 'color': color, 'alpha': 0.45, 'linewidth': 0.9,
-            'shrinkA': 1, 'shrinkB': 2,
+            'shrinkA': 1, 'shrinkB': 2, 'relpos': (0, 0.5),
         },
     )  # fmt: skip
 

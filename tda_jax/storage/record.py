@@ -106,13 +106,25 @@ def read_json(path: str | os.PathLike) -> dict:
 def environment() -> dict:
   """Command line, commit, versions, devices and time."""
   return {
-      'command': sys.argv,
+      'command': _command(),
       **_commit(),
       'python': platform.python_version(),
       **{name: metadata.version(name) for name in ('jax', 'flax', 'numpy')},
       'devices': [str(device.device_kind) for device in jax.devices()],
       'cores': os.cpu_count(),
       'time': _now(),
+  }
+
+
+def signature(facts: dict) -> dict:
+  """What a committed results.json says of its run, from `environment`."""
+  return {
+      'command': ' '.join(facts['command']),
+      'commit': facts['commit'],
+      'hardware': f'{facts["cores"]} cores, {" ".join(facts["devices"])}',
+      'seconds': facts.get('seconds'),
+      'date': facts['time'],
+      'versions': {k: facts[k] for k in ('python', 'jax', 'flax', 'numpy')},
   }
 
 
@@ -193,6 +205,13 @@ def _short(value):
 
 def _now():
   return datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
+
+
+def _command():
+  """The command line as it was typed, python -m MODULE ..."""
+  spec = getattr(sys.modules['__main__'], '__spec__', None)
+  start = ['-m', spec.name] if spec else sys.argv[:1]
+  return ['python', *start, *sys.argv[1:]]
 
 
 def _commit():

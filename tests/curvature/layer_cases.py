@@ -1,5 +1,6 @@
 """Tiny models of many kinds, with the layers each must be found to have."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -102,9 +103,10 @@ class CNN(nn.Module):
     x = nn.Conv(4, (3, 3), strides=(2, 2), padding='SAME')(x)
     x = nn.Conv(4, (2, 3), padding='VALID', feature_group_count=2)(nn.tanh(x))
     x = nn.GroupNorm(2)(x)
-    wide = nn.ConvTranspose(2, (2, 2))(x)
-    x = nn.Conv(2, (2, 2), kernel_dilation=2, use_bias=False)(x) + wide
-    return nn.Dense(3)(x.reshape(x.shape[0], -1))
+    wide = nn.ConvTranspose(1, (2, 2), strides=(2, 2))(x)
+    x = nn.Conv(2, (2, 2), kernel_dilation=2, use_bias=False)(x)
+    flat = [v.reshape(v.shape[0], -1) for v in (x, wide)]
+    return nn.Dense(3)(jnp.concatenate(flat, -1))
 
 
 def cnn():
@@ -340,15 +342,22 @@ def dict_awkward_biases():
       'both': normal(7, D),  # of two products
       'v': normal(8, D, D),
       'u': normal(9, D, D),
+      'stack': normal(10, 2, D, D),
+      'same': normal(11, D),  # in every step of the scan
   }
+
+  def step(x, w, same):
+    return jnp.tanh(x @ w + same), None
 
   def outputs(p, e):
     y = e['x'] @ p['w']
     x = jnp.tanh(y + p['reused']) + y
     x = jnp.tanh(x @ p['v'] + p['both'] + p['twice'] + p['twice'])
-    return x @ p['u'] + p['both'] - p['minus']
+    x = x @ p['u'] + p['both'] - p['minus']
+    step_of = functools.partial(step, same=p['same'])
+    return jax.lax.scan(step_of, x, p['stack'])[0]
 
-  return Case(outputs, params, examples(D), 3, leaf=4)
+  return Case(outputs, params, examples(D), 4, leaf=5)
 
 
 def dict_cond():

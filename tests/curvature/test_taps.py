@@ -13,6 +13,10 @@ from layer_cases import B, normal
 from tda_jax.curvature import equations, layers, taps
 
 Q = 3
+# Programs run once on tiny arrays: the time is the compiler's.
+jit = functools.partial(
+    jax.jit, compiler_options={'xla_backend_optimization_level': 0}
+)
 
 
 def gradients(layer, a, g, aux):
@@ -40,7 +44,7 @@ def squares(layer, a, g, bases):
 
 
 def collect(case, statistic, aux=None, params=None, examples=None, **kwargs):
-  return jax.jit(
+  return jit(
       lambda params, examples, aux: taps.collect(
           statistic,
           case.outputs,
@@ -62,7 +66,7 @@ def find(case):
   return layers.find(case.outputs, case.params, example)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jit, static_argnums=0)
 def of_examples(outputs, params, examples):
   """The oracle: gradient of each example's loss, leaves [B, ...]."""
   value = lambda p, e: layer_cases.loss(outputs(p, e), e)
@@ -105,7 +109,7 @@ def gradients_by_taps(case, found, params, examples):
 def check_gradients(make):
   """Layers must add up to the gradient of an example, in every entry."""
   case = make()
-  by_taps = jax.jit(functools.partial(gradients_by_taps, case, find(case)))
+  by_taps = jit(functools.partial(gradients_by_taps, case, find(case)))
   got = by_taps(case.params, case.examples)
   want = of_examples(case.outputs, case.params, case.examples)
   for (path, leaf), sums in zip(
@@ -222,7 +226,7 @@ def test_inputs_and_gradients_are_those_an_interceptor_sees():
     return layer_cases.loss(y, example), seen
 
   shifts = {f'Dense_{i}': jnp.zeros(n) for i, n in enumerate((6, 5, 3))}
-  g, a = jax.jit(
+  g, a = jit(
       jax.vmap(jax.grad(run, has_aux=True), (None, 0))
   )(shifts, case.examples)
   got = collect(case, lambda layer, a, g, aux: (a, g))
@@ -281,7 +285,7 @@ def test_members_by_vmap():
   one = lambda p: taps.collect(
       moments, case.outputs, layer_cases.loss, p, case.examples
   )
-  got = jax.jit(jax.vmap(one))(members)
+  got = jit(jax.vmap(one))(members)
   last = collect(case, moments, params=jax.tree.map(jnp.negative, case.params))
   jax.tree.map(lambda a, b: assert_near(a[2], b, 1e-5), got, last)
 
@@ -308,7 +312,7 @@ def test_batches_by_scan():
   zero = jax.tree.map(
       lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(collected, first)
   )
-  got = jax.jit(lambda s: jax.lax.scan(step, zero, s)[0])(stack)
+  got = jit(lambda s: jax.lax.scan(step, zero, s)[0])(stack)
   want = collect(case, moments)
   jax.tree.map(lambda a, b: assert_near(a, b, 1e-5), got, want)
 
@@ -338,9 +342,9 @@ def test_losses_by_vmap_leave_the_inputs_alone(make):
   found = find(case)
   axes = {name: {'a': None, 'g': 0} for name in found}
   # vmap raises if an `a` depends on k.
-  got = jax.jit(jax.vmap(column, out_axes=axes))(jnp.arange(3))
+  got = jit(jax.vmap(column, out_axes=axes))(jnp.arange(3))
   value = lambda p, e, k: case.outputs(p, e).reshape(-1)[k]
-  each = jax.jit(
+  each = jit(
       jax.vmap(jax.vmap(jax.grad(value), (None, 0, None)), (None, None, 0))
   )(case.params, case.examples, jnp.arange(3))
   for name, layer in found.items():

@@ -8,11 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from tda_jax.inverses import cg
-from tda_jax.inverses import descent
-from tda_jax.inverses import ekfac
-from tda_jax.inverses import exact
-from tda_jax.inverses import inverse
+from tda_jax.inverses import cg, descent, ekfac, exact, inverse
 
 KEY = jax.random.key(2)
 DAMPING = 0.05

@@ -8,12 +8,8 @@ import tiny
 
 from tda_jax import problem as problem_lib
 from tda_jax.data import rows as rows_lib
-from tda_jax.inverses import cg
-from tda_jax.inverses import ekfac
-from tda_jax.inverses import exact
-from tda_jax.inverses import inverse
-from tda_jax.methods import gradients
-from tda_jax.methods import influence
+from tda_jax.inverses import cg, ekfac, exact, inverse
+from tda_jax.methods import gradients, influence
 from tda_jax.methods import method as method_lib
 from tda_jax.training.fit import Run
 
@@ -81,7 +77,7 @@ def test_an_ensemble_is_the_mean_of_its_members(name):
     assert got.shape == (11, 4)
     return
   alone = [
-      attribute(name, t._replace(params=jax.tree.map(lambda x: x[e], members)))
+      attribute(name, t._replace(params=jax.tree.map(lambda x, e=e: x[e], members)))
       for e in range(3)
   ]
   np.testing.assert_allclose(got, np.mean(alone, 0), atol=1e-5)

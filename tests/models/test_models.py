@@ -4,7 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tda_jax import problem as problem_lib
 from tda_jax import trees
+from tda_jax.curvature import layers
 from tda_jax.models import cnn, mlp
 
 SMALL = {'widths': (4, 8, 8, 8), 'shape': (16, 16, 3)}
@@ -19,8 +21,9 @@ MODELS = {
 @pytest.fixture(autouse=True, scope='module')
 def compiled_fast():
   """Programs that run once: most of the time would go into their making."""
-  with jax.disable_most_optimizations(True):
-    yield
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
 
 
 def sizes(init):
@@ -108,3 +111,18 @@ def test_resnet9_follows_trak():
 def test_groups_must_divide_the_widths():
   with pytest.raises(ValueError, match='not all multiples of groups=3'):
     cnn.resnet9(10, groups=3)
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_layers_are_found(name):
+  """Kronecker blocks hold all weights; a normalisation's own are diagonal."""
+  make, shape = MODELS[name]
+  init, apply = make()
+  params = jax.eval_shape(init, jax.random.key(0))
+  example = {'x': jnp.zeros(shape), 'y': jnp.zeros((), jnp.int32)}
+  outputs = problem_lib.classification(apply).outputs
+  found = layers.coverage(layers.find(outputs, params, example), params)
+  left = {row.name for row in found if row.kind == 'leaf'}
+  assert sum(row.parameters for row in found) == trees.size(params)
+  assert all('GroupNorm' in name for name in left)
+  assert bool(left) == (name == 'resnet9')

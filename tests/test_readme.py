@@ -1,0 +1,40 @@
+"""What the README shows is what the code does."""
+
+import pathlib
+import re
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / 'README.md').read_text()
+
+
+def test_example_runs(capsys):
+  example = re.search(r'In twenty lines\n\n```python\n(.*?)```', README, re.S)
+  names = {}
+  exec(compile(example[1], 'README.md', 'exec'), names)
+  assert names['scores'].shape == (1000, 200)
+  assert 'query 0 is a' in capsys.readouterr().out
+  # The strongest supporters of a query have its label.
+  strongest = names['scores'].argmax(0)
+  agree = names['train']['y'][strongest] == names['queries']['y']
+  assert np.mean(agree) > 0.9
+
+
+def test_named_files_exist():
+  linked = re.findall(r'\]\(([\w./]+)\)', README)
+  configs = [f'configs/{c}' for c in re.findall(r'`(astra/\w+\.py)`', README)]
+  assert len(linked) >= 3 and len(configs) >= 6
+  for name in linked + configs:
+    assert (ROOT / name).exists(), name
+
+
+def test_named_commands_exist():
+  makefile = (ROOT / 'Makefile').read_text()
+  text = README + (ROOT / 'AGENTS.md').read_text()
+  targets = set(re.findall(r'(?:^|`)make ([\w-]+)', text, re.M))
+  assert targets >= {'quickstart', 'test', 'results'}
+  for target in targets:
+    assert f'\n{target}:' in makefile, target
+  for module in set(re.findall(r'\bexperiments\.\w+', text)):
+    assert (ROOT / f'{module.replace(".", "/")}.py').exists(), module
