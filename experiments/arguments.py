@@ -15,7 +15,7 @@ def parse(text: str | None, **defaults):
     name, equals, value = part.partition('=')
     if name not in defaults:
       raise ValueError(
-          f'unknown config argument {name!r}: use one of {sorted(defaults)}'
+        f'unknown config argument {name!r}: use one of {sorted(defaults)}'
       )
     kind = type(defaults[name])
     if kind is bool:

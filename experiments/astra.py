@@ -25,13 +25,13 @@ def main(config, workdir: pathlib.Path) -> None:
     rows += findings_lib.left_out_rows(found, left, effects)
   claims = claims_lib.computed(config, found, truth, rows)
   record.results(
-      workdir / 'results.json', config.experiment, config.setting, rows, claims
+    workdir / 'results.json', config.experiment, config.setting, rows, claims
   )
   table.print_results(rows, f'{config.experiment} {config.setting}')
   if claims:
     table.print_claims(claims)
   page = pictures.report(
-      config, task, runs, found, truth, rows, claims, workdir
+    config, task, runs, found, truth, rows, claims, workdir
   )
   print(f'report: {page}')
 

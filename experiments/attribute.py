@@ -1,7 +1,7 @@
 """Stage 2: scores all pairs with the methods of a config.
 
 `--config.only=NAME` takes one of config.methods. Scores are the zarr stores
-<workdir>/scores/<method>/<member>, [N, Q], positive where a row supports a
+<workdir>/scores/<setting>/<method>/<member>, [N, Q], positive where a row supports a
 query.
 """
 
@@ -18,8 +18,8 @@ def main(config, workdir: pathlib.Path) -> None:
     settings = stages.resolved(settings, chosen)
     scores = stages.scores(config, name, settings, task, runs, workdir)
     print(
-        f'{name}: {workdir / "scores" / name} holds {scores.shape[0]} models x'
-        f' {scores.shape[1]} rows x {scores.shape[2]} queries'
+      f'{name}: {workdir / "scores" / name} holds {scores.shape[0]} models x'
+      f' {scores.shape[1]} rows x {scores.shape[2]} queries'
     )
 
 

@@ -28,13 +28,13 @@ def astra_beats_ekfac(config, found, truth, rows):
   for kind in ('single', 'ensemble'):
     d = gap(a, e, kind, truth)
     out.append(
-        _claim(
-            f'ASTRA > EKFAC at the paper\'s damping, {kind}',
-            f'{PAPER}, Fig. 2',
-            'LDS difference above 0',
-            _signed(d),
-            d.low > 0,
-        )
+      _claim(
+        f"ASTRA > EKFAC at the paper's damping, {kind}",
+        f'{PAPER}, Fig. 2',
+        'LDS difference above 0',
+        _signed(d),
+        d.low > 0,
+      )
     )
   return out
 
@@ -44,13 +44,13 @@ def gain_grows_with_ensembling(config, found, truth, rows):
   single, ensemble = (gap(a, e, k, truth) for k in ('single', 'ensemble'))
   d = lds.difference(ensemble, single)
   return [
-      _claim(
-          'the gain of ASTRA over EKFAC grows with ensembling',
-          f'{PAPER}, §5.1',
-          'gain of the ensemble − gain of one model above 0',
-          f'{ensemble.value:+.3f} − {single.value:+.3f} = {_signed(d)}',
-          d.low > 0,
-      )
+    _claim(
+      'the gain of ASTRA over EKFAC grows with ensembling',
+      f'{PAPER}, §5.1',
+      'gain of the ensemble − gain of one model above 0',
+      f'{ensemble.value:+.3f} − {single.value:+.3f} = {_signed(d)}',
+      d.low > 0,
+    )
   ]
 
 
@@ -64,14 +64,14 @@ def fewer_steps_than_neumann(config, found, truth, rows):
     goal = max(min(a[1]), min(n[1]))
     ours, theirs = _steps_to(a, goal), _steps_to(n, goal)
     out.append(
-        _claim(
-            f'{name} needs fewer steps than Neumann for the same residual',
-            f'{PAPER}, Fig. 3',
-            f'fewer steps to a relative residual of {goal:.3g}',
-            f'{ours:.0f} against {theirs:.0f}; at the end'
-            f' {a[1][-1]:.3g} against {n[1][-1]:.3g}',
-            ours < theirs,
-        )
+      _claim(
+        f'{name} needs fewer steps than Neumann for the same residual',
+        f'{PAPER}, Fig. 3',
+        f'fewer steps to a relative residual of {goal:.3g}',
+        f'{ours:.0f} against {theirs:.0f}; at the end'
+        f' {a[1][-1]:.3g} against {n[1][-1]:.3g}',
+        ours < theirs,
+      )
     )
   return out
 
@@ -84,14 +84,13 @@ def low_curvature_matters(config, found, truth, rows):
       continue
     d = gap(f, found['exact'], 'single', truth)
     out.append(
-        _claim(
-            'dropping eigendirections below'
-            f' {name.removeprefix("above_")} hurts',
-            f'{PAPER}, Fig. 4',
-            'LDS difference below 0',
-            _signed(d),
-            d.high < 0,
-        )
+      _claim(
+        f'dropping eigendirections below {name.removeprefix("above_")} hurts',
+        f'{PAPER}, Fig. 4',
+        'LDS difference below 0',
+        _signed(d),
+        d.high < 0,
+      )
     )
   return out
 
@@ -105,13 +104,13 @@ def converged_beats_early_stopped(config, found, truth, rows):
     for kind in ('single', 'ensemble'):
       d = gap(found[name], found['astra_paper'], kind, truth)
       out.append(
-          _claim(
-              f'{name} (converged) > ASTRA by the paper\'s schedule, {kind}',
-              'ours',
-              'LDS difference above 0',
-              _signed(d),
-              d.low > 0,
-          )
+        _claim(
+          f"{name} (converged) > ASTRA by the paper's schedule, {kind}",
+          'ours',
+          'LDS difference above 0',
+          _signed(d),
+          d.low > 0,
+        )
       )
   return out
 
@@ -122,23 +121,23 @@ def solvers_agree(config, found, truth, rows):
   for name in ('astra', 'cg'):
     d = gap(found[name], found['exact'], 'single', truth).value
     out.append(
-        _claim(
-            f'{name} is within .01 LDS of the exact solve',
-            'ours',
-            'difference of single-model LDS at most .01',
-            f'{d:+.4f}',
-            abs(d) <= 0.01,
-        )
+      _claim(
+        f'{name} is within .01 LDS of the exact solve',
+        'ours',
+        'difference of single-model LDS at most .01',
+        f'{d:+.4f}',
+        abs(d) <= 0.01,
+      )
     )
     end = residual(found[name])
     out.append(
-        _claim(
-            f'{name} converges',
-            'ours',
-            'mean relative residual at most 1e-2',
-            f'{end:.2g}',
-            end <= 1e-2,
-        )
+      _claim(
+        f'{name} converges',
+        'ours',
+        'mean relative residual at most 1e-2',
+        f'{end:.2g}',
+        end <= 1e-2,
+      )
     )
   return out
 
@@ -146,68 +145,68 @@ def solvers_agree(config, found, truth, rows):
 def digits_levels(config, found, truth, rows):
   """The levels measured for this setting before, and the peers' best."""
   levels = [
-      ('exact', 'single', 0.60),
-      ('exact', 'ensemble', 0.71),
-      ('ekfac_exact_labels', 'single', 0.55),
+    ('exact', 'single', 0.60),
+    ('exact', 'ensemble', 0.71),
+    ('ekfac_exact_labels', 'single', 0.55),
   ]
   peers = [
-      ('exact', 'single', 0.553, 'pyDVL EKFAC, damping tuned on the queries'),
-      ('ekfac', 'single', 0.537, 'kronfluence EKFAC, heuristic damping'),
-      ('kfac', 'single', 0.546, 'kronfluence KFAC, heuristic damping'),
+    ('exact', 'single', 0.553, 'pyDVL EKFAC, damping tuned on the queries'),
+    ('ekfac', 'single', 0.537, 'kronfluence EKFAC, heuristic damping'),
+    ('kfac', 'single', 0.546, 'kronfluence KFAC, heuristic damping'),
   ]
   out = [
-      _claim(
-          f'{name}, {kind}: LDS at least {level:.2f}',
-          'ours',
-          f'{level:.2f}',
-          f'{getattr(found[name], kind).value:.3f}',
-          getattr(found[name], kind).value >= level,
-      )
-      for name, kind, level in levels
-      if name in found
+    _claim(
+      f'{name}, {kind}: LDS at least {level:.2f}',
+      'ours',
+      f'{level:.2f}',
+      f'{getattr(found[name], kind).value:.3f}',
+      getattr(found[name], kind).value >= level,
+    )
+    for name, kind, level in levels
+    if name in found
   ]
   return out + [
-      _claim(
-          f'{name}, {kind}: above {what}',
-          PEERS,
-          f'{level:.3f}',
-          f'{getattr(found[name], kind).value:.3f}',
-          getattr(found[name], kind).value > level,
-      )
-      for name, kind, level, what in peers
-      if name in found
+    _claim(
+      f'{name}, {kind}: above {what}',
+      PEERS,
+      f'{level:.3f}',
+      f'{getattr(found[name], kind).value:.3f}',
+      getattr(found[name], kind).value > level,
+    )
+    for name, kind, level, what in peers
+    if name in found
   ]
 
 
 CLAIMS = {
-    f.__name__: f
-    for f in (
-        astra_beats_ekfac,
-        gain_grows_with_ensembling,
-        fewer_steps_than_neumann,
-        low_curvature_matters,
-        converged_beats_early_stopped,
-        solvers_agree,
-        digits_levels,
-    )
+  f.__name__: f
+  for f in (
+    astra_beats_ekfac,
+    gain_grows_with_ensembling,
+    fewer_steps_than_neumann,
+    low_curvature_matters,
+    converged_beats_early_stopped,
+    solvers_agree,
+    digits_levels,
+  )
 }
 
 
 def _claim(claim, source, expected, observed, holds):
   return {
-      'claim': claim,
-      'source': source,
-      'expected': expected,
-      'observed': observed,
-      'holds': bool(holds),
+    'claim': claim,
+    'source': source,
+    'expected': expected,
+    'observed': observed,
+    'holds': bool(holds),
   }
 
 
 def _trace(f: Finding):
   """(steps, mean residual over members) of a solver."""
   return (
-      np.array(f.facts[0]['steps']),
-      np.mean([x['residual'] for x in f.facts], 0),
+    np.array(f.facts[0]['steps']),
+    np.mean([x['residual'] for x in f.facts], 0),
   )
 
 

@@ -13,9 +13,7 @@ def main(config, workdir: pathlib.Path) -> None:
   truth = findings.truth(config, task, workdir)
   found = findings.measure(config, task, runs, truth, workdir)
   rows = findings.rows(found, truth)
-  record.results(
-      workdir / 'results.json', 'evaluate', config.setting, rows, []
-  )
+  record.results(workdir / 'results.json', 'evaluate', config.setting, rows, [])
   table.print_results(rows, config.setting)
 
 

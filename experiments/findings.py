@@ -60,14 +60,14 @@ def measure(config, task, runs, true: Truth, workdir) -> dict[str, Finding]:
     scores = stages.scores(config, name, settings, task, runs, workdir)
     peak = stages.peak_memory()
     found[name] = of_scores(scores, true)._replace(
-        facts=stages.facts(workdir, name, len(scores)), peak_mb=peak
+      facts=stages.facts(config, workdir, name, len(scores)), peak_mb=peak
     )
     logging.info(
-        '%s: LDS %.3f single, %.3f ensemble of %d',
-        name,
-        found[name].single.value,
-        found[name].ensemble.value,
-        len(scores),
+      '%s: LDS %.3f single, %.3f ensemble of %d',
+      name,
+      found[name].single.value,
+      found[name].ensemble.value,
+      len(scores),
     )
   return found
 
@@ -95,21 +95,19 @@ def of_scores(scores: np.ndarray, true: Truth) -> Finding:
   members = len(scores)
   sizes = [k for k in (1, 2, 3, 5, 10, 20, 50) if k < members] + [members]
   _, error = lds.spread(scores, outcomes, true.subsets)
-  one = lambda s: lds.interval(
-      s, outcomes, true.subsets, resamples=RESAMPLES
-  )
+  one = lambda s: lds.interval(s, outcomes, true.subsets, resamples=RESAMPLES)
   return Finding(
-      scores=scores,
-      single=one(scores),
-      single_error=error,
-      ensemble=one(scores.mean(0)),
-      sizes=sizes,
-      by_size=lds.by_size(
-          scores, outcomes, true.subsets, sizes, resamples=RESAMPLES
-      ),
-      members=members,
-      facts=[],
-      peak_mb=None,
+    scores=scores,
+    single=one(scores),
+    single_error=error,
+    ensemble=one(scores.mean(0)),
+    sizes=sizes,
+    by_size=lds.by_size(
+      scores, outcomes, true.subsets, sizes, resamples=RESAMPLES
+    ),
+    members=members,
+    facts=[],
+    peak_mb=None,
   )
 
 
@@ -123,8 +121,8 @@ def rows(found: dict[str, Finding], true: Truth) -> list[dict]:
   for name, f in found.items():
     seconds = [x['prepare_seconds'] + x['score_seconds'] for x in f.facts]
     cost = {
-        'seconds': float(np.median(seconds)) if seconds else None,
-        'peak_mb': f.peak_mb,
+      'seconds': float(np.median(seconds)) if seconds else None,
+      'peak_mb': f.peak_mb,
     }
     error = 0.0 if np.isnan(f.single_error) else f.single_error
     value = f.single.value
@@ -169,8 +167,8 @@ def left_out_rows(found, rows_left, effects) -> list[dict]:
   out = []
   for name, f in found.items():
     for metric, of in (
-        ('loo_spearman', agreement.spearman),
-        ('loo_pearson', agreement.pearson),
+      ('loo_spearman', agreement.spearman),
+      ('loo_pearson', agreement.pearson),
     ):
       value = of(f.scores.mean(0)[rows_left], mean)
       error = value.std(ddof=1) / np.sqrt(len(value))
@@ -184,10 +182,10 @@ def left_out_rows(found, rows_left, effects) -> list[dict]:
 
 def _row(method, metric, estimate, n):
   return {
-      'method': method,
-      'metric': metric,
-      'value': estimate.value,
-      'low': estimate.low,
-      'high': estimate.high,
-      'n': n,
+    'method': method,
+    'metric': metric,
+    'value': estimate.value,
+    'low': estimate.low,
+    'high': estimate.high,
+    'n': n,
   }

@@ -12,7 +12,7 @@ from tda_jax import parallel
 from tda_jax.storage import record
 
 _CONFIG = config_flags.DEFINE_config_file(
-    'config', None, 'configs/NAME/SETTING.py[:arguments]', lock_config=True
+  'config', None, 'configs/NAME/SETTING.py[:arguments]', lock_config=True
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'where every result is kept')
 _TRACEBACK = flags.DEFINE_bool('traceback', False, 'show where an error arose')
@@ -37,9 +37,7 @@ def launch(main: Callable) -> None:
       workdir.mkdir(parents=True, exist_ok=True)
       if (workdir / 'run.json').exists():
         earlier = record.read_json(workdir / 'run.json').get('seconds', 0.0)
-      record.write_json(
-          workdir / 'run.json', {**facts, 'seconds': earlier}
-      )
+      record.write_json(workdir / 'run.json', {**facts, 'seconds': earlier})
       main(config, workdir)
     except (ValueError, OSError) as error:
       if _TRACEBACK.value:

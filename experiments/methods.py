@@ -6,19 +6,19 @@ from tda_jax.inverses import cg, descent, ekfac, exact, inverse
 from tda_jax.methods import gradients, influence, method
 
 INVERSES = {
-    'identity': inverse.identity,
-    'diagonal': ekfac.diagonal,
-    'kfac': ekfac.kfac,
-    'ekfac': ekfac.ekfac,
-    'neumann': descent.neumann,
-    'descent': descent.descent,
-    'astra': descent.astra,
-    'cg': cg.cg,
-    'exact': exact.exact,
+  'identity': inverse.identity,
+  'diagonal': ekfac.diagonal,
+  'kfac': ekfac.kfac,
+  'ekfac': ekfac.ekfac,
+  'neumann': descent.neumann,
+  'descent': descent.descent,
+  'astra': descent.astra,
+  'cg': cg.cg,
+  'exact': exact.exact,
 }
 FIRST_ORDER = {
-    'grad_dot': gradients.grad_dot,
-    'grad_cos': gradients.grad_cos,
+  'grad_dot': gradients.grad_dot,
+  'grad_cos': gradients.grad_cos,
 }
 
 
@@ -30,12 +30,12 @@ def make(kind: str, **settings: Any) -> method.Method:
 
 
 def make_inverse(
-    kind: str,
-    *,
-    precondition: dict | None = None,
-    project_above: float | None = None,
-    residual: bool = False,
-    **settings: Any,
+  kind: str,
+  *,
+  precondition: dict | None = None,
+  project_above: float | None = None,
+  residual: bool = False,
+  **settings: Any,
 ) -> inverse.Inverse:
   """The inverse `kind` with its keyword arguments.
 

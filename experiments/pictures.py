@@ -17,15 +17,15 @@ def report(config, task, runs, found, truth, rows, claims, workdir) -> str:
   """Writes the plots and <workdir>/report.html; returns its path."""
   method = next((m for m in PICTURED if m in found), next(iter(found)))
   return page.write(
-      workdir / 'report.html',
-      title=f'{config.experiment}: {config.setting}',
-      facts={**record.environment(), 'config': config.to_dict()},
-      rows=rows,
-      claims=claims,
-      plots=draw(config, found, truth, workdir),
-      coverage=_coverage(task, runs),
-      queries=_queries(config, task, runs, found[method]),
-      method=method,
+    workdir / 'report.html',
+    title=f'{config.experiment}: {config.setting}',
+    facts={**record.environment(), 'config': config.to_dict()},
+    rows=rows,
+    claims=claims,
+    plots=draw(config, found, truth, workdir),
+    coverage=_coverage(task, runs),
+    queries=_queries(config, task, runs, found[method]),
+    method=method,
   )
 
 
@@ -35,58 +35,58 @@ def draw(config, found, truth, workdir) -> list[page.Plot]:
   folder.mkdir(exist_ok=True)
   ceiling = _span(truth.ceiling)
   out = [
-      page.Plot(
-          plots.bars(
-              [
-                  plots.Bar(
-                      name,
-                      _span(f.single),
-                      _span(f.ensemble) if f.members > 1 else None,
-                  )
-                  for name, f in found.items()
-              ],
-              folder / f'{config.setting}_lds.png',
-              ceiling=ceiling,
-              members=max(f.members for f in found.values()),
-          ),
-          'LDS of every method',
-          'Bars of the LDS of single models and of the ensemble, by method',
-      )
+    page.Plot(
+      plots.bars(
+        [
+          plots.Bar(
+            name,
+            _span(f.single),
+            _span(f.ensemble) if f.members > 1 else None,
+          )
+          for name, f in found.items()
+        ],
+        folder / f'{config.setting}_lds.png',
+        ceiling=ceiling,
+        members=max(f.members for f in found.values()),
+      ),
+      'LDS of every method',
+      'Bars of the LDS of single models and of the ensemble, by method',
+    )
   ]
   if residuals := _residuals(found):
     out.append(
-        page.Plot(
-            plots.residuals(residuals, folder / f'{config.setting}_residual.png'),
-            'Residual against solver steps',
-            'Relative residual of the solve, falling with steps, by method',
-        )
+      page.Plot(
+        plots.residuals(residuals, folder / f'{config.setting}_residual.png'),
+        'Residual against solver steps',
+        'Relative residual of the solve, falling with steps, by method',
+      )
     )
   if curves := _dampings(config, found, workdir):
     out.append(
-        page.Plot(
-            plots.damping(
-                curves,
-                folder / f'{config.setting}_damping.png',
-                literal=config.paper_damping or None,
-            ),
-            'LDS against damping',
-            'LDS by damping, a line for each solver',
-        )
+      page.Plot(
+        plots.damping(
+          curves,
+          folder / f'{config.setting}_damping.png',
+          literal=config.paper_damping or None,
+        ),
+        'LDS against damping',
+        'LDS by damping, a line for each solver',
+      )
     )
   sizes = [
-      plots.Curve(name, f.sizes, *_band(f.by_size))
-      for name, f in found.items()
-      if f.members > 2
+    plots.Curve(name, f.sizes, *_band(f.by_size))
+    for name, f in found.items()
+    if f.members > 2
   ]
   if sizes and len(sizes) <= 12:
     out.append(
-        page.Plot(
-            plots.ensemble(
-                sizes, folder / f'{config.setting}_ensemble.png', ceiling=ceiling
-            ),
-            'LDS against ensemble size',
-            'LDS rising with the number of averaged models, by method',
-        )
+      page.Plot(
+        plots.ensemble(
+          sizes, folder / f'{config.setting}_ensemble.png', ceiling=ceiling
+        ),
+        'LDS against ensemble size',
+        'LDS rising with the number of averaged models, by method',
+      )
     )
   return out
 
@@ -98,13 +98,13 @@ def _residuals(found):
     if traces and len(traces[0]) > 1:
       traces = np.array(traces)
       out.append(
-          plots.Curve(
-              name,
-              f.facts[0]['steps'],
-              traces.mean(0),
-              traces.min(0),
-              traces.max(0),
-          )
+        plots.Curve(
+          name,
+          f.facts[0]['steps'],
+          traces.mean(0),
+          traces.min(0),
+          traces.max(0),
+        )
       )
   return out
 
@@ -121,15 +121,15 @@ def _dampings(config, found, workdir):
     for name, curve in record.read_json(file)['validation_lds'].items():
       curves[f'{name} (validation)'] = {float(k): v for k, v in curve.items()}
   return [
-      plots.Curve(name, sorted(curve), [curve[k] for k in sorted(curve)])
-      for name, curve in curves.items()
+    plots.Curve(name, sorted(curve), [curve[k] for k in sorted(curve)])
+    for name, curve in curves.items()
   ]
 
 
 def _coverage(task, runs):
   params = jax.tree.map(lambda leaf: leaf[0], runs.params)
   found = layers.find(
-      task.problem.outputs, params, rows_lib.take(task.train, 0)
+    task.problem.outputs, params, rows_lib.take(task.train, 0)
   )
   return layers.coverage(found, params)
 
@@ -144,16 +144,16 @@ def _queries(config, task, runs, finding):
   predicted = outputs.argmax(-1) if outputs.ndim > 1 else outputs
   count = min(config.report.queries, rows_lib.count(task.queries))
   return page.queries(
-      finding.scores.mean(0),
-      task.shown['train'],
-      np.asarray(task.train['y']),
-      task.shown['queries'],
-      np.asarray(task.queries['y']),
-      predicted,
-      range(count),
-      count=config.report.evidence,
-      classes=task.shown.get('classes'),
-      columns=task.shown.get('columns'),
+    finding.scores.mean(0),
+    task.shown['train'],
+    np.asarray(task.train['y']),
+    task.shown['queries'],
+    np.asarray(task.queries['y']),
+    predicted,
+    range(count),
+    count=config.report.evidence,
+    classes=task.shown.get('classes'),
+    columns=task.shown.get('columns'),
   )
 
 

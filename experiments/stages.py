@@ -30,12 +30,12 @@ def train(config, task: Task, workdir: pathlib.Path) -> Run:
   _claim(config, workdir, 'train', members=config.members)
   keys = _keys(config.seed, 'train', config.members)
   return members.train(
-      task.problem,
-      task.recipe,
-      task.train,
-      keys,
-      directory=workdir / 'train',
-      progress=True,
+    task.problem,
+    task.recipe,
+    task.train,
+    keys,
+    directory=workdir / 'train',
+    progress=True,
   )
 
 
@@ -50,30 +50,30 @@ def truth(config, task: Task, workdir: pathlib.Path, split: str = 'truth'):
   count = settings.subsets if split == 'truth' else settings.validation
   if isinstance(task.recipe, Run):
     raise ValueError(
-        'ground truth is made by retraining, and this task gives trained models'
-        ' (a Run) without a Recipe: let it return a Recipe'
+      'ground truth is made by retraining, and this task gives trained models'
+      ' (a Run) without a Recipe: let it return a Recipe'
     )
   _claim(
-      config,
-      workdir,
-      split,
-      subsets=count,
-      fraction=settings.fraction,
-      repeats=settings.repeats,
+    config,
+    workdir,
+    split,
+    subsets=count,
+    fraction=settings.fraction,
+    repeats=settings.repeats,
   )
   seed = config.seed + (0 if split == 'truth' else 1)
   n = len(jax.tree.leaves(task.train)[0])
   chosen = subsets_lib.half_subsets(seed, n, count, settings.fraction)
   outcomes = retraining.outcomes(
-      task.problem,
-      task.recipe,
-      task.train,
-      task.queries,
-      chosen,
-      settings.repeats,
-      jax.random.fold_in(_key(config.seed, 'truth'), seed),
-      workdir / split,
-      at_once=settings.at_once,
+    task.problem,
+    task.recipe,
+    task.train,
+    task.queries,
+    chosen,
+    settings.repeats,
+    jax.random.fold_in(_key(config.seed, 'truth'), seed),
+    workdir / split,
+    at_once=settings.at_once,
   )
   return chosen, outcomes
 
@@ -85,53 +85,55 @@ def left_out(config, task: Task, workdir: pathlib.Path):
   rows = np.random.default_rng(config.seed).permutation(n)
   rows = np.sort(rows[: config.left_out.rows])
   base, without = retraining.leave_one_out(
-      task.problem,
-      task.recipe,
-      task.train,
-      task.queries,
-      rows,
-      config.left_out.repeats,
-      _key(config.seed, 'left out'),
-      workdir / 'left_out',
-      at_once=config.truth.at_once,
+    task.problem,
+    task.recipe,
+    task.train,
+    task.queries,
+    rows,
+    config.left_out.repeats,
+    _key(config.seed, 'left out'),
+    workdir / 'left_out',
+    at_once=config.truth.at_once,
   )
   return rows, base[None] - without
 
 
 def scores(
-    config, name: str, settings: dict, task: Task, runs: Run, workdir
+  config, name: str, settings: dict, task: Task, runs: Run, workdir
 ) -> np.ndarray:
-  """Scores of one method, [E, N, Q], kept in <workdir>/scores/<name>."""
+  """Scores of one method, [E, N, Q], kept in <workdir>/scores/SETTING/<name>."""
   settings = dict(settings)
   first = settings.pop('members', None)
   if first:
     runs = jax.tree.map(lambda leaf: leaf[:first], scoring.members_of(runs))
   return scoring.score(
-      methods.make(**settings),
-      task.problem,
-      runs,
-      task.train,
-      task.queries,
-      workdir / 'scores' / name,
-      name=name,
-      key=_key(config.seed, 'scores'),
-      batch_size=config.batch_size,
-      attributes={
-          'settings': settings,
-          'unit': 'measure, removal of one row',
-          'sign': 'positive supports',
-          'reduction': 'mean loss',
-          'train': members.digest(task.train),
-          'queries': members.digest(task.queries),
-          'models': members.digest(runs.params),
-      },
+    methods.make(**settings),
+    task.problem,
+    runs,
+    task.train,
+    task.queries,
+    _folder(config, workdir, name),
+    name=name,
+    key=_key(config.seed, 'scores'),
+    batch_size=config.batch_size,
+    attributes={
+      'settings': settings,
+      'unit': 'measure, removal of one row',
+      'sign': 'positive supports',
+      'reduction': 'mean loss',
+      'train': members.digest(task.train),
+      'queries': members.digest(task.queries),
+      'models': members.digest(runs.params),
+    },
   )
 
 
-def facts(workdir, name: str, count: int) -> list[dict]:
+def facts(config, workdir, name: str, count: int) -> list[dict]:
   """What scoring recorded of each member: seconds, residuals, damping."""
-  folder = pathlib.Path(workdir) / 'scores' / name
-  return [record.read_json(folder / str(e) / 'facts.json') for e in range(count)]
+  folder = _folder(config, workdir, name)
+  return [
+    record.read_json(folder / str(e) / 'facts.json') for e in range(count)
+  ]
 
 
 def chosen_dampings(config, task: Task, runs: Run, workdir) -> dict[str, float]:
@@ -148,12 +150,12 @@ def chosen_dampings(config, task: Task, runs: Run, workdir) -> dict[str, float]:
     curve = {}
     for damping in config.damping_grid:
       found = scores(
-          config,
-          f'validation/{name}_{damping:g}',
-          {**settings, 'damping': damping},
-          task,
-          runs,
-          workdir,
+        config,
+        f'validation/{name}_{damping:g}',
+        {**settings, 'damping': damping},
+        task,
+        runs,
+        workdir,
       )
       value = lds.lds(found.mean(0), outcomes.mean(1), chosen).mean()
       curve[damping] = float(value)
@@ -161,7 +163,7 @@ def chosen_dampings(config, task: Task, runs: Run, workdir) -> dict[str, float]:
     curves[name] = curve
     logging.info('damping of %s: %s of %s', name, best[name], curve)
   record.write_json(
-      workdir / 'chosen.json', {'chosen': best, 'validation_lds': curves}
+    workdir / 'chosen.json', {'chosen': best, 'validation_lds': curves}
   )
   return best
 
@@ -176,8 +178,8 @@ def methods_of(config) -> dict:
     return dict(config.methods)
   if config.only not in config.methods:
     raise ValueError(
-        f'unknown method {config.only!r}: this config has'
-        f' {", ".join(sorted(config.methods))}'
+      f'unknown method {config.only!r}: this config has'
+      f' {", ".join(sorted(config.methods))}'
     )
   return {config.only: config.methods[config.only]}
 
@@ -191,15 +193,15 @@ def resolved(settings: dict, chosen: dict[str, float]) -> dict:
     name, _, factor = value.removeprefix('chosen/').partition('*')
     if name not in chosen:
       raise ValueError(
-          f'{value!r}: config.choose has no entry {name!r}, it has'
-          f' {sorted(chosen)}'
+        f'{value!r}: config.choose has no entry {name!r}, it has'
+        f' {sorted(chosen)}'
       )
     return chosen[name] * float(factor or 1)
 
   out = {}
   for field, value in settings.items():
     out[field] = (
-        resolved(value, chosen) if hasattr(value, 'items') else number(value)
+      resolved(value, chosen) if hasattr(value, 'items') else number(value)
     )
   return out
 
@@ -216,6 +218,11 @@ def peak_memory(reset: bool = False) -> float | None:
   return int(line.split()[1]) / 1024
 
 
+def _folder(config, workdir, name):
+  """An ablation shares a workdir, not its methods' names."""
+  return pathlib.Path(workdir) / 'scores' / config.setting / name
+
+
 def _claim(config, workdir, stage, **settings):
   """Refuses a workdir whose stage was made with other settings.
 
@@ -223,19 +230,19 @@ def _claim(config, workdir, stage, **settings):
   told from arrays (network, optimizer, split).
   """
   shared = {
-      name: config.get(name) for name in ('task', 'data', 'model', 'training')
+    name: config.get(name) for name in ('task', 'data', 'model', 'training')
   }
   inputs = {'seed': config.seed, **shared, **settings}
   record.begin(
-      pathlib.Path(workdir) / 'stages' / stage, record.plain(_plain(inputs))
+    pathlib.Path(workdir) / 'stages' / stage, record.plain(_plain(inputs))
   )
 
 
 def _plain(value):
   return (
-      {k: _plain(v) for k, v in value.items()}
-      if hasattr(value, 'items')
-      else value
+    {k: _plain(v) for k, v in value.items()}
+    if hasattr(value, 'items')
+    else value
   )
 
 

@@ -21,12 +21,12 @@ from tda_jax.training.fit import Recipe, Run
 
 class Task(NamedTuple):
   """Attributes:
-    problem: see `tda_jax.problem`.
-    recipe: how its models are trained, or a Run of trained ones (leading
-      member axis).
-    train, queries: rows.
-    shown: inputs as people look at them, for the report: {'train', 'queries',
-      'classes' (names, or None), 'columns' of a table}; None: nothing to show.
+  problem: see `tda_jax.problem`.
+  recipe: how its models are trained, or a Run of trained ones (leading
+    member axis).
+  train, queries: rows.
+  shown: inputs as people look at them, for the report: {'train', 'queries',
+    'classes' (names, or None), 'columns' of a table}; None: nothing to show.
   """
 
   problem: Problem
@@ -47,13 +47,13 @@ def load(config) -> Task:
     make = getattr(importlib.import_module(module), function)
   except (ImportError, AttributeError) as error:
     raise ValueError(
-        f'task={config.task!r} names no function ({error}): write it as'
-        " 'module:function' with the module importable from here"
+      f'task={config.task!r} names no function ({error}): write it as'
+      " 'module:function' with the module importable from here"
     ) from None
   made = make(config)
   if not isinstance(made, tuple) or not 4 <= len(made) <= 5:
     raise ValueError(
-        f'{config.task} must return (problem, recipe or Run, train, queries)'
+      f'{config.task} must return (problem, recipe or Run, train, queries)'
     )
   task = Task(*made)
   rows_lib.check(task.train, 'train')
@@ -70,18 +70,18 @@ def images(config) -> Task:
   data = config.data
   if data.name == 'mnist5k':
     (train, queries), _ = prepare.split(
-        images_lib.mnist5k(), data.seed, data.train, data.queries
+      images_lib.mnist5k(), data.seed, data.train, data.queries
     )
   elif data.name in IMAGE_FILES:
     read = IMAGE_FILES[data.name]
     (train,), _ = prepare.split(read(data.path), data.seed, data.train)
     (queries,), _ = prepare.split(
-        read(data.path, 'test'), data.seed, data.queries
+      read(data.path, 'test'), data.seed, data.queries
     )
   else:
     raise ValueError(
-        f'unknown images {data.name!r}: use mnist5k or one of'
-        f' {sorted(IMAGE_FILES)}'
+      f'unknown images {data.name!r}: use mnist5k or one of'
+      f' {sorted(IMAGE_FILES)}'
     )
   shown = {'train': train['x'], 'queries': queries['x']}
   if data.label_noise:
@@ -96,7 +96,7 @@ def digits(config) -> Task:
   """scikit-learn's 8 x 8 digits, every pixel standardised."""
   data = config.data
   (train, queries), _ = prepare.split(
-      tables.digits(), data.seed, data.train, data.queries
+    tables.digits(), data.seed, data.train, data.queries
   )
   square = lambda rows: rows['x'].reshape(-1, 8, 8) / 16
   shown = {'train': square(train), 'queries': square(queries)}
@@ -113,20 +113,18 @@ def table(config) -> Task:
   data = config.data
   if data.name.endswith(('.csv', '.csv.gz', '.npz')):
     read = tables.read(
-        data.name, data.target, classification=data.classification
+      data.name, data.target, classification=data.classification
     )
     rows, columns = read.rows, read.columns
   elif data.name in TABLES:
     rows, columns = TABLES[data.name](), tables.columns(data.name)
   else:
     raise ValueError(
-        f'unknown table {data.name!r}: use one of {sorted(TABLES)}, or the path'
-        ' of a .csv or .npz file'
+      f'unknown table {data.name!r}: use one of {sorted(TABLES)}, or the path'
+      ' of a .csv or .npz file'
     )
   rows_lib.check(rows, data.name)
-  (train, queries), _ = prepare.split(
-      rows, data.seed, data.train, data.queries
-  )
+  (train, queries), _ = prepare.split(rows, data.seed, data.train, data.queries)
   regression = np.issubdtype(rows['y'].dtype, np.floating)
   shown = {'train': train['x'], 'queries': queries['x'], 'columns': columns}
   shown = {**shown, 'classes': None}
@@ -136,7 +134,7 @@ def table(config) -> Task:
   init, apply = _network(config, 1, train['x'].shape[1:])
   one = lambda params, x: apply(params, x)[:, 0]
   return Task(
-      problem_lib.regression(one), recipe(config, init), train, queries, shown
+    problem_lib.regression(one), recipe(config, init), train, queries, shown
   )
 
 
@@ -152,14 +150,14 @@ def recipe(config, init) -> Recipe:
     if t.schedule == 'triangular':  # up for a fifth of the run, then down
       peak = steps // 5
       return optax.join_schedules(
-          [
-              optax.linear_schedule(0.0, t.learning_rate, peak),
-              optax.linear_schedule(t.learning_rate, 0.0, steps - peak),
-          ],
-          [peak],
+        [
+          optax.linear_schedule(0.0, t.learning_rate, peak),
+          optax.linear_schedule(t.learning_rate, 0.0, steps - peak),
+        ],
+        [peak],
       )
     raise ValueError(
-        f'unknown schedule {t.schedule!r}: use constant, linear or triangular'
+      f'unknown schedule {t.schedule!r}: use constant, linear or triangular'
     )
 
   def optimizer(steps):
@@ -167,8 +165,8 @@ def recipe(config, init) -> Recipe:
     if t.schedule == 'constant':
       rate = t.learning_rate
     return optax.chain(
-        optax.add_decayed_weights(t.weight_decay),
-        optax.sgd(rate, momentum=t.momentum),
+      optax.add_decayed_weights(t.weight_decay),
+      optax.sgd(rate, momentum=t.momentum),
     )
 
   augment = images_lib.crop_and_flip if t.augment else None
@@ -176,14 +174,14 @@ def recipe(config, init) -> Recipe:
 
 
 TABLES = {
-    'concrete': tables.concrete,
-    'diabetes': tables.diabetes,
-    'breast_cancer': tables.breast_cancer,
+  'concrete': tables.concrete,
+  'diabetes': tables.diabetes,
+  'breast_cancer': tables.breast_cancer,
 }
 IMAGE_FILES = {
-    'mnist': images_lib.mnist,
-    'fashion_mnist': images_lib.fashion_mnist,
-    'cifar10': images_lib.cifar10,
+  'mnist': images_lib.mnist,
+  'fashion_mnist': images_lib.fashion_mnist,
+  'cifar10': images_lib.cifar10,
 }
 FASHION = (
     'T-shirt', 'trouser', 'pullover', 'dress', 'coat', 'sandal', 'shirt',
@@ -211,6 +209,4 @@ def _network(config, outputs, shape):
     return cnn.lenet(outputs, shape)
   if model.kind == 'resnet9':
     return cnn.resnet9(outputs, shape, model.widths, model.groups)
-  raise ValueError(
-      f'unknown model {model.kind!r}: use mlp, lenet or resnet9'
-  )
+  raise ValueError(f'unknown model {model.kind!r}: use mlp, lenet or resnet9')

@@ -16,7 +16,7 @@ def main(config, workdir: pathlib.Path) -> None:
   rows = []
   for name, part in (('train', task.train), ('queries', task.queries)):
     found = jax.vmap(
-        lambda params, part=part: problem_lib.losses(task.problem, params, part)
+      lambda params, part=part: problem_lib.losses(task.problem, params, part)
     )(runs.params)
     losses = np.asarray(found).mean(1)
     rows.append({

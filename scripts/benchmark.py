@@ -50,7 +50,7 @@ def prepared_task(name):
   config = SETTINGS[name].get_config()
   task = tasks.load(config)
   runs = members.train(
-      task.problem, task.recipe, task.train, jax.random.split(KEY, 1)
+    task.problem, task.recipe, task.train, jax.random.split(KEY, 1)
   )
   params = jax.tree.map(lambda leaf: leaf[0], runs.params)
   return config, task, Run(params, None, None, None)
@@ -79,21 +79,23 @@ def ekfac_pairs(name, peers) -> list[dict]:
     method = influence.influence(ekfac.ekfac(labels=labels, batch_size=500))
     call = scorer(method, task, run)
     kept[labels] = np.asarray(call())
-    rows.append(_row(f'EKFAC {labels} labels, {name}', 'seconds', seconds(call)))
+    rows.append(
+      _row(f'EKFAC {labels} labels, {name}', 'seconds', seconds(call))
+    )
   if peers:
     from scripts import compare_peers
 
     for labels, row in zip(kept, list(rows), strict=True):
       theirs, scores = compare_peers.kronfluence_ekfac(task, run, labels)
       rows.append(
-          _row(f'kronfluence EKFAC {labels} labels, {name}', 'seconds', theirs)
+        _row(f'kronfluence EKFAC {labels} labels, {name}', 'seconds', theirs)
       )
       ratio = theirs / row['value']
       rows.append(_row(f'EKFAC {labels} labels, {name}', 'speedup', ratio))
       if labels == 'data':
         r = compare_peers.agreement(kept[labels], scores)
         rows.append(
-            _row(f'EKFAC data labels, {name}', 'pearson with kronfluence', r)
+          _row(f'EKFAC data labels, {name}', 'pearson with kronfluence', r)
         )
   return rows
 
@@ -114,10 +116,10 @@ def retraining_speed(peers, tmp) -> list[dict]:
 
     theirs = compare_peers.torch_training(task, config, models=5) * 100
     rows.append(
-        _row('retrain 500 digits models, PyTorch loop', 'seconds', theirs)
+      _row('retrain 500 digits models, PyTorch loop', 'seconds', theirs)
     )
     rows.append(
-        _row('retrain 500 digits models, vmapped', 'speedup', theirs / ours)
+      _row('retrain 500 digits models, vmapped', 'speedup', theirs / ours)
     )
   return rows
 
@@ -143,9 +145,9 @@ def queries_together() -> list[dict]:
   together = seconds(lambda: solve(state, run.params, vectors), 3)
   alone = 100 * seconds(lambda: solve(state, run.params, one), 3)
   return [
-      _row('ASTRA, 100 queries together', 'seconds', together),
-      _row('ASTRA, 100 queries one by one', 'seconds', alone),
-      _row('ASTRA, 100 queries together', 'speedup', alone / together),
+    _row('ASTRA, 100 queries together', 'seconds', together),
+    _row('ASTRA, 100 queries one by one', 'seconds', alone),
+    _row('ASTRA, 100 queries together', 'speedup', alone / together),
   ]
 
 
@@ -160,20 +162,18 @@ def grad_dot() -> list[dict]:
     g = products.gradients(problem.loss, problem, params, train)
     m = products.gradients(problem.measure, problem, params, queries)
     flat = lambda t: jnp.concatenate(
-        [x.reshape(len(x), -1) for x in jax.tree.leaves(t)], 1
+      [x.reshape(len(x), -1) for x in jax.tree.leaves(t)], 1
     )
     return -flat(g) @ flat(m).T / len(flat(g))
 
   call = scorer(gradients.grad_dot(), task, run)
   full = lambda: materialised(run.params, train, queries)
-  np.testing.assert_allclose(
-      call(), full(), atol=1e-4 * np.abs(full()).max()
-  )
+  np.testing.assert_allclose(call(), full(), atol=1e-4 * np.abs(full()).max())
   ours, theirs = seconds(call), seconds(full)
   return [
-      _row('Grad-Dot all pairs, layerwise, mnist5k', 'seconds', ours),
-      _row('Grad-Dot all pairs, materialised, mnist5k', 'seconds', theirs),
-      _row('Grad-Dot all pairs, layerwise, mnist5k', 'speedup', theirs / ours),
+    _row('Grad-Dot all pairs, layerwise, mnist5k', 'seconds', ours),
+    _row('Grad-Dot all pairs, materialised, mnist5k', 'seconds', theirs),
+    _row('Grad-Dot all pairs, layerwise, mnist5k', 'speedup', theirs / ours),
   ]
 
 
@@ -184,13 +184,11 @@ def memory() -> list[dict]:
   rows = []
   for copies in (1, 10):
     train = jax.tree.map(
-        lambda leaf, c=copies: np.concatenate([leaf] * c), task.train
+      lambda leaf, c=copies: np.concatenate([leaf] * c), task.train
     )
     n = rows_lib.count(train)
     before = stages.peak_memory(reset=True)
-    scoring.top_k(
-        method, task.problem, run, train, task.queries, 10, key=KEY
-    )
+    scoring.top_k(method, task.problem, run, train, task.queries, 10, key=KEY)
     peak = stages.peak_memory()
     if before is None:
       break
@@ -218,15 +216,15 @@ def claims(rows) -> list[dict]:
       ('Grad-Dot all pairs, layerwise, mnist5k', 'speedup', 10),
   ]  # fmt: skip
   return [
-      {
-          'claim': f'{method}: {metric} at least {goal:g}',
-          'source': 'ours',
-          'expected': f'{goal:g}',
-          'observed': f'{value[method, metric]:.4g}',
-          'holds': bool(value[method, metric] >= goal),
-      }
-      for method, metric, goal in goals
-      if (method, metric) in value
+    {
+      'claim': f'{method}: {metric} at least {goal:g}',
+      'source': 'ours',
+      'expected': f'{goal:g}',
+      'observed': f'{value[method, metric]:.4g}',
+      'holds': bool(value[method, metric] >= goal),
+    }
+    for method, metric, goal in goals
+    if (method, metric) in value
   ]
 
 
@@ -240,12 +238,12 @@ def main():
   rows = []
   with tempfile.TemporaryDirectory() as tmp:
     for part in (
-        lambda: ekfac_pairs('digits', peers),
-        lambda: ekfac_pairs('mnist5k', peers),
-        lambda: retraining_speed(peers, pathlib.Path(tmp) / 'store'),
-        queries_together,
-        grad_dot,
-        memory,
+      lambda: ekfac_pairs('digits', peers),
+      lambda: ekfac_pairs('mnist5k', peers),
+      lambda: retraining_speed(peers, pathlib.Path(tmp) / 'store'),
+      queries_together,
+      grad_dot,
+      memory,
     ):
       found = part()
       rows += found
@@ -253,10 +251,12 @@ def main():
         print(f'{row["method"]:50} {row["metric"]:34} {row["value"]:.4g}')
   record.results(RESULTS, 'benchmark', 'speed', rows, claims(rows))
   content = json.loads(RESULTS.read_text())
-  content['run'] = record.signature({
+  content['run'] = record.signature(
+    {
       **record.environment(),
       'seconds': round(time.monotonic() - start, 1),
-  })
+    }
+  )
   record.write_json(RESULTS, content)
 
 

@@ -17,7 +17,7 @@ try:
   from kronfluence.task import Task
 except ImportError as error:
   raise SystemExit(
-      f'the comparison needs {error.name}: pip install "tda_jax[peers]"'
+    f'the comparison needs {error.name}: pip install "tda_jax[peers]"'
   ) from None
 
 
@@ -37,7 +37,7 @@ def network(params) -> torch.nn.Sequential:
 def dataset(rows):
   x = np.array(rows['x']).reshape(len(rows['x']), -1)
   return torch.utils.data.TensorDataset(
-      torch.tensor(x), torch.tensor(np.array(rows['y'])).long()
+    torch.tensor(x), torch.tensor(np.array(rows['y'])).long()
   )
 
 
@@ -66,7 +66,7 @@ def kronfluence_ekfac(task, run, labels) -> tuple[float, np.ndarray]:
   model = prepare_model(network(run.params), Classification())
   train, queries = dataset(task.train), dataset(task.queries)
   factors = FactorArguments(
-      strategy='ekfac', use_empirical_fisher=labels == 'data'
+    strategy='ekfac', use_empirical_fisher=labels == 'data'
   )
   best = np.inf
   for _ in range(2):  # the first also warms torch up
@@ -77,7 +77,7 @@ def kronfluence_ekfac(task, run, labels) -> tuple[float, np.ndarray]:
       )  # fmt: skip
       start = time.perf_counter()
       analyzer.fit_all_factors(
-          'factors', train, per_device_batch_size=500, factor_args=factors
+        'factors', train, per_device_batch_size=500, factor_args=factors
       )
       analyzer.compute_pairwise_scores(
           'scores', 'factors', queries, train,
@@ -105,7 +105,7 @@ def torch_training(task, config, models: int) -> float:
     )  # fmt: skip
     steps = t.epochs * (half // t.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda k, n=steps: 1 - k / n
+      optimizer, lambda k, n=steps: 1 - k / n
     )
     subset = torch.randperm(len(x), generator=rng)[:half]
     for _ in range(t.epochs):
@@ -122,6 +122,6 @@ def torch_training(task, config, models: int) -> float:
 def agreement(ours: np.ndarray, theirs: np.ndarray) -> float:
   """Mean over queries of Pearson's correlation of scores [N, Q]."""
   corr = [
-      np.corrcoef(ours[:, q], theirs[:, q])[0, 1] for q in range(ours.shape[1])
+    np.corrcoef(ours[:, q], theirs[:, q])[0, 1] for q in range(ours.shape[1])
   ]
   return float(np.mean(corr))

@@ -1,8 +1,8 @@
 """Training data attribution in JAX: which training rows made a model do this.
 
-  problem = tda_jax.classification(apply)
-  method = tda_jax.influence(tda_jax.cg(0.003))
-  scores = tda_jax.attribute(method, problem, params, train, queries)  # [N, Q]
+problem = tda_jax.classification(apply)
+method = tda_jax.influence(tda_jax.cg(0.003))
+scores = tda_jax.attribute(method, problem, params, train, queries)  # [N, Q]
 """
 
 from tda_jax.curvature import layers as _layers

@@ -61,15 +61,15 @@ def classification(apply: Callable, l2: float = 0.0) -> Problem:
     labels = np.asarray(rows['y'])
     if not np.issubdtype(labels.dtype, np.integer):
       raise ValueError(
-          f'class labels have type {labels.dtype}; give integers from 0 to'
-          f' {shape[-1] - 1}'
+        f'class labels have type {labels.dtype}; give integers from 0 to'
+        f' {shape[-1] - 1}'
       )
     if labels.min() < 0 or labels.max() >= shape[-1]:
       bad = int(np.argmax((labels < 0) | (labels >= shape[-1])))
       raise ValueError(
-          f'row {bad} has label {labels[bad]}, but the model has'
-          f' {shape[-1]} classes (0 to {shape[-1] - 1}): relabel the rows or'
-          ' widen the model'
+        f'row {bad} has label {labels[bad]}, but the model has'
+        f' {shape[-1]} classes (0 to {shape[-1] - 1}): relabel the rows or'
+        ' widen the model'
       )
 
   return Problem(_alone(apply), loss, measure, sample, check, l2)
@@ -105,8 +105,8 @@ def regression(apply: Callable, l2: float = 0.0) -> Problem:
     labels = np.asarray(rows['y'])
     if labels[0].size != int(np.prod(shape)):
       raise ValueError(
-          f'each row has {labels[0].size} targets, but the model gives'
-          f' {int(np.prod(shape))} numbers: make the two agree'
+        f'each row has {labels[0].size} targets, but the model gives'
+        f' {int(np.prod(shape))} numbers: make the two agree'
       )
 
   return Problem(_alone(apply), loss, measure, sample, check, l2)

@@ -5,6 +5,7 @@ Memory holds one batch of training rows and the prepared queries, whatever N.
 
 import os
 import pathlib
+import shutil
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,26 +19,27 @@ from tda_jax.data import rows as rows_lib
 from tda_jax.methods import method as method_lib
 from tda_jax.methods.method import Method
 from tda_jax.problem import Problem
-from tda_jax.storage import record
+from tda_jax.storage import checkpoints, record
 from tda_jax.storage import scores as store_lib
 from tda_jax.training.fit import Run
+from tda_jax.training.members import digest
 
 PyTree = Any
 
 
 def score(
-    method: Method,
-    problem: Problem,
-    runs: Run,
-    train: PyTree,
-    queries: PyTree,
-    path: str | os.PathLike,
-    *,
-    name: str,
-    key: jax.Array,
-    batch_size: int = 256,
-    attributes: dict | None = None,
-    progress: bool = True,
+  method: Method,
+  problem: Problem,
+  runs: Run,
+  train: PyTree,
+  queries: PyTree,
+  path: str | os.PathLike,
+  *,
+  name: str,
+  key: jax.Array,
+  batch_size: int = 256,
+  attributes: dict | None = None,
+  progress: bool = True,
 ) -> np.ndarray:
   """Scores of every member, [E, N, Q]; member e is the store `path`/e.
 
@@ -57,12 +59,12 @@ def score(
   rows_lib.check(queries, 'queries')
   train, queries = jax.tree.map(jnp.asarray, (train, queries))
   prepare = jax.jit(
-      lambda run, train, queries, key: method.prepare(
-          problem, run, train, queries, key
-      )
+    lambda run, train, queries, key: method.prepare(
+      problem, run, train, queries, key
+    )
   )
   blocks = jax.jit(
-      lambda run, prepared, batch: method.score(problem, run, prepared, batch)
+    lambda run, prepared, batch: method.score(problem, run, prepared, batch)
   )
   shape = (rows_lib.count(train), rows_lib.count(queries))
   members = range(jax.tree.leaves(runs.params)[0].shape[0])
@@ -70,10 +72,10 @@ def score(
   for member in tqdm.tqdm(members, name, unit='model', disable=not progress):
     folder = pathlib.Path(path) / str(member)
     store = store_lib.create(
-        folder,
-        shape,
-        batch_size,
-        {'method': name, 'member': member, **(attributes or {})},
+      folder,
+      shape,
+      batch_size,
+      {'method': name, 'member': member, **(attributes or {})},
     )
     if not store_lib.done(store).all():
       run = jax.tree.map(lambda leaf, m=member: leaf[m], members_of(runs))
@@ -84,12 +86,12 @@ def score(
       ready = time.monotonic()
       _fill(store, train, lambda batch, r=run, p=prepared: blocks(r, p, batch))
       record.write_json(
-          folder / 'facts.json',
-          {
-              'prepare_seconds': ready - started,
-              'score_seconds': time.monotonic() - ready,
-              **_solver_facts(prepared),
-          },
+        folder / 'facts.json',
+        {
+          'prepare_seconds': ready - started,
+          'score_seconds': time.monotonic() - ready,
+          **_solver_facts(prepared),
+        },
       )
     every.append(store_lib.read(store))
   return np.stack(every)
@@ -100,35 +102,51 @@ def members_of(runs: Run) -> Run:
   count = jax.tree.leaves(runs.params)[0].shape[0]
   repeat = lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x)))
   return runs._replace(
-      learning_rates=jax.tree.map(repeat, runs.learning_rates),
-      steps=jax.tree.map(repeat, runs.steps),
+    learning_rates=jax.tree.map(repeat, runs.learning_rates),
+    steps=jax.tree.map(repeat, runs.steps),
   )
 
 
 def top_k(
-    method: Method,
-    problem: Problem,
-    run: Run,
-    train: PyTree,
-    queries: PyTree,
-    k: int,
-    *,
-    key: jax.Array,
-    batch_size: int = 256,
+  method: Method,
+  problem: Problem,
+  run: Run,
+  train: PyTree,
+  queries: PyTree,
+  k: int,
+  *,
+  key: jax.Array,
+  path: str | os.PathLike | None = None,
+  batch_size: int = 256,
+  save_seconds: float = 30.0,
+  progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
   """The k strongest supporters of each query: (scores, rows), [Q, k].
 
   The N x Q matrix is never held. Strongest opponents: negate the scores, as in
   `Method(m.prepare, lambda *a: -m.score(*a))`.
+
+  Args:
+    path: a folder that keeps what was found so far; the same call continues
+      from it. None: nothing is kept.
+
+  Raises:
+    ValueError: bad rows or k; a solver diverged; `path` is of another call.
   """
   rows_lib.check(train, 'train')
   rows_lib.check(queries, 'queries')
-  n = rows_lib.count(train)
+  n, q = rows_lib.count(train), rows_lib.count(queries)
   if not 0 < k <= n:
     raise ValueError(f'k={k} of {n} training rows: give 1 to {n}')
+  start = {
+    'values': np.full((q, k), -np.inf, np.float32),
+    'rows': np.zeros((q, k), np.int32),
+    'next': np.zeros((), np.int32),
+  }
+  best = start if path is None else _top_so_far(path, start, train, queries)
   queries = jax.tree.map(jnp.asarray, queries)
   prepared = jax.jit(method.prepare, static_argnums=0)(
-      problem, run, jax.tree.map(jnp.asarray, train), queries, key
+    problem, run, jax.tree.map(jnp.asarray, train), queries, key
   )
   method_lib.check_solution(prepared, 'the solver')
 
@@ -136,17 +154,48 @@ def top_k(
   def merge(best, batch):
     block = method.score(problem, run, prepared, batch)
     block = jnp.where(batch.mask[:, None] > 0, block, -jnp.inf)
-    values = jnp.concatenate([best[0], block.T], 1)
-    index = jnp.broadcast_to(batch.index, (len(values), len(batch.index)))
-    index = jnp.concatenate([best[1], index], 1)
-    values, place = jax.lax.top_k(values, k)
-    return values, jnp.take_along_axis(index, place, 1)
+    index = jnp.broadcast_to(batch.index, (q, len(batch.index)))
+    values, place = jax.lax.top_k(
+      jnp.concatenate([best['values'], block.T], 1), k
+    )
+    index = jnp.concatenate([best['rows'], index], 1)
+    rows = jnp.take_along_axis(index, place, 1)
+    return {'values': values, 'rows': rows, 'next': batch.index[-1] + 1}
 
-  q = rows_lib.count(queries)
-  best = (jnp.full((q, k), -jnp.inf), jnp.zeros((q, k), jnp.int32))
-  for batch in rows_lib.batches(train, batch_size):
+  saved = time.monotonic()
+  first = int(best['next'])
+  total = -(-(n - first) // batch_size)
+  every = rows_lib.batches(train, batch_size, first)
+  for batch in tqdm.tqdm(every, 'top k', total, disable=not progress):
     best = merge(best, jax.tree.map(jnp.asarray, batch))
-  return np.asarray(best[0]), np.asarray(best[1])
+    if path is not None and time.monotonic() - saved >= save_seconds:
+      _keep_top(path, best)
+      saved = time.monotonic()
+  if path is not None:
+    _keep_top(path, best)
+  return np.asarray(best['values']), np.asarray(best['rows'])
+
+
+def _top_so_far(path, start, train, queries):
+  path = pathlib.Path(path)
+  record.begin(
+      path,
+      {'train': digest(train), 'queries': digest(queries),
+       'k': start['rows'].shape[1]},
+  )  # fmt: skip
+  parts = sorted(path.glob('top_*'), key=lambda p: int(p.name.split('_')[1]))
+  return checkpoints.load(parts[-1], start) if parts else start
+
+
+def _keep_top(path, best):
+  """Saves what was found, then drops the older state."""
+  path = pathlib.Path(path)
+  older = list(path.glob('top_*'))
+  name = path / f'top_{int(best["next"])}'
+  if name not in older:
+    checkpoints.save(name, best)
+    for folder in older:
+      shutil.rmtree(folder)
 
 
 def _fill(store, train, blocks: Callable) -> None:
@@ -165,9 +214,7 @@ def _fill(store, train, blocks: Callable) -> None:
 
 
 def _write(store, batch, block):
-  store_lib.write(
-      store, int(batch.index[0]), np.asarray(block)[batch.mask > 0]
-  )
+  store_lib.write(store, int(batch.index[0]), np.asarray(block)[batch.mask > 0])
 
 
 def _solver_facts(prepared):
@@ -175,9 +222,9 @@ def _solver_facts(prepared):
   if solution is None:
     return {}
   return {
-      'damping': float(solution.damping),
-      'steps': np.asarray(solution.steps),
-      'residual': np.asarray(solution.residuals).mean(1),
-      'worst_residual': np.asarray(solution.residuals).max(1, initial=0),
-      'converged': float(np.asarray(solution.converged).mean()),
+    'damping': float(solution.damping),
+    'steps': np.asarray(solution.steps),
+    'residual': np.asarray(solution.residuals).mean(1),
+    'worst_residual': np.asarray(solution.residuals).max(1, initial=0),
+    'converged': float(np.asarray(solution.converged).mean()),
   }

@@ -29,8 +29,12 @@ def scaled(scale, tree: PyTree) -> PyTree:
 def dots(a: PyTree, b: PyTree) -> jax.Array:
   """Inner products of two stacks of vectors, [Q]."""
   return sum(
-      jnp.sum(x * y, axis=tuple(range(1, x.ndim)), dtype=jnp.promote_types(x.dtype, jnp.float32))
-      for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    jnp.sum(
+      x * y,
+      axis=tuple(range(1, x.ndim)),
+      dtype=jnp.promote_types(x.dtype, jnp.float32),
+    )
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
   )
 
 
@@ -54,4 +58,8 @@ def row(stack: PyTree, i) -> PyTree:
 
 def _along(scale, leaf):
   scale = jnp.asarray(scale)
-  return scale.reshape(scale.shape + (1,) * (leaf.ndim - scale.ndim)) if scale.ndim else scale
+  return (
+    scale.reshape(scale.shape + (1,) * (leaf.ndim - scale.ndim))
+    if scale.ndim
+    else scale
+  )

@@ -92,6 +92,12 @@ def test_imports_go_one_way(file):
   assert not list(wrong_imports(unit, ast.parse(file.read_text())))
 
 
+def test_experiments_know_configs_by_name_only():
+  for file in sorted((ROOT / 'experiments').rglob('*.py')):
+    names = imports(ast.parse(file.read_text()))
+    assert not [n for n in names if n.startswith('configs')], file
+
+
 @pytest.mark.parametrize('file', LIBRARY, ids=name_of)
 def test_only_parallel_names_mesh_axes(file):
   if unit_of(file) != 'parallel':

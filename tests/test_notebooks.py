@@ -5,7 +5,7 @@ import nbformat
 import pytest
 
 NOTEBOOKS = sorted(
-    (pathlib.Path(__file__).parents[1] / 'notebooks').glob('*.ipynb')
+  (pathlib.Path(__file__).parents[1] / 'notebooks').glob('*.ipynb')
 )
 
 
@@ -14,7 +14,7 @@ NOTEBOOKS = sorted(
 def test_runs_from_top_to_bottom(path):
   notebook = nbformat.read(path, as_version=4)
   client = nbclient.NotebookClient(
-      notebook, timeout=300, resources={'metadata': {'path': path.parents[1]}}
+    notebook, timeout=300, resources={'metadata': {'path': path.parents[1]}}
   )
   client.execute()
   outputs = [o for c in notebook.cells for o in c.get('outputs', ())]

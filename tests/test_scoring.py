@@ -25,7 +25,7 @@ def score(t, path, method=None, **kwargs):
   kwargs = {'batch_size': 4, 'name': 'exact', 'progress': False, **kwargs}
   method = method or influence.influence(exact.exact(0.1))
   return scoring.score(
-      method, t.problem, runs(t), t.train, t.queries, path, key=KEY, **kwargs
+    method, t.problem, runs(t), t.train, t.queries, path, key=KEY, **kwargs
   )
 
 
@@ -40,7 +40,7 @@ def test_stores_each_member_and_says_how_it_was_solved(tmp_path):
     )  # fmt: skip
     np.testing.assert_allclose(got[e], want, atol=1e-6)
     np.testing.assert_array_equal(
-        store_lib.read(store_lib.open(tmp_path / str(e))), got[e]
+      store_lib.read(store_lib.open(tmp_path / str(e))), got[e]
     )
   facts = json.loads((tmp_path / '1' / 'facts.json').read_text())
   assert facts['damping'] == pytest.approx(0.1)
@@ -55,10 +55,11 @@ def test_resumes_the_missing_blocks_only(tmp_path, monkeypatch):
   written = []
   write = store_lib.write
   monkeypatch.setattr(
-      scoring.store_lib,
-      'write',
-      lambda store, start, block: written.append(start)
-      or write(store, start, block),
+    scoring.store_lib,
+    'write',
+    lambda store, start, block: (
+      written.append(start) or write(store, start, block)
+    ),
   )
   got = score(t, tmp_path / 'part')
   assert written == [8]
@@ -86,18 +87,51 @@ def test_top_k_is_the_top_of_all_scores(size):
   method = gradients.grad_dot()
   run = Run(t.params, None, None, None)
   values, rows = scoring.top_k(
-      method, t.problem, run, t.train, t.queries, 3, key=KEY, batch_size=size
+    method, t.problem, run, t.train, t.queries, 3, key=KEY, batch_size=size
   )
-  scores = method_lib.attribute(
-      method, t.problem, t.params, t.train, t.queries
-  )
+  scores = method_lib.attribute(method, t.problem, t.params, t.train, t.queries)
   want = np.argsort(-scores, 0)[:3].T
   np.testing.assert_array_equal(rows, want)
-  np.testing.assert_allclose(values, np.take_along_axis(scores.T, want, 1), atol=1e-6)
+  np.testing.assert_allclose(
+    values, np.take_along_axis(scores.T, want, 1), atol=1e-6
+  )
   with pytest.raises(ValueError, match='k=12 of 11 training rows'):
-    scoring.top_k(
-        method, t.problem, run, t.train, t.queries, 12, key=KEY
-    )
+    scoring.top_k(method, t.problem, run, t.train, t.queries, 12, key=KEY)
+
+
+def test_top_k_continues_where_it_was_killed(tmp_path, monkeypatch):
+  t = tiny.classification()
+  run = Run(t.params, None, None, None)
+
+  def top(method, path):
+    return scoring.top_k(
+        method, t.problem, run, t.train, t.queries, 3, key=KEY, path=path,
+        batch_size=4, save_seconds=0.0,
+    )  # fmt: skip
+
+  method = gradients.grad_dot()
+  want = top(method, tmp_path / 'whole')
+  batches = scoring.rows_lib.batches
+
+  def killed(train, size, first):
+    yield next(batches(train, size, first))
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(scoring.rows_lib, 'batches', killed)
+  with pytest.raises(KeyboardInterrupt):
+    top(method, tmp_path / 'part')
+  starts = []
+  monkeypatch.setattr(
+    scoring.rows_lib,
+    'batches',
+    lambda train, size, first: (
+      starts.append(first) or batches(train, size, first)
+    ),
+  )
+  got = top(method, tmp_path / 'part')
+  assert starts == [4]
+  for a, b in zip(got, want, strict=True):
+    np.testing.assert_array_equal(a, b)
 
 
 def test_scores_of_a_batch_over_8_devices_are_the_same():

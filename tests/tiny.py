@@ -21,11 +21,11 @@ class Tiny(NamedTuple):
 def mlp_init(widths, key, scale=0.6):
   keys = jax.random.split(key, 2 * len(widths))
   return {
-      f'layer{i}': {
-          'w': scale * jax.random.normal(keys[2 * i], (a, b)),
-          'b': scale * jax.random.normal(keys[2 * i + 1], (b,)),
-      }
-      for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+    f'layer{i}': {
+      'w': scale * jax.random.normal(keys[2 * i], (a, b)),
+      'b': scale * jax.random.normal(keys[2 * i + 1], (b,)),
+    }
+    for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True))
   }
 
 
@@ -44,10 +44,10 @@ def classification(n=11, q=4, l2=0.0, widths=(5, 4, 3)) -> Tiny:
   y = jax.random.randint(keys[1], (n + q,), 0, widths[-1])
   rows = {'x': np.asarray(x), 'y': np.asarray(y)}
   return Tiny(
-      problem_lib.classification(mlp_apply, l2),
-      mlp_init(widths, keys[2]),
-      rows_lib.take(rows, slice(0, n)),
-      rows_lib.take(rows, slice(n, n + q)),
+    problem_lib.classification(mlp_apply, l2),
+    mlp_init(widths, keys[2]),
+    rows_lib.take(rows, slice(0, n)),
+    rows_lib.take(rows, slice(n, n + q)),
   )
 
 
@@ -57,10 +57,10 @@ def regression(n=11, q=4, l2=0.0, widths=(5, 4, 1)) -> Tiny:
   y = jax.random.normal(keys[1], (n + q, 1))
   rows = {'x': np.asarray(x), 'y': np.asarray(y)}
   return Tiny(
-      problem_lib.regression(mlp_apply, l2),
-      mlp_init(widths, keys[2]),
-      rows_lib.take(rows, slice(0, n)),
-      rows_lib.take(rows, slice(n, n + q)),
+    problem_lib.regression(mlp_apply, l2),
+    mlp_init(widths, keys[2]),
+    rows_lib.take(rows, slice(0, n)),
+    rows_lib.take(rows, slice(n, n + q)),
   )
 
 
@@ -87,7 +87,7 @@ def jacobian(tiny: Tiny, rows):
     params, rows = _wide(tiny.params), _wide(rows)
     vector, unravel = ravel_pytree(params)
     outputs = lambda v: jax.vmap(tiny.problem.outputs, (None, 0))(
-        unravel(v), rows
+      unravel(v), rows
     )
     return np.asarray(jax.jacrev(outputs)(vector))
 
@@ -131,8 +131,8 @@ def gradients(of, tiny: Tiny, rows):
 
 def _wide(tree):
   return jax.tree.map(
-      lambda x: jnp.asarray(
-          x, jnp.float64 if np.issubdtype(x.dtype, np.floating) else x.dtype
-      ),
-      tree,
+    lambda x: jnp.asarray(
+      x, jnp.float64 if np.issubdtype(x.dtype, np.floating) else x.dtype
+    ),
+    tree,
   )

@@ -4,15 +4,15 @@ from ml_collections import config_dict
 
 # Order is that of the table. damping 'chosen/NAME': see config.choose.
 FIRST_ORDER = {
-    'grad_dot': {'kind': 'grad_dot'},
-    'grad_cos': {'kind': 'grad_cos'},
+  'grad_dot': {'kind': 'grad_dot'},
+  'grad_cos': {'kind': 'grad_cos'},
 }
 ABLATIONS = (
-    'damping',
-    'steps',
-    'batch',
-    'preconditioner',
-    'projection',
+  'damping',
+  'steps',
+  'batch',
+  'preconditioner',
+  'projection',
 )
 
 
@@ -26,31 +26,31 @@ def config(setting: str) -> config_dict.ConfigDict:
   c.members = 10  # models trained on all rows
   c.batch_size = 256  # rows scored at once; rows of a block on disk
   c.data = config_dict.create(
-      name='digits',
-      seed=0,  # of the split and of label noise
-      path='',  # folder of the files, for data that no package ships
-      train=1000,
-      queries=200,
-      label_noise=0.0,  # share of training labels drawn anew at random
-      target='y',  # column of a user's table
-      classification=False,  # whether it holds classes
+    name='digits',
+    seed=0,  # of the split and of label noise
+    path='',  # folder of the files, for data that no package ships
+    train=1000,
+    queries=200,
+    label_noise=0.0,  # share of training labels drawn anew at random
+    target='y',  # column of a user's table
+    classification=False,  # whether it holds classes
   )
   c.model = config_dict.create(kind='mlp', widths=(128, 64), groups=32)
   c.training = config_dict.create(
-      learning_rate=0.05,
-      schedule='linear',  # 'constant', 'linear' to 0, 'triangular' in 0-1/5-1
-      momentum=0.9,
-      weight_decay=1e-3,
-      batch_size=50,
-      epochs=40,
-      augment=False,  # random crops and mirror images
+    learning_rate=0.05,
+    schedule='linear',  # 'constant', 'linear' to 0, 'triangular' in 0-1/5-1
+    momentum=0.9,
+    weight_decay=1e-3,
+    batch_size=50,
+    epochs=40,
+    augment=False,  # random crops and mirror images
   )
   c.truth = config_dict.create(
-      subsets=100,  # M reported
-      validation=20,  # M that dampings are chosen on
-      fraction=0.5,
-      repeats=10,  # R models a subset
-      at_once=50,  # models trained together
+    subsets=100,  # M reported
+    validation=20,  # M that dampings are chosen on
+    fraction=0.5,
+    repeats=10,  # R models a subset
+    at_once=50,  # models trained together
   )
   c.left_out = config_dict.create(rows=0, repeats=0)  # leave-one-out
   c.damping_grid = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
@@ -95,50 +95,50 @@ def ablation(name: str, damping, base: dict) -> dict:
   if name == 'damping':
     grid = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     kinds = {
-        'ekfac': {'kind': 'ekfac'},
-        'astra_paper': {**astra, 'step_per_damping': 0.1},
-        'cg': {'kind': 'cg', 'tolerance': 1e-3},
+      'ekfac': {'kind': 'ekfac'},
+      'astra_paper': {**astra, 'step_per_damping': 0.1},
+      'cg': {'kind': 'cg', 'tolerance': 1e-3},
     }
     return {
-        f'{kind}_{value:.0e}': {**settings, 'damping': value}
-        for kind, settings in kinds.items()
-        for value in grid
+      f'{kind}_{value:.0e}': {**settings, 'damping': value}
+      for kind, settings in kinds.items()
+      for value in grid
     }
   if name == 'steps':
     return {
-        f'{kind}_{steps}': {**settings, 'steps': steps}
-        for kind, settings in {
-            'astra': astra,
-            'neumann': {'kind': 'neumann', 'damping': damping},
-        }.items()
-        for steps in (25, 50, 100, 200, 400, 800)
+      f'{kind}_{steps}': {**settings, 'steps': steps}
+      for kind, settings in {
+        'astra': astra,
+        'neumann': {'kind': 'neumann', 'damping': damping},
+      }.items()
+      for steps in (25, 50, 100, 200, 400, 800)
     }
   if name == 'batch':
     return {
-        f'astra_batch_{size}': {**astra, 'batch_size': size}
-        for size in (32, 64, 128, 256, 512)
+      f'astra_batch_{size}': {**astra, 'batch_size': size}
+      for size in (32, 64, 128, 256, 512)
     }
   if name == 'preconditioner':
     kinds = {
-        'none': {'kind': 'identity'},
-        'diagonal': {'kind': 'diagonal', 'damping': damping},
-        'kfac': {'kind': 'kfac', 'damping': damping},
-        'ekfac': {'kind': 'ekfac', 'damping': damping},
+      'none': {'kind': 'identity'},
+      'diagonal': {'kind': 'diagonal', 'damping': damping},
+      'kfac': {'kind': 'kfac', 'damping': damping},
+      'ekfac': {'kind': 'ekfac', 'damping': damping},
     }
     return {
-        f'astra_{kind}': {**astra, 'precondition': settings}
-        for kind, settings in kinds.items()
+      f'astra_{kind}': {**astra, 'precondition': settings}
+      for kind, settings in kinds.items()
     }
   if name == 'projection':
     return {
-        'exact': {'kind': 'cg', 'damping': damping},
-        **{
-            f'above_1e-{i}': {
-                'kind': 'cg',
-                'damping': damping,
-                'project_above': 10.0**-i,
-            }
-            for i in range(1, 6)
-        },
+      'exact': {'kind': 'cg', 'damping': damping},
+      **{
+        f'above_1e-{i}': {
+          'kind': 'cg',
+          'damping': damping,
+          'project_above': 10.0**-i,
+        }
+        for i in range(1, 6)
+      },
     }
   raise ValueError(f'unknown ablation {name!r}: use one of {ABLATIONS}')

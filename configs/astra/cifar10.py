@@ -26,12 +26,12 @@ def get_config(arg=None):
   c.data.update(name='cifar10', train=3072, queries=100)
   c.model.update(kind='resnet9', widths=(64, 128, 256, 128))
   c.training.update(
-      learning_rate=0.4,
-      schedule='triangular',
-      weight_decay=1e-3,
-      batch_size=512,
-      epochs=25,
-      augment=True,
+    learning_rate=0.4,
+    schedule='triangular',
+    weight_decay=1e-3,
+    batch_size=512,
+    epochs=25,
+    augment=True,
   )
   c.truth.update(repeats=50, at_once=10)
   c.methods.astra_paper.update(step_per_damping=0.01, batch_size=128)

@@ -21,11 +21,11 @@ def get_config(arg=None):
   c.data.update(name='concrete', train=896, queries=103)
   c.model.widths = (128, 128, 128)
   c.training.update(
-      learning_rate=0.03,
-      schedule='constant',
-      weight_decay=1e-5,
-      batch_size=32,
-      epochs=20,
+    learning_rate=0.03,
+    schedule='constant',
+    weight_decay=1e-5,
+    batch_size=32,
+    epochs=20,
   )
   c.truth.update(repeats=100, at_once=50)
   c.choose.exact = {'kind': 'exact', 'members': 1}
@@ -33,10 +33,10 @@ def get_config(arg=None):
   c.methods.exact_chosen = {'kind': 'exact', 'damping': 'chosen/exact'}
   c.methods.cg.tolerance = 1e-3
   c.methods.astra = {
-      'kind': 'astra',
-      'damping': DAMPING,
-      'rounds': 8,
-      'precondition': {'kind': 'ekfac', 'damping': 10 * DAMPING},
+    'kind': 'astra',
+    'damping': DAMPING,
+    'rounds': 8,
+    'precondition': {'kind': 'ekfac', 'damping': 10 * DAMPING},
   }
   c.claims = (*c.claims, 'solvers_agree')
   if a['ablation']:

@@ -24,14 +24,14 @@ def get_config(arg=None):
   c.left_out.update(rows=50, repeats=20)
   damping = 'chosen/exact'
   refined = {
-      'kind': 'astra',
-      'damping': damping,
-      'rounds': 8,
-      'precondition': {
-          'kind': 'ekfac',
-          'damping': f'{damping}*10',
-          'labels': 'exact',
-      },
+    'kind': 'astra',
+    'damping': damping,
+    'rounds': 8,
+    'precondition': {
+      'kind': 'ekfac',
+      'damping': f'{damping}*10',
+      'labels': 'exact',
+    },
   }
   if a['ablation']:
     c.setting = f'digits_{a["ablation"]}'
@@ -42,35 +42,35 @@ def get_config(arg=None):
       c.claims = ('low_curvature_matters',)
     return base.smoke(c) if a['smoke'] else c
   c.claims = (
-      'digits_levels',
-      'solvers_agree',
-      'fewer_steps_than_neumann',
-      'converged_beats_early_stopped',
+    'digits_levels',
+    'solvers_agree',
+    'fewer_steps_than_neumann',
+    'converged_beats_early_stopped',
   )
   c.choose = {
-      'exact': {'kind': 'exact', 'members': 1},
-      'ekfac': {'kind': 'ekfac', 'labels': 'exact', 'members': 1},
+    'exact': {'kind': 'exact', 'members': 1},
+    'ekfac': {'kind': 'ekfac', 'labels': 'exact', 'members': 1},
   }
   c.methods = {
-      **base.FIRST_ORDER,
-      'kfac': {'kind': 'kfac', 'damping': 'heuristic'},
-      'ekfac': {'kind': 'ekfac', 'damping': 'heuristic', 'residual': True},
-      'ekfac_exact_labels': {
-          'kind': 'ekfac',
-          'labels': 'exact',
-          'damping': 'chosen/ekfac',
-          'residual': True,
-      },
-      'neumann': {'kind': 'neumann', 'damping': damping, 'reports': 4},
-      'astra_paper': {
-          'kind': 'astra',
-          'damping': damping,
-          'step_per_damping': 0.1,
-          'reports': 4,
-      },
-      'astra': refined,
-      'cg': {'kind': 'cg', 'damping': damping, 'tolerance': 3e-3},
-      'exact': {'kind': 'exact', 'damping': damping},
+    **base.FIRST_ORDER,
+    'kfac': {'kind': 'kfac', 'damping': 'heuristic'},
+    'ekfac': {'kind': 'ekfac', 'damping': 'heuristic', 'residual': True},
+    'ekfac_exact_labels': {
+      'kind': 'ekfac',
+      'labels': 'exact',
+      'damping': 'chosen/ekfac',
+      'residual': True,
+    },
+    'neumann': {'kind': 'neumann', 'damping': damping, 'reports': 4},
+    'astra_paper': {
+      'kind': 'astra',
+      'damping': damping,
+      'step_per_damping': 0.1,
+      'reports': 4,
+    },
+    'astra': refined,
+    'cg': {'kind': 'cg', 'damping': damping, 'tolerance': 3e-3},
+    'exact': {'kind': 'exact', 'damping': damping},
   }
   for name in ('astra', 'neumann', 'astra_paper'):  # minutes each
     c.methods[name].members = 3

@@ -29,10 +29,10 @@ def config(setting: str, damping: float, solver_members: int):
       'cg': {'kind': 'cg', 'damping': damping, 'tolerance': 1e-2, **few},
   }  # fmt: skip
   c.claims = (
-      'astra_beats_ekfac',
-      'gain_grows_with_ensembling',
-      'fewer_steps_than_neumann',
-      'converged_beats_early_stopped',
+    'astra_beats_ekfac',
+    'gain_grows_with_ensembling',
+    'fewer_steps_than_neumann',
+    'converged_beats_early_stopped',
   )
   return c
 

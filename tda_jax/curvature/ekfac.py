@@ -39,14 +39,14 @@ class Block(NamedTuple):
 
 
 def fit(
-    problem: Problem,
-    params: PyTree,
-    stack: rows.Batch,
-    key: jax.Array,
-    *,
-    kind: str = 'ekfac',
-    labels: str = 'sampled',
-    as_leaf: tuple[str, ...] = (),
+  problem: Problem,
+  params: PyTree,
+  stack: rows.Batch,
+  key: jax.Array,
+  *,
+  kind: str = 'ekfac',
+  labels: str = 'sampled',
+  as_leaf: tuple[str, ...] = (),
 ) -> dict[str, Block]:
   """Fits the blocks on a stack of batches.
 
@@ -84,20 +84,20 @@ def fit(
     second = jax.random.fold_in(key, 1)
     values = mean(second, labels, as_leaf, squares, blocks)
     blocks = {
-        name: block._replace(eigenvalues=values[name])
-        for name, block in blocks.items()
+      name: block._replace(eigenvalues=values[name])
+      for name, block in blocks.items()
     }
   return blocks
 
 
 def apply(
-    blocks: dict[str, Block],
-    function: Callable,
-    problem: Problem,
-    params: PyTree,
-    example: PyTree,
-    vectors: PyTree,
-    as_leaf: tuple[str, ...] = (),
+  blocks: dict[str, Block],
+  function: Callable,
+  problem: Problem,
+  params: PyTree,
+  example: PyTree,
+  vectors: PyTree,
+  as_leaf: tuple[str, ...] = (),
 ) -> PyTree:
   """f(F) v for a stack of vectors: Q_A [f(Λ) ∘ (Q_Aᵀ V Q_S)] Q_Sᵀ, per layer.
 
@@ -111,8 +111,8 @@ def apply(
   def one(vector):
     matrices = rotated(blocks, layers, vector)
     scaled = {
-        name: function(name, block.eigenvalues) * matrices[name]
-        for name, block in blocks.items()
+      name: function(name, block.eigenvalues) * matrices[name]
+      for name, block in blocks.items()
     }
     return unrotated(blocks, layers, scaled, params)
 
@@ -122,10 +122,10 @@ def apply(
 def rotated(blocks, layers, vector: PyTree) -> dict[str, jax.Array]:
   """A parameter tree in the eigenbasis: {layer: Q_Aᵀ V Q_S [*stack, I, O]}."""
   return {
-      name: _rotate(
-          block.inputs, layers_lib.matrix(layers[name], vector), block.outputs
-      )
-      for name, block in blocks.items()
+    name: _rotate(
+      block.inputs, layers_lib.matrix(layers[name], vector), block.outputs
+    )
+    for name, block in blocks.items()
   }
 
 
@@ -134,7 +134,7 @@ def unrotated(blocks, layers, matrices, params: PyTree) -> PyTree:
   total = jax.tree.map(jnp.zeros_like, params)
   for name, block in blocks.items():
     w = _rotate(
-        _transposed(block.inputs), matrices[name], _transposed(block.outputs)
+      _transposed(block.inputs), matrices[name], _transposed(block.outputs)
     )
     part = layers_lib.unmatrix(layers[name], w, params)
     total = jax.tree.map(jnp.add, total, part)
@@ -192,9 +192,9 @@ def _refuse_shared(layers):
   for layer in layers.values():
     if layer.shared:
       raise ValueError(
-          f'{layer.name} is applied more than once, so its squared gradients'
-          f' do not add over applications: give as_leaf=({layer.name!r},) or'
-          ' use a solver without Kronecker factors'
+        f'{layer.name} is applied more than once, so its squared gradients'
+        f' do not add over applications: give as_leaf=({layer.name!r},) or'
+        ' use a solver without Kronecker factors'
       )
 
 
@@ -206,23 +206,25 @@ def _mean(problem, params, stack, key, labels, as_leaf, statistic, aux=None):
 
   def collect(loss, examples, mask):
     return taps.collect(
-        statistic,
-        lambda params, example: problem.outputs(params, example['row']),
-        lambda outputs, example: loss(outputs, **example),
-        params,
-        examples,
-        aux,
-        mask=mask,
-        as_leaf=as_leaf,
+      statistic,
+      lambda params, example: problem.outputs(params, example['row']),
+      lambda outputs, example: loss(outputs, **example),
+      params,
+      examples,
+      aux,
+      mask=mask,
+      as_leaf=as_leaf,
     )
 
   def of_batch(batch):
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.index)
     examples = {'row': batch.examples, 'key': keys}
     if labels == 'exact':
-      columns = jnp.arange(_num_outputs(problem, params, rows.take(batch.examples, 0)))
+      columns = jnp.arange(
+        _num_outputs(problem, params, rows.take(batch.examples, 0))
+      )
       every = jax.vmap(
-          lambda k: collect(_root_loss(problem, k), examples, batch.mask)
+        lambda k: collect(_root_loss(problem, k), examples, batch.mask)
       )(columns)
       return jax.tree.map(lambda x: x.sum(0), every)
     return collect(LABELS[labels](problem), examples, batch.mask)
@@ -251,9 +253,9 @@ def _root_loss(problem, k):
 
 
 LABELS = {
-    'sampled': _sampled_loss,
-    'exact': None,
-    'data': lambda problem: lambda outputs, row, key: problem.loss(outputs, row),
+  'sampled': _sampled_loss,
+  'exact': None,
+  'data': lambda problem: lambda outputs, row, key: problem.loss(outputs, row),
 }
 
 
@@ -275,10 +277,10 @@ def _eigh(factor, stack):
     return factor, None
   shapes = (factor.shape[:-1], factor.shape)
   return jax.pure_callback(
-      _host_eigh,
-      tuple(jax.ShapeDtypeStruct(s, factor.dtype) for s in shapes),
-      factor,
-      vmap_method='broadcast_all',
+    _host_eigh,
+    tuple(jax.ShapeDtypeStruct(s, factor.dtype) for s in shapes),
+    factor,
+    vmap_method='broadcast_all',
   )
 
 
@@ -286,13 +288,13 @@ def _host_eigh(factor):
   factor = np.asarray(factor)
   if not np.isfinite(factor).all():
     raise ValueError(
-        'the covariance of a layer is not finite: the model or its data give'
-        ' NaN or infinity'
+      'the covariance of a layer is not finite: the model or its data give'
+      ' NaN or infinity'
     )
   values, vectors = np.linalg.eigh(factor.astype(np.float64))
   return (
-      np.maximum(values, 0).astype(factor.dtype),
-      vectors.astype(factor.dtype),
+    np.maximum(values, 0).astype(factor.dtype),
+    vectors.astype(factor.dtype),
   )
 
 

@@ -18,37 +18,37 @@ from jax.extend import source_info_util
 REMAT = ('checkpoint', 'remat', 'remat2')
 # Equations whose inner jaxpr has the equation's own inputs and outputs.
 CALLS = {
-    'jit': 'jaxpr',
-    'pjit': 'jaxpr',
-    'closed_call': 'call_jaxpr',
-    'core_call': 'call_jaxpr',
-    **dict.fromkeys(REMAT, 'jaxpr'),
+  'jit': 'jaxpr',
+  'pjit': 'jaxpr',
+  'closed_call': 'call_jaxpr',
+  'core_call': 'call_jaxpr',
+  **dict.fromkeys(REMAT, 'jaxpr'),
 }
 # Functions that are not entered: what they do with a parameter is unknown.
 OPAQUE = (
-    'custom_jvp_call',
-    'custom_vjp_call',
-    'custom_vjp_call_jaxpr',
-    'custom_vmap_call',
-    'custom_linear_solve',
-    'custom_root',
-    'shard_map',
-    'pallas_call',
-    'scatter-add',
-    'scatter_add',
-    'scatter_mul',
-    'scatter',
-    'reduce',
+  'custom_jvp_call',
+  'custom_vjp_call',
+  'custom_vjp_call_jaxpr',
+  'custom_vmap_call',
+  'custom_linear_solve',
+  'custom_root',
+  'shard_map',
+  'pallas_call',
+  'scatter-add',
+  'scatter_add',
+  'scatter_mul',
+  'scatter',
+  'reduce',
 )
 CASTS = (
-    'convert_element_type',
-    'copy',
-    'copy_p',
-    'name',
-    'pcast',
-    'pvary',
-    'reduce_precision',
-    'sharding_constraint',
+  'convert_element_type',
+  'copy',
+  'copy_p',
+  'name',
+  'pcast',
+  'pvary',
+  'reduce_precision',
+  'sharding_constraint',
 )
 RESHAPES = (*CASTS, 'broadcast_in_dim', 'expand_dims', 'reshape', 'squeeze')
 
@@ -82,9 +82,9 @@ def _reading(e):
     yield
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise RuntimeError(
-        f'JAX {jax.__version__} changed the equation {name(e)!r}, which has the'
-        f' parameters {sorted(e.params)} ({error!r}): install the JAX version'
-        ' that this package pins, or mend curvature/equations.py'
+      f'JAX {jax.__version__} changed the equation {name(e)!r}, which has the'
+      f' parameters {sorted(e.params)} ({error!r}): install the JAX version'
+      ' that this package pins, or mend curvature/equations.py'
     ) from error
 
 
@@ -191,8 +191,8 @@ def broadcast_sizes(e) -> tuple[int, ...] | None:
   with _reading(e):
     before, at = e.invars[0].aval.shape, list(e.params['broadcast_dimensions'])
     return tuple(
-        before[at.index(axis)] if axis in at else 1
-        for axis in range(len(e.outvars[0].aval.shape))
+      before[at.index(axis)] if axis in at else 1
+      for axis in range(len(e.outvars[0].aval.shape))
     )
 
 
@@ -234,7 +234,7 @@ def _dot(e, operand, shape):
   x_shape = e.invars[1 - operand].aval.shape
   free = [i for i in range(len(shape)) if i not in (*contracted, *batch)]
   x_free = [
-      i for i in range(len(x_shape)) if i not in (*x_contracted, *x_batch)
+    i for i in range(len(x_shape)) if i not in (*x_contracted, *x_batch)
   ]
   size = lambda axes: math.prod(shape[i] for i in axes)
   h, i, o = size(batch), size(contracted), size(free)
@@ -243,18 +243,18 @@ def _dot(e, operand, shape):
   outs = tuple(range(len(batch), len(batch) + len(free)))
   axes = heads + (outs + positions if operand == 0 else positions + outs)
   order = [
-      *heads,
-      *(j for j, axis in enumerate(axes) if axis is None),
-      *(axes.index(axis) for axis in outs),
+    *heads,
+    *(j for j, axis in enumerate(axes) if axis is None),
+    *(axes.index(axis) for axis in outs),
   ]
   stack = (h,) if batch else ()
   return Product(
-      'dense',
-      _arrangement(shape, (*batch, *contracted, *free), (*stack, i, o)),
-      stack,
-      lambda x: x.transpose(*x_batch, *x_free, *x_contracted).reshape(h, s, i),
-      lambda y: y.transpose(order).reshape(h, s, o),
-      axes,
+    'dense',
+    _arrangement(shape, (*batch, *contracted, *free), (*stack, i, o)),
+    stack,
+    lambda x: x.transpose(*x_batch, *x_free, *x_contracted).reshape(h, s, i),
+    lambda y: y.transpose(order).reshape(h, s, o),
+    axes,
   )
 
 
@@ -277,7 +277,7 @@ def _convolution(e, operand, shape):
 
   def rows(x):
     patches = jax.lax.conv_general_dilated_patches(
-        x, window, *options, precision=jax.lax.Precision.HIGHEST
+      x, window, *options, precision=jax.lax.Precision.HIGHEST
     )
     return grouped(patches, num_in)
 
@@ -289,7 +289,7 @@ def _convolution(e, operand, shape):
     steps = (*steps, Step('reshape', last[1:], last[1:]))
   axes = tuple(0 if j == feature else None for j in range(len(shape)))
   return Product(
-      'dense', steps, stack, rows, lambda y: grouped(y, num_out), axes
+    'dense', steps, stack, rows, lambda y: grouped(y, num_out), axes
   )
 
 
@@ -299,9 +299,7 @@ def _gather(e, operand, shape):
   starts = d.start_index_map
   # An index into an axis that is taken whole can only be 0.
   chosen = [
-      r
-      for r in starts
-      if sizes[r] == 1 and (shape[r] > 1 or len(starts) == 1)
+    r for r in starts if sizes[r] == 1 and (shape[r] > 1 or len(starts) == 1)
   ]
   if operand != 0 or len(chosen) != 1 or d.operand_batching_dims:
     return None
@@ -315,20 +313,20 @@ def _gather(e, operand, shape):
   y_shape, offset = e.outvars[0].aval.shape, d.offset_dims
   positions = [j for j in range(len(y_shape)) if j not in offset]
   return Product(
-      'embed',
-      _arrangement(shape, (row, *free), (v, o)),
-      (),
-      lambda ids: jnp.clip(ids[..., column].reshape(1, -1), 0, v - 1),
-      lambda y: y.transpose(*positions, *offset).reshape(1, -1, o),
-      tuple(
-          offset.index(j) if j in offset and n != 1 else None
-          for j, n in enumerate(y_shape)
-      ),
+    'embed',
+    _arrangement(shape, (row, *free), (v, o)),
+    (),
+    lambda ids: jnp.clip(ids[..., column].reshape(1, -1), 0, v - 1),
+    lambda y: y.transpose(*positions, *offset).reshape(1, -1, o),
+    tuple(
+      offset.index(j) if j in offset and n != 1 else None
+      for j, n in enumerate(y_shape)
+    ),
   )
 
 
 PRODUCTS = {
-    'dot_general': _dot,
-    'conv_general_dilated': _convolution,
-    'gather': _gather,
+  'dot_general': _dot,
+  'conv_general_dilated': _convolution,
+  'gather': _gather,
 }

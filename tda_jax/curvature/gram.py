@@ -30,7 +30,7 @@ class Factor(NamedTuple):
 
 
 def factors(
-    problem: Problem, params: PyTree, batch: rows.Batch, of: str
+  problem: Problem, params: PyTree, batch: rows.Batch, of: str
 ) -> dict[str, Factor]:
   """The factors of what `of` names, at each row of the batch.
 
@@ -47,19 +47,19 @@ def factors(
   for layer in layers.values():
     if layer.shared:
       raise ValueError(
-          f'{layer.name} is applied more than once, and the inputs and gradients'
-          ' of its applications cannot be told apart here: use plain cg or'
-          ' neumann, and influence functions instead of grad_dot'
+        f'{layer.name} is applied more than once, and the inputs and gradients'
+        ' of its applications cannot be told apart here: use plain cg or'
+        ' neumann, and influence functions instead of grad_dot'
       )
 
   def collect(loss):
     return taps.collect(
-        lambda layer, a, g, aux: Factor(a, g),
-        problem.outputs,
-        loss,
-        params,
-        batch.examples,
-        mask=batch.mask,
+      lambda layer, a, g, aux: Factor(a, g),
+      problem.outputs,
+      loss,
+      params,
+      batch.examples,
+      mask=batch.mask,
     )
 
   if of != 'curvature':
@@ -80,9 +80,9 @@ def factors(
 
 
 def gram(
-    layers: dict[str, layers_lib.Layer],
-    left: dict[str, Factor],
-    right: dict[str, Factor],
+  layers: dict[str, layers_lib.Layer],
+  left: dict[str, Factor],
+  right: dict[str, Factor],
 ) -> jax.Array:
   """[B, K, C, L]: inner products of B·K gradients with C·L gradients."""
   return sum(_pairs(layers[name], left[name], right[name]) for name in layers)
@@ -97,19 +97,17 @@ def _pairs(layer, left, right):
   if layer.stack:
     # Stack axes are summed over one entry at a time: none is materialised.
     depth = len(layer.stack)
-    flat = lambda x, at: x.reshape(
-        x.shape[:at] + (-1,) + x.shape[at + depth :]
-    )
+    flat = lambda x, at: x.reshape(x.shape[:at] + (-1,) + x.shape[at + depth :])
     entries = [
-        Factor(flat(f.a, 0), jnp.moveaxis(flat(f.g, 1), 1, 0))
-        for f in (left, right)
+      Factor(flat(f.a, 0), jnp.moveaxis(flat(f.g, 1), 1, 0))
+      for f in (left, right)
     ]
     alone = layer._replace(stack=())
     return jax.lax.map(lambda pair: _pairs(alone, *pair), tuple(entries)).sum(0)
   s, t = left.g.shape[2], right.g.shape[2]
   if s == t == 1:
     return _similarity(layer, left.a, right.a)[:, :, :, 0, None] * jnp.einsum(
-        'kbo,lco->bkcl', left.g[:, :, 0], right.g[:, :, 0]
+      'kbo,lco->bkcl', left.g[:, :, 0], right.g[:, :, 0]
     )
   sides = [(f.g.shape[0] * f.g.shape[1], f.g.shape[2]) for f in (left, right)]
   (rows_l, s), (rows_r, t) = sides
@@ -120,7 +118,7 @@ def _pairs(layer, left, right):
   if layer.kind == 'embed' or by_position < by_gradient:
     alike = _similarity(layer, left.a, right.a)
     return jnp.einsum(
-        'bsct,kbso,lcto->bkcl', alike, left.g, right.g, optimize=True
+      'bsct,kbso,lcto->bkcl', alike, left.g, right.g, optimize=True
     )
   full = [jnp.einsum('bsi,kbso->bkio', f.a, f.g) for f in (left, right)]
   return jnp.einsum('bkio,clio->bkcl', *full)
@@ -135,7 +133,7 @@ def _similarity(layer, a, b):
 
 
 def norms(
-    layers: dict[str, layers_lib.Layer], of: dict[str, Factor]
+  layers: dict[str, layers_lib.Layer], of: dict[str, Factor]
 ) -> jax.Array:
   """Norms of B gradients (K = 1), [B]."""
 
@@ -143,13 +141,13 @@ def norms(
     return gram(layers, one, one)[0, 0, 0, 0]
 
   axes = {
-      n: Factor(len(layer.stack), 1 + len(layer.stack))
-      for n, layer in layers.items()
+    n: Factor(len(layer.stack), 1 + len(layer.stack))
+    for n, layer in layers.items()
   }
   single = {
-      n: Factor(
-          jnp.expand_dims(f.a, axes[n].a + 1), jnp.expand_dims(f.g, axes[n].g + 1)
-      )
-      for n, f in of.items()
+    n: Factor(
+      jnp.expand_dims(f.a, axes[n].a + 1), jnp.expand_dims(f.g, axes[n].g + 1)
+    )
+    for n, f in of.items()
   }
   return jnp.sqrt(jax.vmap(squared, in_axes=(axes,))(single))

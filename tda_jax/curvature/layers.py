@@ -65,7 +65,7 @@ class Coverage(NamedTuple):
 
 
 def find(
-    outputs: Callable, params: PyTree, example: PyTree, as_leaf=()
+  outputs: Callable, params: PyTree, example: PyTree, as_leaf=()
 ) -> dict[str, Layer]:
   """The layers of a model, by name. All entries with a gradient are in one.
 
@@ -117,7 +117,7 @@ def coverage(layers: dict[str, Layer], params: PyTree) -> list[Coverage]:
 
 
 def check_independent(
-    apply: Callable, params: PyTree, x: PyTree, tolerance: float = 1e-2
+  apply: Callable, params: PyTree, x: PyTree, tolerance: float = 1e-2
 ) -> None:
   """Raises if a row's outputs depend on the rows beside it.
 
@@ -130,23 +130,23 @@ def check_independent(
     tolerance: largest difference, relative to the largest output.
   """
   alone = jax.lax.map(
-      lambda row: jax.tree.map(
-          lambda y: y[0], apply(params, jax.tree.map(lambda v: v[None], row))
-      ),
-      x,
+    lambda row: jax.tree.map(
+      lambda y: y[0], apply(params, jax.tree.map(lambda v: v[None], row))
+    ),
+    x,
   )
   pairs = zip(
-      jax.tree.leaves(apply(params, x)), jax.tree.leaves(alone), strict=True
+    jax.tree.leaves(apply(params, x)), jax.tree.leaves(alone), strict=True
   )
   for together, one in pairs:
     together, one = (np.asarray(y, np.float64) for y in (together, one))
     apart = np.abs(together - one).max()
     if not apart <= tolerance * np.abs(one).max():
       raise ValueError(
-          'the outputs of an example depend on the other examples of its batch'
-          f' (they are up to {np.abs(one).max():.2g} alone, and differ by up to'
-          f' {apart:.2g}), so that no example has a gradient of its own: apply'
-          ' batch normalisation with its running averages, or use another norm'
+        'the outputs of an example depend on the other examples of its batch'
+        f' (they are up to {np.abs(one).max():.2g} alone, and differ by up to'
+        f' {apart:.2g}), so that no example has a gradient of its own: apply'
+        ' batch normalisation with its running averages, or use another norm'
       )
 
 
@@ -156,7 +156,7 @@ def check_independent(
 def plan(outputs, params, example, as_leaf=()) -> Plan:
   """`find`, with where the layers are; for `taps`."""
   example = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), example
+    lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), example
   )
   jaxpr, shapes = jax.make_jaxpr(outputs, return_shape=True)(params, example)
   names, leaves = _leaves(params)
@@ -176,9 +176,7 @@ def plan(outputs, params, example, as_leaf=()) -> Plan:
 def _leaves(params):
   """Names and values of the leaves."""
   pairs = jax.tree_util.tree_leaves_with_path(params)
-  name = functools.partial(
-      jax.tree_util.keystr, simple=True, separator='/'
-  )
+  name = functools.partial(jax.tree_util.keystr, simple=True, separator='/')
   return [name(path) for path, _ in pairs], [leaf for _, leaf in pairs]
 
 
@@ -189,7 +187,7 @@ def _chosen(names, patterns):
     fit = {i for i, n in enumerate(names) if fnmatch.fnmatch(n, pattern)}
     if not fit:
       raise ValueError(
-          f'as_leaf={pattern!r} fits no parameter: choose among {names}'
+        f'as_leaf={pattern!r} fits no parameter: choose among {names}'
       )
     chosen |= fit
   return chosen
@@ -200,8 +198,8 @@ def _walked(jaxpr, leaves, forced):
   for leaf in forced:
     found.escapes[leaf] = [Escape('as_leaf', True)]
   values = [
-      Value(None if i in forced else View(i, leaf.shape), on_params=True)
-      for i, leaf in enumerate(leaves)
+    Value(None if i in forced else View(i, leaf.shape), on_params=True)
+    for i, leaf in enumerate(leaves)
   ]
   rest = len(jaxpr.invars) - len(leaves)
   values += [Value(on_example=True)] * rest
@@ -279,11 +277,11 @@ def _refuse(escapes, forced, names, leaves):
       refused.append(names[leaf])
   if refused:
     raise ValueError(
-        'these parameters are used otherwise than in a product with one whole'
-        ' matrix (the use is named after each): give'
-        f' as_leaf={refused} to hold their gradients per example, with a'
-        ' diagonal block, or write the model with plain products\n'
-        + '\n'.join(lines)
+      'these parameters are used otherwise than in a product with one whole'
+      ' matrix (the use is named after each): give'
+      f' as_leaf={refused} to hold their gradients per example, with a'
+      ' diagonal block, or write the model with plain products\n'
+      + '\n'.join(lines)
     )
 
 
@@ -311,34 +309,34 @@ def _products(sites, names, leaves):
 def _layer(site, name):
   view, bias = site.view, site.bias
   return Layer(
-      name=name,
-      kind=site.product.kind,
-      stack=(*(length for _, length in view.scans), *site.product.stack),
-      num_in=view.shape[-2] + (bias is not None),
-      num_out=view.shape[-1],
-      positions=site.num_positions,
-      leaf=view.leaf,
-      bias=bias and bias.leaf,
-      shared=False,
-      why='',
-      steps=view.steps,
-      bias_steps=bias.steps if bias else (),
+    name=name,
+    kind=site.product.kind,
+    stack=(*(length for _, length in view.scans), *site.product.stack),
+    num_in=view.shape[-2] + (bias is not None),
+    num_out=view.shape[-1],
+    positions=site.num_positions,
+    leaf=view.leaf,
+    bias=bias and bias.leaf,
+    shared=False,
+    why='',
+    steps=view.steps,
+    bias_steps=bias.steps if bias else (),
   )
 
 
 def _held(leaf, name, value, escapes):
   shape = (1, math.prod(value.shape))
   return Layer(
-      name=name,
-      kind='leaf',
-      stack=(),
-      num_in=1,
-      num_out=shape[1],
-      positions=1,
-      leaf=leaf,
-      bias=None,
-      shared=False,
-      why='; '.join(dict.fromkeys(note.why for note in escapes)),
-      steps=((0, Step('reshape', shape, shape)),),
-      bias_steps=(),
+    name=name,
+    kind='leaf',
+    stack=(),
+    num_in=1,
+    num_out=shape[1],
+    positions=1,
+    leaf=leaf,
+    bias=None,
+    shared=False,
+    why='; '.join(dict.fromkeys(note.why for note in escapes)),
+    steps=((0, Step('reshape', shape, shape)),),
+    bias_steps=(),
   )

@@ -51,7 +51,7 @@ def ggn(problem: Problem, params: PyTree, batch: rows.Batch) -> Product:
 
 
 def fisher(
-    problem: Problem, params: PyTree, batch: rows.Batch, key: jax.Array
+  problem: Problem, params: PyTree, batch: rows.Batch, key: jax.Array
 ) -> Product:
   """v -> (1/B) Σ_i g_i g_iᵀ v + l2·v, g_i = ∇loss_i at a label of the model.
 
@@ -75,12 +75,12 @@ def sampled(problem: Problem, key: jax.Array, outputs, batch: rows.Batch):
   """The batch's examples with labels drawn from the model."""
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.index)
   return jax.vmap(problem.sample)(
-      keys, jax.lax.stop_gradient(outputs), batch.examples
+    keys, jax.lax.stop_gradient(outputs), batch.examples
   )
 
 
 def averaged(
-    make: Callable[[rows.Batch], Product], stack: rows.Batch
+  make: Callable[[rows.Batch], Product], stack: rows.Batch
 ) -> Product:
   """The mean over all rows of a stack of batches, one batch at a time.
 

@@ -34,16 +34,16 @@ class Extra(NamedTuple):
 
 
 def collect(
-    statistic: Statistic,
-    outputs: Callable,
-    loss: Callable,
-    params: PyTree,
-    examples: PyTree,
-    aux: dict[str, PyTree] | None = None,
-    *,
-    mask: jax.Array | None = None,
-    total: bool = False,
-    as_leaf=(),
+  statistic: Statistic,
+  outputs: Callable,
+  loss: Callable,
+  params: PyTree,
+  examples: PyTree,
+  aux: dict[str, PyTree] | None = None,
+  *,
+  mask: jax.Array | None = None,
+  total: bool = False,
+  as_leaf=(),
 ) -> dict[str, PyTree] | PyTree:
   """The statistic of each layer, of B examples at once.
 
@@ -75,7 +75,7 @@ def collect(
     raise ValueError(f'leading axes of the examples differ: {sorted(batch)}')
   (size,) = batch
   one = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), examples
+    lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), examples
   )
   plan = layers_lib.plan(outputs, params, one, as_leaf)
   mask = jnp.ones(size) if mask is None else jnp.asarray(mask)
@@ -89,8 +89,8 @@ def collect(
     value = loss(jax.tree.unflatten(plan.structure, outs), example)
     if jnp.shape(value):
       raise ValueError(
-          f'loss of one example has the shape {jnp.shape(value)}: return one'
-          ' number, the sum over its terms'
+        f'loss of one example has the shape {jnp.shape(value)}: return one'
+        ' number, the sum over its terms'
       )
     return value
 
@@ -116,23 +116,23 @@ def _shapes(statistic, plan, params, size, aux, total):
     ids = layer.kind == 'embed'
     a = (size, layer.positions, *(() if ids else (layer.num_in,)))
     entry = jax.tree.map(
-        lambda x, depth=depth: jax.ShapeDtypeStruct(x.shape[depth:], x.dtype),
-        aux[name],
+      lambda x, depth=depth: jax.ShapeDtypeStruct(x.shape[depth:], x.dtype),
+      aux[name],
     )
     shape = jax.eval_shape(
-        functools.partial(statistic, layer),
-        jax.ShapeDtypeStruct(a, jnp.int32 if ids else dtype),
-        jax.ShapeDtypeStruct((size, layer.positions, layer.num_out), dtype),
-        entry,
+      functools.partial(statistic, layer),
+      jax.ShapeDtypeStruct(a, jnp.int32 if ids else dtype),
+      jax.ShapeDtypeStruct((size, layer.positions, layer.num_out), dtype),
+      entry,
     )
     if total:
       shapes[''] = shape
     else:
       shapes[name] = jax.tree.map(
-          lambda s, stack=layer.stack: jax.ShapeDtypeStruct(
-              (*stack, *s.shape), s.dtype
-          ),
-          shape,
+        lambda s, stack=layer.stack: jax.ShapeDtypeStruct(
+          (*stack, *s.shape), s.dtype
+        ),
+        shape,
       )
   return shapes
 
@@ -168,8 +168,8 @@ def _tap_example(statistic, y, x, mask, aux, slot):
   @identity.def_vmap
   def of_batch(size, batched, y, x, mask, aux, slot):
     y, x = (
-        value if axis else jnp.broadcast_to(value, (size, *value.shape))
-        for value, axis in zip((y, x), batched[:2], strict=True)
+      value if axis else jnp.broadcast_to(value, (size, *value.shape))
+      for value, axis in zip((y, x), batched[:2], strict=True)
     )
     return _tap(statistic, y, x, (mask, aux), slot), True
 
@@ -225,13 +225,13 @@ def _tapped(statistic, plan, params, example, extra, dtype):
   for name, layer in plan.layers.items():
     if layer.kind == 'leaf':
       leaves[layer.leaf] = tap(
-          name,
-          leaves[layer.leaf],
-          jnp.ones((), dtype),
-          extra,
-          lambda x: x.reshape(1, 1, 1),
-          lambda y: y.reshape(1, 1, -1),
-          False,
+        name,
+        leaves[layer.leaf],
+        jnp.ones((), dtype),
+        extra,
+        lambda x: x.reshape(1, 1, 1),
+        lambda y: y.reshape(1, 1, -1),
+        False,
       )
   inputs = [*leaves, *jax.tree.leaves(example)]
   closed = plan.jaxpr
@@ -264,14 +264,12 @@ def _replay(jaxpr, consts, inputs, extra, path, plan: Plan, at_site):
 def _evaluated(jaxpr, e, operands):
   """One equation as JAX itself evaluates it."""
   given = {
-      v: value
-      for v, value in zip(e.invars, operands, strict=True)
-      if not isinstance(v, jex.Literal)
+    v: value
+    for v, value in zip(e.invars, operands, strict=True)
+    if not isinstance(v, jex.Literal)
   }
   wanted = [v for v in e.outvars if not isinstance(v, jex.DropVar)]
-  alone = jaxpr.replace(
-      constvars=[], invars=[*given], outvars=wanted, eqns=[e]
-  )
+  alone = jaxpr.replace(constvars=[], invars=[*given], outvars=wanted, eqns=[e])
   function = jex.jaxpr_as_fun(jex.ClosedJaxpr(alone, ()))
   outs = iter(function(*given.values()))
   return [None if isinstance(v, jex.DropVar) else next(outs) for v in e.outvars]
@@ -305,24 +303,24 @@ def _enter_scan(e, operands, extra, path, plan, at_site):
   jaxpr, consts = equations.inner(e)
   constants, carried = equations.scan_split(e)
   given, carry, scanned = (
-      operands[:constants],
-      operands[constants : constants + carried],
-      operands[constants + carried :],
+    operands[:constants],
+    operands[constants : constants + carried],
+    operands[constants + carried :],
   )
   sites = plan.sites.values()
   stacked = {
-      name for site, name in sites if path in [at for at, _ in site.view.scans]
+    name for site, name in sites if path in [at for at, _ in site.view.scans]
   }
   # A slot for the total is one for all steps.
   slices = [
-      {name: tree[name] for name in stacked if name in tree}
-      for tree in (extra.aux, extra.slots)
+    {name: tree[name] for name in stacked if name in tree}
+    for tree in (extra.aux, extra.slots)
   ]
 
   def body(carry, slices):
     scanned, aux, slots = slices
     inside = extra._replace(
-        aux={**extra.aux, **aux}, slots={**extra.slots, **slots}
+      aux={**extra.aux, **aux}, slots={**extra.slots, **slots}
     )
     inputs = [*given, *carry, *scanned]
     outs = _replay(jaxpr, consts, inputs, inside, path, plan, at_site)

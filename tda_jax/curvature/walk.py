@@ -92,8 +92,10 @@ def seen(steps: tuple[tuple[int, Step], ...], x: jax.Array) -> jax.Array:
     elif kind == 'transpose':
       x = x.transpose(*range(lead), *(lead + axis for axis in argument))
     elif kind == 'reverse':
-      back = [slice(None, None, -1 if i in argument else 1)
-              for i in range(x.ndim - lead)]
+      back = [
+        slice(None, None, -1 if i in argument else 1)
+        for i in range(x.ndim - lead)
+      ]
       x = x[(*before, *back)]
     else:
       x = x[(*before, *(slice(*cut) for cut in argument))]
@@ -126,8 +128,8 @@ def _equation(e, ins, used, path, found):
   name = equations.name(e)
   parameters = [v for v in ins if v.parameter]
   plain = Value(
-      on_params=any(v.on_params for v in ins),
-      on_example=any(v.on_example for v in ins),
+    on_params=any(v.on_params for v in ins),
+    on_example=any(v.on_example for v in ins),
   )
   outs = [plain] * len(e.outvars)
   if name in equations.CALLS and any(v.parameter or v.product for v in ins):
@@ -216,8 +218,10 @@ def _is_bias(e, ins, found):
   if len(sizes) != len(shape) or math.prod(sizes) != math.prod(stack) * num_out:
     return False
   # One number per output and head, the same at all positions ...
-  fits = (n == (1 if axis is None else out)
-          for n, out, axis in zip(sizes, shape, axes, strict=True))
+  fits = (
+    n == (1 if axis is None else out)
+    for n, out, axis in zip(sizes, shape, axes, strict=True)
+  )
   # ... in the same scans, as often.
   around = (view.scans, view.repeats) == (site.view.scans, site.view.repeats)
   if not around or not all(fits):
@@ -225,10 +229,10 @@ def _is_bias(e, ins, found):
   order = sorted(range(len(axes)), key=lambda j: (axes[j] is None, axes[j]))
   moved, end = tuple(sizes[j] for j in order), (*stack, 1, num_out)
   bias = then(
-      view,
-      Step('reshape', sizes, sizes),
-      Step('transpose', tuple(order), moved),
-      Step('reshape', end, end),
+    view,
+    Step('reshape', sizes, sizes),
+    Step('transpose', tuple(order), moved),
+    Step('reshape', end, end),
   )
   found.sites[path] = site._replace(bias=bias)
   return True
@@ -267,9 +271,9 @@ def _cond(e, ins, path, outs, found):
       escape(found, value, e, 'the output of a cond')
   if ins[0].on_example and len(found.sites) > before:
     raise ValueError(
-        f'the cond at {equations.where(e)} chooses by the example which'
-        ' parameters multiply it, so that products would count inputs which'
-        ' were not used: list these parameters in as_leaf='
+      f'the cond at {equations.where(e)} chooses by the example which'
+      ' parameters multiply it, so that products would count inputs which'
+      ' were not used: list these parameters in as_leaf='
     )
   return outs
 
@@ -277,12 +281,12 @@ def _cond(e, ins, path, outs, found):
 def _refusal(e):
   if equations.name(e) == 'while':
     return (
-        f'the while loop at {equations.where(e)} uses parameters, and JAX'
-        ' cannot differentiate it: use jax.lax.scan, or jax.lax.fori_loop with'
-        ' bounds that are plain numbers'
+      f'the while loop at {equations.where(e)} uses parameters, and JAX'
+      ' cannot differentiate it: use jax.lax.scan, or jax.lax.fori_loop with'
+      ' bounds that are plain numbers'
     )
   return (
-      f'the equation {equations.name(e)!r} of JAX {jax.__version__} at'
-      f' {equations.where(e)} uses parameters inside a function that the walk'
-      ' does not know how to enter: list these parameters in as_leaf='
+    f'the equation {equations.name(e)!r} of JAX {jax.__version__} at'
+    f' {equations.where(e)} uses parameters inside a function that the walk'
+    ' does not know how to enter: list these parameters in as_leaf='
   )

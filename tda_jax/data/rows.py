@@ -26,7 +26,9 @@ def count(rows: PyTree) -> int:
   """Number of rows N."""
   lengths = {np.shape(leaf)[0] for leaf in jax.tree.leaves(rows)}
   if len(lengths) != 1:
-    raise ValueError(f'columns have different numbers of rows: {sorted(lengths)}')
+    raise ValueError(
+      f'columns have different numbers of rows: {sorted(lengths)}'
+    )
   return lengths.pop()
 
 
@@ -64,7 +66,7 @@ def total(of_batch: Callable, stack: Batch) -> PyTree:
   """Σ over a stack of batches of the tree `of_batch(batch)`, one at a time."""
   first = jax.tree.map(lambda leaf: leaf[0], stack)
   zero = jax.tree.map(
-      lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(of_batch, first)
+    lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(of_batch, first)
   )
 
   def step(so_far, batch):
@@ -84,7 +86,7 @@ def check(rows: PyTree, name: str) -> None:
       if bad.any():
         column = jax.tree_util.keystr(path, simple=True, separator='/')
         raise ValueError(
-            f'{name} has {int(bad.sum())} rows with NaN or infinity in column'
-            f' {column!r}, the first is row {int(np.argmax(bad))}: remove or'
-            ' fill them'
+          f'{name} has {int(bad.sum())} rows with NaN or infinity in column'
+          f' {column!r}, the first is row {int(np.argmax(bad))}: remove or'
+          ' fill them'
         )

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def half_subsets(
-    seed: int, n: int, count: int, fraction: float = 0.5
+  seed: int, n: int, count: int, fraction: float = 0.5
 ) -> np.ndarray:
   """`count` random subsets of n rows, without replacement.
 
@@ -20,8 +20,8 @@ def half_subsets(
   size = round(fraction * n)
   if not 0 < size <= n:
     raise ValueError(
-        f'fraction {fraction} of {n} rows is {size} rows: give a fraction'
-        ' above 0 and at most 1'
+      f'fraction {fraction} of {n} rows is {size} rows: give a fraction'
+      ' above 0 and at most 1'
     )
   subsets = np.empty((count, size), np.int32)
   for m in range(count):

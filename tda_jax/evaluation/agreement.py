@@ -23,13 +23,13 @@ def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
   a, b = matrix(a, 'the first matrix'), matrix(b, 'the second matrix')
   if a.shape != b.shape:
     raise ValueError(
-        f'cannot compare matrices of shapes {a.shape} and {b.shape}: give the'
-        ' same rows and queries to both'
+      f'cannot compare matrices of shapes {a.shape} and {b.shape}: give the'
+      ' same rows and queries to both'
     )
   a, b = _centred(a), _centred(b)
   norms = np.linalg.norm(a, axis=0) * np.linalg.norm(b, axis=0)
   return np.divide(
-      (a * b).sum(axis=0), norms, out=np.zeros_like(norms), where=norms > 0
+    (a * b).sum(axis=0), norms, out=np.zeros_like(norms), where=norms > 0
   )
 
 
@@ -52,16 +52,16 @@ def matrix(values: np.ndarray, name: str, rows: str = 'rows') -> np.ndarray:
   values = np.asarray(values, np.float64)
   if values.ndim != 2 or len(values) < 2 or not values.shape[1]:
     raise ValueError(
-        f'{name}: the shape is {values.shape}, it must be [{rows}, queries]'
-        f' with at least two {rows} and one query'
+      f'{name}: the shape is {values.shape}, it must be [{rows}, queries]'
+      f' with at least two {rows} and one query'
     )
   bad = ~np.isfinite(values)
   if bad.any():
     row, query = np.argwhere(bad)[0]
     raise ValueError(
-        f'{name}: {bad.sum()} of {values.size} values are not finite, first at'
-        f' row {row}, query {query} (NaN means not done yet): run the stage'
-        ' that makes them to its end'
+      f'{name}: {bad.sum()} of {values.size} values are not finite, first at'
+      f' row {row}, query {query} (NaN means not done yet): run the stage'
+      ' that makes them to its end'
     )
   return values
 

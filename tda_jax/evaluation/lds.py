@@ -37,7 +37,7 @@ class Estimate(NamedTuple):
 
 
 def lds(
-    scores: np.ndarray, outcomes: np.ndarray, subsets: np.ndarray
+  scores: np.ndarray, outcomes: np.ndarray, subsets: np.ndarray
 ) -> np.ndarray:
   """LDS of each query, [Q].
 
@@ -66,22 +66,22 @@ def predictions(scores: np.ndarray, subsets: np.ndarray) -> np.ndarray:
     raise ValueError(f'subsets have shape {subsets.shape}: give [M, n] rows')
   if subsets.min() < 0 or subsets.max() >= rows:
     raise ValueError(
-        f'subsets name rows {subsets.min()} to {subsets.max()}, but there are'
-        f' scores of rows 0 to {rows - 1}: score the rows that the subsets were'
-        ' drawn from'
+      f'subsets name rows {subsets.min()} to {subsets.max()}, but there are'
+      f' scores of rows 0 to {rows - 1}: score the rows that the subsets were'
+      ' drawn from'
     )
   counts = np.stack([np.bincount(rows_, minlength=rows) for rows_ in subsets])
   return counts.astype(np.float64) @ scores
 
 
 def interval(
-    scores: np.ndarray,
-    outcomes: np.ndarray,
-    subsets: np.ndarray,
-    *,
-    over: str = 'both',
-    resamples: int = 500,
-    seed: int = 0,
+  scores: np.ndarray,
+  outcomes: np.ndarray,
+  subsets: np.ndarray,
+  *,
+  over: str = 'both',
+  resamples: int = 500,
+  seed: int = 0,
 ) -> Estimate:
   """Mean LDS over queries with its 95% bootstrap interval.
 
@@ -105,7 +105,7 @@ def interval(
 
 
 def spread(
-    scores: np.ndarray, outcomes: np.ndarray, subsets: np.ndarray
+  scores: np.ndarray, outcomes: np.ndarray, subsets: np.ndarray
 ) -> tuple[float, float]:
   """Mean LDS of single models and its standard error over models.
 
@@ -123,15 +123,15 @@ def spread(
 
 
 def by_size(
-    scores: np.ndarray,
-    outcomes: np.ndarray,
-    subsets: np.ndarray,
-    sizes: Sequence[int],
-    *,
-    draws: int = 10,
-    over: str = 'both',
-    resamples: int = 200,
-    seed: int = 0,
+  scores: np.ndarray,
+  outcomes: np.ndarray,
+  subsets: np.ndarray,
+  sizes: Sequence[int],
+  *,
+  draws: int = 10,
+  over: str = 'both',
+  resamples: int = 200,
+  seed: int = 0,
 ) -> list[Estimate]:
   """LDS of ensembles of each size: averaged over random draws of k members.
 
@@ -149,13 +149,13 @@ def by_size(
   for size in sizes:
     if not 0 < size <= members:
       raise ValueError(
-          f'an ensemble of {size} cannot be drawn from {members} members: give'
-          f' sizes from 1 to {members}'
+        f'an ensemble of {size} cannot be drawn from {members} members: give'
+        f' sizes from 1 to {members}'
       )
     rng = np.random.default_rng([seed, size])
     chosen = [
-        rng.choice(members, size, replace=False)
-        for _ in range(1 if size == members else draws)
+      rng.choice(members, size, replace=False)
+      for _ in range(1 if size == members else draws)
     ]
     if size == 1:
       chosen = np.arange(members)[:, None]
@@ -183,8 +183,8 @@ def ratio(a: Estimate, b: Estimate) -> Estimate:
   _paired(a, b)
   if b.value <= 0:
     raise ValueError(
-        'a ratio to 0 says nothing: the outcomes hold no signal, retrain with'
-        ' more repeats'
+      'a ratio to 0 says nothing: the outcomes hold no signal, retrain with'
+      ' more repeats'
     )
   with np.errstate(divide='ignore', invalid='ignore'):
     resampled = a.resampled / b.resampled
@@ -204,7 +204,7 @@ def estimate(value: float, resampled: np.ndarray, drawn: tuple) -> Estimate:
 
 
 def draws(
-    subsets: int, queries: int, over: str, resamples: int, seed: int
+  subsets: int, queries: int, over: str, resamples: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """How often each subset and each query occurs in each resample.
 
@@ -226,13 +226,13 @@ def draws(
     return rng.multinomial(size, np.full(size, 1 / size), resamples) * 1.0
 
   return (
-      counts(subsets, over == 'queries', 0),
-      counts(queries, over == 'subsets', 1),
+    counts(subsets, over == 'queries', 0),
+    counts(queries, over == 'subsets', 1),
   )
 
 
 def correlations(
-    a: np.ndarray, b: np.ndarray, weights: np.ndarray
+  a: np.ndarray, b: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
   """Spearman of a and b with each row repeated as resamples say, [B, Q].
 
@@ -266,7 +266,7 @@ def _correlations(a, b, weights):
     across = np.einsum('bmq,bmq->bq', scaled, other)
     spreads = np.sqrt(spread_a * spread_b)
     total = total + np.divide(
-        across, spreads, out=np.zeros_like(across), where=spreads > 0
+      across, spreads, out=np.zeros_like(across), where=spreads > 0
     )
   return np.asarray(total / len(a), np.float64)
 
@@ -293,14 +293,14 @@ def _truth(outcomes, subsets):
   outcomes, subsets = np.asarray(outcomes), np.asarray(subsets)
   if outcomes.ndim == 3:
     raise ValueError(
-        f'outcomes have shape {outcomes.shape}: average the repeats first,'
-        ' outcomes.mean(axis=1)'
+      f'outcomes have shape {outcomes.shape}: average the repeats first,'
+      ' outcomes.mean(axis=1)'
     )
   outcomes = agreement.matrix(outcomes, 'outcomes', 'subsets')
   if subsets.ndim != 2 or len(subsets) != len(outcomes):
     raise ValueError(
-        f'outcomes of {len(outcomes)} subsets do not fit subsets of shape'
-        f' {subsets.shape}: give the [M, n] subsets that they were trained on'
+      f'outcomes of {len(outcomes)} subsets do not fit subsets of shape'
+      f' {subsets.shape}: give the [M, n] subsets that they were trained on'
     )
   return outcomes, subsets
 
@@ -310,8 +310,8 @@ def _predicted(scores, outcomes, subsets):
   scores = agreement.matrix(scores, 'scores')
   if scores.shape[1] != outcomes.shape[1]:
     raise ValueError(
-        f'scores of {scores.shape[1]} queries do not fit outcomes of'
-        f' {outcomes.shape[1]}: give both the same queries'
+      f'scores of {scores.shape[1]} queries do not fit outcomes of'
+      f' {outcomes.shape[1]}: give both the same queries'
     )
   # All subsets are of one size, so a shift changes no rank; this one makes
   # constant scores exactly 0, which rounding could else put in some order.
@@ -321,6 +321,6 @@ def _predicted(scores, outcomes, subsets):
 def _paired(a, b):
   if a.drawn != b.drawn:
     raise ValueError(
-        'the two estimates were not resampled alike, (subsets, queries, over,'
-        f' resamples, seed) = {a.drawn} and {b.drawn}: give both the same'
+      'the two estimates were not resampled alike, (subsets, queries, over,'
+      f' resamples, seed) = {a.drawn} and {b.drawn}: give both the same'
     )

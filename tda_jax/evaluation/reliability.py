@@ -20,10 +20,10 @@ RESAMPLED_SPLITS = 5
 
 class Ceiling(NamedTuple):
   """Attributes:
-    estimate: mean over queries of the ceiling, with its interval; `lds.ratio`
-      of an LDS estimate and this one is LDS/ceiling.
-    per_query: [Q], the ceiling of each query.
-    reliability: [Q], of the mean of R repeats.
+  estimate: mean over queries of the ceiling, with its interval; `lds.ratio`
+    of an LDS estimate and this one is LDS/ceiling.
+  per_query: [Q], the ceiling of each query.
+  reliability: [Q], of the mean of R repeats.
   """
 
   estimate: lds.Estimate
@@ -32,12 +32,12 @@ class Ceiling(NamedTuple):
 
 
 def ceiling(
-    outcomes: np.ndarray,
-    *,
-    over: str = 'both',
-    splits: int = 20,
-    resamples: int = 500,
-    seed: int = 0,
+  outcomes: np.ndarray,
+  *,
+  over: str = 'both',
+  splits: int = 20,
+  resamples: int = 500,
+  seed: int = 0,
 ) -> Ceiling:
   """The largest LDS that the expected outcome itself would reach.
 
@@ -57,14 +57,14 @@ def ceiling(
   outcomes = np.asarray(outcomes, np.float64)
   if outcomes.ndim != 3:
     raise ValueError(
-        f'outcomes have shape {outcomes.shape}: give [subsets, repeats,'
-        ' queries], before averaging over repeats'
+      f'outcomes have shape {outcomes.shape}: give [subsets, repeats,'
+      ' queries], before averaging over repeats'
     )
   count, repeats, queries = outcomes.shape
   if repeats < 2:
     raise ValueError(
-        f'a noise ceiling needs at least two repeats, and there is {repeats}:'
-        ' retrain each subset with more seeds'
+      f'a noise ceiling needs at least two repeats, and there is {repeats}:'
+      ' retrain each subset with more seeds'
     )
   for repeat in range(repeats):
     name = f'the outcomes of repeat {repeat}'
@@ -84,9 +84,7 @@ def ceiling(
     every = per_query(RESAMPLED_SPLITS, of_subsets)
   resampled = (every * of_queries).mean(axis=1)
   drawn = (count, queries, over, resamples, seed)
-  return Ceiling(
-      lds.estimate(found.mean(), resampled, drawn), found, found**2
-  )
+  return Ceiling(lds.estimate(found.mean(), resampled, drawn), found, found**2)
 
 
 def spearman_brown(r: np.ndarray, factor: float = 2.0) -> np.ndarray:
@@ -101,6 +99,6 @@ def _halves(outcomes, splits, seed):
   half, rng = repeats // 2, np.random.default_rng([seed, 2])
   orders = np.stack([rng.permutation(repeats) for _ in range(splits)])
   return [
-      np.stack([outcomes[:, part].mean(axis=1) for part in parts])
-      for parts in (orders[:, :half], orders[:, half : 2 * half])
+    np.stack([outcomes[:, part].mean(axis=1) for part in parts])
+    for parts in (orders[:, :half], orders[:, half : 2 * half])
   ]

@@ -27,18 +27,18 @@ QUERIES_AT_ONCE = 512
 
 
 def outcomes(
-    problem: Problem,
-    recipe: Recipe,
-    train: PyTree,
-    queries: PyTree,
-    subsets: np.ndarray,
-    repeats: int,
-    key: jax.Array,
-    path: str | os.PathLike,
-    *,
-    at_once: int = 50,
-    attributes: dict | None = None,
-    progress: bool = True,
+  problem: Problem,
+  recipe: Recipe,
+  train: PyTree,
+  queries: PyTree,
+  subsets: np.ndarray,
+  repeats: int,
+  key: jax.Array,
+  path: str | os.PathLike,
+  *,
+  at_once: int = 50,
+  attributes: dict | None = None,
+  progress: bool = True,
 ) -> np.ndarray:
   """Measures of the queries after training on each subset, [M, R, Q].
 
@@ -82,18 +82,18 @@ def outcomes(
 
 
 def leave_one_out(
-    problem: Problem,
-    recipe: Recipe,
-    train: PyTree,
-    queries: PyTree,
-    indices: np.ndarray,
-    repeats: int,
-    key: jax.Array,
-    path: str | os.PathLike,
-    *,
-    at_once: int = 50,
-    attributes: dict | None = None,
-    progress: bool = True,
+  problem: Problem,
+  recipe: Recipe,
+  train: PyTree,
+  queries: PyTree,
+  indices: np.ndarray,
+  repeats: int,
+  key: jax.Array,
+  path: str | os.PathLike,
+  *,
+  at_once: int = 50,
+  attributes: dict | None = None,
+  progress: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Measures with all rows, and with each of L rows left out.
 
@@ -153,10 +153,10 @@ def _retrained(
   data.check(queries, 'the query set')
   members.check(problem, recipe, train, variant(np.arange(1)))
   attributes = {
-      **attributes,
-      'repeats': repeats,
-      'l2': problem.l2,
-      'queries': members.digest(queries),
+    **attributes,
+    'repeats': repeats,
+    'l2': problem.l2,
+    'queries': members.digest(queries),
   }
   shape = (total, data.count(queries))
   store = scores.create(path, shape, min(at_once, total), attributes)
@@ -192,8 +192,8 @@ def _measured(problem, recipe, train, queries, variant, name) -> Callable:
     bad = ~np.isfinite(found).all(axis=1)
     if bad.any():
       raise ValueError(
-          f'{name(int(j[np.argmax(bad)]))} gives a query a measure that is not'
-          ' finite: lower the learning rate or train for fewer epochs'
+        f'{name(int(j[np.argmax(bad)]))} gives a query a measure that is not'
+        ' finite: lower the learning rate or train for fewer epochs'
       )
     return found
 
@@ -206,9 +206,9 @@ def measures(problem: Problem, params: PyTree, queries: PyTree) -> jax.Array:
 
   def one(params):
     return jax.lax.map(
-        lambda query: problem.measure(problem.outputs(params, query), query),
-        queries,
-        batch_size=min(QUERIES_AT_ONCE, data.count(queries)),
+      lambda query: problem.measure(problem.outputs(params, query), query),
+      queries,
+      batch_size=min(QUERIES_AT_ONCE, data.count(queries)),
     )
 
   return jax.vmap(one)(params)
@@ -229,11 +229,11 @@ def _mine(blocks):
 
 def _bar(models, progress):
   return tqdm.tqdm(
-      total=models,
-      desc='retraining',
-      unit=' models',
-      mininterval=1,
-      disable=not progress,
-      bar_format='{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} models'
-      ' [{elapsed}<{remaining}, {rate_fmt}]',
+    total=models,
+    desc='retraining',
+    unit=' models',
+    mininterval=1,
+    disable=not progress,
+    bar_format='{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} models'
+    ' [{elapsed}<{remaining}, {rate_fmt}]',
   )

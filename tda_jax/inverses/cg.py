@@ -11,12 +11,12 @@ from tda_jax.inverses.inverse import Inverse, Solution
 
 
 def cg(
-    damping,
-    *,
-    precondition: Inverse | None = None,
-    tolerance: float = 1e-3,
-    max_steps: int = 100,
-    batch_size: int = 256,
+  damping,
+  *,
+  precondition: Inverse | None = None,
+  tolerance: float = 1e-3,
+  max_steps: int = 100,
+  batch_size: int = 256,
 ) -> Inverse:
   """(G + damping)⁻¹ v by CG on all rows (Hestenes & Stiefel 1952).
 
@@ -73,12 +73,12 @@ def cg(
     done = jnp.where(jnp.arange(max_steps)[:, None] < step, trace, final)
     steps = jnp.minimum(jnp.arange(1, max_steps + 1), step)
     return Solution(
-        space.leave(x),
-        residuals=jnp.concatenate([done, final[None]]),
-        steps=jnp.append(steps, step),
-        converged=final <= 2 * tolerance,
-        diverged=~jnp.isfinite(final) | (final > 10),
-        damping=jnp.asarray(shift, jnp.float32),
+      space.leave(x),
+      residuals=jnp.concatenate([done, final[None]]),
+      steps=jnp.append(steps, step),
+      converged=final <= 2 * tolerance,
+      diverged=~jnp.isfinite(final) | (final > 10),
+      damping=jnp.asarray(shift, jnp.float32),
     )
 
   return inverse_lib.inverse(fit, solve)

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tda_jax import trees
 from tda_jax.curvature import ekfac as blocks_lib
 from tda_jax.curvature import gram, products
 from tda_jax.curvature import layers as layers_lib
@@ -25,6 +24,10 @@ from tda_jax.data import rows as rows_lib
 from tda_jax.problem import Problem
 
 PyTree = Any
+
+# Rows × parameters × queries of one product: enough to fill the machine, and no
+# more, so that what is between two layers stays in the cache.
+AT_ONCE = 2**28
 
 
 class Fitted(NamedTuple):
@@ -36,10 +39,10 @@ class Fitted(NamedTuple):
 
 class Coordinates(NamedTuple):
   """Attributes, all on stacks of Q vectors:
-    enter: parameter trees -> coordinates.
-    leave: coordinates -> parameter trees.
-    ggn: batch -> (x -> Gx), the mean over the batch's rows, plus l2·x.
-    precondition: r -> P⁻¹ r.
+  enter: parameter trees -> coordinates.
+  leave: coordinates -> parameter trees.
+  ggn: batch -> (x -> Gx), the mean over the batch's rows, plus l2·x.
+  precondition: r -> P⁻¹ r.
   """
 
   enter: Callable
@@ -49,7 +52,7 @@ class Coordinates(NamedTuple):
 
 
 def coordinates(
-    fitted: Fitted | None, problem: Problem, params: PyTree, train: PyTree
+  fitted: Fitted | None, problem: Problem, params: PyTree, train: PyTree
 ) -> Coordinates:
   """Those of a fitted preconditioner, or of the parameters if None."""
   if fitted is None:
@@ -68,9 +71,8 @@ def coordinates(
 
   def precondition(r):
     return {
-        name: r[name]
-        / (block.eigenvalues + problem.l2 + fitted.damping[name])
-        for name, block in blocks.items()
+      name: r[name] / (block.eigenvalues + problem.l2 + fitted.damping[name])
+      for name, block in blocks.items()
     }
 
   def ggn(batch):
@@ -82,20 +84,24 @@ def coordinates(
 def _rotated_ggn(problem, params, batch, layers, blocks):
   factors = gram.factors(problem, params, batch, 'curvature')
   rotated = {
-      name: gram.Factor(
-          f.a if blocks[name].inputs is None else _times(f.a, blocks[name].inputs),
-          f.g if blocks[name].outputs is None else _times(f.g, blocks[name].outputs),
-      )
-      for name, f in factors.items()
+    name: gram.Factor(
+      f.a if blocks[name].inputs is None else _times(f.a, blocks[name].inputs),
+      f.g
+      if blocks[name].outputs is None
+      else _times(f.g, blocks[name].outputs),
+    )
+    for name, f in factors.items()
   }
   count = batch.mask.sum()
 
-  def product(x):
+  def one(x):
     u = sum(_along(layers[n], f, x[n]) for n, f in rotated.items()) / count
     back = {n: _back(layers[n], f, u) for n, f in rotated.items()}
-    return trees.add(back, x, problem.l2)
+    return jax.tree.map(lambda g, x: g + problem.l2 * x, back, x)
 
-  return product
+  rows = batch.mask.shape[0] * sum(b.eigenvalues.size for b in blocks.values())
+  together = max(1, AT_ONCE // rows)
+  return lambda x: jax.lax.map(one, x, batch_size=together)
 
 
 def _times(values, basis):
@@ -104,32 +110,31 @@ def _times(values, basis):
 
 
 def _along(layer, factor, x):
-  """u_qbk of one layer, [Q, B, K]; x [Q, *stack, I, O]."""
+  """u_bk of one layer and query, [B, K]; x [*stack, I, O]."""
   if layer.kind == 'embed':
-    y = x.at[:, factor.a].get(mode='fill', fill_value=0)
-    return jnp.einsum('qbso,kbso->qbk', y, factor.g)
-  a, g, x = _one_stack(layer, factor, x)
-  y = jnp.einsum('hbsi,qhio->hbsqo', a, x)
-  return jnp.einsum('hbsqo,khbso->qbk', y, g)
+    y = x.at[factor.a].get(mode='fill', fill_value=0)
+    return jnp.einsum('bso,kbso->bk', y, factor.g)
+  a, g = _one_stack(layer, factor)
+  x = x.reshape(-1, *x.shape[-2:])
+  y = jnp.einsum('hbsi,hio->hbso', a, x)
+  return jnp.einsum('hbso,khbso->bk', y, g)
 
 
 def _back(layer, factor, u):
-  """Σ_bk u_qbk a_bᵀ δ_bk of one layer, [Q, *stack, I, O]."""
+  """Σ_bk u_bk a_bᵀ δ_bk of one layer and query, [*stack, I, O]."""
   if layer.kind == 'embed':
-    y = jnp.einsum('qbk,kbso->qbso', u, factor.g)
-    zero = jnp.zeros((len(u), layer.num_in, layer.num_out), y.dtype)
-    return zero.at[:, factor.a].add(y, mode='drop')
-  a, g, _ = _one_stack(layer, factor, None)
-  y = jnp.einsum('qbk,khbso->hbsqo', u, g)
-  x = jnp.einsum('hbsi,hbsqo->qhio', a, y)
-  return x.reshape(len(u), *layer.stack, layer.num_in, layer.num_out)
+    y = jnp.einsum('bk,kbso->bso', u, factor.g)
+    zero = jnp.zeros((layer.num_in, layer.num_out), y.dtype)
+    return zero.at[factor.a].add(y, mode='drop')
+  a, g = _one_stack(layer, factor)
+  y = jnp.einsum('bk,khbso->hbso', u, g)
+  x = jnp.einsum('hbsi,hbso->hio', a, y)
+  return x.reshape(*layer.stack, layer.num_in, layer.num_out)
 
 
-def _one_stack(layer, factor, x):
-  """Factor and x with their stack axes made one axis H."""
+def _one_stack(layer, factor):
+  """The factor with its stack axes made one axis H."""
   depth = len(layer.stack)
   a = factor.a.reshape(-1, *factor.a.shape[depth:])
   g = factor.g.reshape(len(factor.g), -1, *factor.g.shape[1 + depth :])
-  if x is not None:
-    x = x.reshape(len(x), -1, *x.shape[1 + depth :])
-  return a, g, x
+  return a, g

@@ -41,12 +41,12 @@ def neumann(damping, **kwargs) -> Inverse:
 
 
 def astra(
-    damping,
-    *,
-    precondition: Inverse | None = None,
-    momentum: float = 0.9,
-    decay: float = 0.5,
-    **kwargs,
+  damping,
+  *,
+  precondition: Inverse | None = None,
+  momentum: float = 0.9,
+  decay: float = 0.5,
+  **kwargs,
 ) -> Inverse:
   """(G + damping)⁻¹ v by EKFAC-preconditioned descent (ASTRA paper, Eq. 9).
 
@@ -57,28 +57,28 @@ def astra(
     precondition: None: EKFAC at the same damping. Others: see `descent`.
   """
   return descent(
-      damping,
-      precondition=precondition or ekfac_lib.ekfac(damping),
-      momentum=momentum,
-      decay=decay,
-      **kwargs,
+    damping,
+    precondition=precondition or ekfac_lib.ekfac(damping),
+    momentum=momentum,
+    decay=decay,
+    **kwargs,
   )
 
 
 def descent(
-    damping,
-    *,
-    precondition: Inverse | None = None,
-    steps: int = 200,
-    step_size: float | None = None,
-    step_per_damping: float | None = None,
-    momentum: float = 0.0,
-    decay: float = 1.0,
-    decay_every: int = 50,
-    batch_size: int = 256,
-    rounds: int = 1,
-    tolerance: float = 1e-2,
-    reports: int = 1,
+  damping,
+  *,
+  precondition: Inverse | None = None,
+  steps: int = 200,
+  step_size: float | None = None,
+  step_per_damping: float | None = None,
+  momentum: float = 0.0,
+  decay: float = 1.0,
+  decay_every: int = 50,
+  batch_size: int = 256,
+  rounds: int = 1,
+  tolerance: float = 1e-2,
+  reports: int = 1,
 ) -> Inverse:
   """(G + damping)⁻¹ v by minibatch descent; see the module's formulas.
 
@@ -122,36 +122,34 @@ def descent(
       alpha = step_per_damping * shift
     if alpha is None:
       alpha = automatic_step_size(
-          product, space.precondition, _probe(v, key), momentum
+        product, space.precondition, _probe(v, key), momentum
       )
     rate = lambda k: alpha * decay ** (k // decay_every)
     x, trace, done = _rounds(
-        functools.partial(
-            _descend, product, space.precondition, rate, momentum
-        ),
-        inverse_lib.damped_ggn(space, train, batch_size, shift),
-        v,
-        steps,
-        rounds,
-        reports,
-        tolerance,
+      functools.partial(_descend, product, space.precondition, rate, momentum),
+      inverse_lib.damped_ggn(space, train, batch_size, shift),
+      v,
+      steps,
+      rounds,
+      reports,
+      tolerance,
     )
     every = jnp.arange(rounds * reports + 1)
     return Solution(
-        space.leave(x),
-        residuals=trace,
-        steps=jnp.minimum(every, done * reports) * (steps // reports),
-        converged=trace[-1] < tolerance,
-        # Worse than both its start and no solution at all.
-        diverged=~(trace[-1] <= jnp.maximum(trace[0], 1.0)),
-        damping=jnp.asarray(shift, jnp.float32),
+      space.leave(x),
+      residuals=trace,
+      steps=jnp.minimum(every, done * reports) * (steps // reports),
+      converged=trace[-1] < tolerance,
+      # Worse than both its start and no solution at all.
+      diverged=~(trace[-1] <= jnp.maximum(trace[0], 1.0)),
+      damping=jnp.asarray(shift, jnp.float32),
     )
 
   return inverse_lib.inverse(fit, solve)
 
 
 def automatic_step_size(
-    product: Callable, direction: Callable, probe, momentum: float, rounds=20
+  product: Callable, direction: Callable, probe, momentum: float, rounds=20
 ) -> jax.Array:
   """α₀ = (1 − momentum)/μ, μ the largest eigenvalue of P⁻¹(G_k + damping).
 
@@ -183,8 +181,8 @@ def system_damping(damping, fitted: coordinates_lib.Fitted | None):
     return damping
   if fitted is None:
     raise ValueError(
-        "damping='heuristic' is a share of the mean eigenvalue of a KFAC or"
-        ' EKFAC preconditioner: give one, or a number'
+      "damping='heuristic' is a share of the mean eigenvalue of a KFAC or"
+      ' EKFAC preconditioner: give one, or a number'
     )
   return 0.1 * blocks_lib.mean_eigenvalue(fitted.blocks)
 
@@ -208,12 +206,14 @@ def _rounds(descend, system, v, steps, rounds, reports, tolerance):
 
   zero = jax.tree.map(jnp.zeros_like, v)
   trace = jnp.zeros((1 + rounds * reports, len(norms)))
-  x, _, trace, done = jax.lax.while_loop(unfinished, refine, (zero, v, trace, 0))
+  x, _, trace, done = jax.lax.while_loop(
+    unfinished, refine, (zero, v, trace, 0)
+  )
   return x, trace, done
 
 
 def _descend(
-    product, direction, rate, momentum, system, v, first, steps, reports
+  product, direction, rate, momentum, system, v, first, steps, reports
 ):
   """One round from P⁻¹v: (x, v − system(x), its norms [1 + reports, Q])."""
 
@@ -240,10 +240,12 @@ def _descend(
 
 def _probe(vectors, key):
   """A random stack of one vector."""
-  keys = jax.random.split(jax.random.fold_in(key, 1), len(jax.tree.leaves(vectors)))
+  keys = jax.random.split(
+    jax.random.fold_in(key, 1), len(jax.tree.leaves(vectors))
+  )
   keys = jax.tree.unflatten(jax.tree.structure(vectors), [*keys])
   return jax.tree.map(
-      lambda k, x: jax.random.normal(k, (1, *x.shape[1:])), keys, vectors
+    lambda k, x: jax.random.normal(k, (1, *x.shape[1:])), keys, vectors
   )
 
 
@@ -251,4 +253,6 @@ def _drawn(train, batch_size, key):
   """A minibatch drawn with replacement."""
   n = rows_lib.count(train)
   index = jax.random.randint(key, (batch_size,), 0, n)
-  return rows_lib.Batch(rows_lib.take(train, index), index, jnp.ones(batch_size))
+  return rows_lib.Batch(
+    rows_lib.take(train, index), index, jnp.ones(batch_size)
+  )

@@ -11,12 +11,12 @@ from tda_jax.inverses.inverse import Inverse
 
 
 def ekfac(
-    damping='heuristic',
-    *,
-    kind: str = 'ekfac',
-    labels: str = 'sampled',
-    batch_size: int = 256,
-    as_leaf: tuple[str, ...] = (),
+  damping='heuristic',
+  *,
+  kind: str = 'ekfac',
+  labels: str = 'sampled',
+  batch_size: int = 256,
+  as_leaf: tuple[str, ...] = (),
 ) -> Inverse:
   """(F_EKFAC + l2 + damping)⁻¹ v.
 
@@ -30,13 +30,13 @@ def ekfac(
   def fit(problem, params, train, key):
     stack = rows.stacked(train, batch_size)
     blocks = blocks_lib.fit(
-        problem,
-        params,
-        stack,
-        key,
-        kind=kind,
-        labels=labels,
-        as_leaf=as_leaf,
+      problem,
+      params,
+      stack,
+      key,
+      kind=kind,
+      labels=labels,
+      as_leaf=as_leaf,
     )
     return Fitted(blocks, layer_damping(blocks, damping))
 
@@ -44,13 +44,13 @@ def ekfac(
     del key
     blocks, shift = state
     x = blocks_lib.apply(
-        blocks,
-        lambda name, values: 1 / (values + problem.l2 + shift[name]),
-        problem,
-        params,
-        rows.take(train, 0),
-        vectors,
-        as_leaf,
+      blocks,
+      lambda name, values: 1 / (values + problem.l2 + shift[name]),
+      problem,
+      params,
+      rows.take(train, 0),
+      vectors,
+      as_leaf,
     )
     sizes = jnp.array([blocks[name].eigenvalues.size for name in shift])
     mean = jnp.sum(sizes * jnp.stack([*shift.values()])) / jnp.sum(sizes)
@@ -77,11 +77,11 @@ def layer_damping(blocks, damping) -> dict[str, jax.Array]:
 
 
 def projected(
-    inner: Inverse,
-    threshold: float,
-    *,
-    batch_size: int = 256,
-    labels: str = 'sampled',
+  inner: Inverse,
+  threshold: float,
+  *,
+  batch_size: int = 256,
+  labels: str = 'sampled',
 ) -> Inverse:
   """`inner`'s solution restricted to EKFAC eigenvalues above `threshold`.
 

@@ -28,7 +28,7 @@ PyTree = Any
 
 
 def exact(
-    damping, *, batch_size: int = 256, memory_limit: float = 8e9
+  damping, *, batch_size: int = 256, memory_limit: float = 8e9
 ) -> Inverse:
   """(G + damping)⁻¹ v to rounding, with one step of iterative refinement.
 
@@ -49,13 +49,15 @@ def exact(
     need = 2 * 4 * (n * k) ** 2
     if need > memory_limit:
       raise ValueError(
-          f'the Gram matrix of {n} rows x {k} outputs needs {need / 1e9:.1f} GB'
-          f' with its factor, above memory_limit={memory_limit / 1e9:.1f} GB:'
-          ' use cg or astra, or raise memory_limit'
+        f'the Gram matrix of {n} rows x {k} outputs needs {need / 1e9:.1f} GB'
+        f' with its factor, above memory_limit={memory_limit / 1e9:.1f} GB:'
+        ' use cg or astra, or raise memory_limit'
       )
     matrix = dual(problem, params, train, batch_size)
-    shift = jnp.asarray(damping, jnp.float32) if damping != 'heuristic' else (
-        0.1 * jnp.trace(matrix) / (n * trees.size(params))
+    shift = (
+      jnp.asarray(damping, jnp.float32)
+      if damping != 'heuristic'
+      else (0.1 * jnp.trace(matrix) / (n * trees.size(params)))
     )
     shifted = matrix + (shift + problem.l2) * n * jnp.eye(n * k)
     return jnp.linalg.cholesky(shifted), shift
@@ -76,19 +78,19 @@ def exact(
     x = trees.add(x, once(trees.add(vectors, system(x), -1.0)))
     residual = inverse_lib.relative_residual(system, x, vectors)
     return Solution(
-        x,
-        residuals=residual[None],
-        steps=jnp.ones(1, jnp.int32),
-        converged=residual < 1e-2,
-        diverged=~(residual < 1),
-        damping=shift,
+      x,
+      residuals=residual[None],
+      steps=jnp.ones(1, jnp.int32),
+      converged=residual < 1e-2,
+      diverged=~(residual < 1),
+      damping=shift,
     )
 
   return inverse_lib.inverse(fit, solve)
 
 
 def dual(
-    problem: Problem, params: PyTree, train: PyTree, batch_size: int
+  problem: Problem, params: PyTree, train: PyTree, batch_size: int
 ) -> jax.Array:
   """BBᵀ [N·K, N·K], rows ordered by example, then output."""
   n = rows_lib.count(train)
@@ -96,10 +98,10 @@ def dual(
   layers = layers_lib.find(problem.outputs, params, example)
   stack = rows_lib.stacked(train, batch_size)
   parts = jax.lax.map(
-      lambda b: gram_lib.factors(problem, params, b, 'curvature'), stack
+    lambda b: gram_lib.factors(problem, params, b, 'curvature'), stack
   )
   every = {
-      name: _all_rows(layers[name], factor) for name, factor in parts.items()
+    name: _all_rows(layers[name], factor) for name, factor in parts.items()
   }
   blocks = jax.lax.map(lambda left: gram_lib.gram(layers, left, every), parts)
   k = blocks.shape[2]

@@ -21,8 +21,8 @@ PyTree = Any
 
 class Inverse(NamedTuple):
   """Attributes:
-    fit: (problem, params, train rows, key) -> state, a tree of arrays.
-    solve: (state, problem, params, train rows, vectors, key) -> Solution.
+  fit: (problem, params, train rows, key) -> state, a tree of arrays.
+  solve: (state, problem, params, train rows, vectors, key) -> Solution.
   """
 
   fit: Callable
@@ -72,12 +72,12 @@ def direct(x: PyTree, damping) -> Solution:
   """The Solution of a closed form; no residual is measured."""
   q = trees.count(x)
   return Solution(
-      x,
-      residuals=jnp.zeros((0, q)),
-      steps=jnp.zeros(0, jnp.int32),
-      converged=jnp.ones(q, bool),
-      diverged=jnp.zeros(q, bool),
-      damping=jnp.asarray(damping, jnp.float32),
+    x,
+    residuals=jnp.zeros((0, q)),
+    steps=jnp.zeros(0, jnp.int32),
+    converged=jnp.ones(q, bool),
+    diverged=jnp.zeros(q, bool),
+    damping=jnp.asarray(damping, jnp.float32),
   )
 
 
@@ -93,15 +93,15 @@ def with_residual(inner: Inverse, batch_size: int = 256) -> Inverse:
     system = damped_ggn(space, train, batch_size, found.damping)
     residual = relative_residual(system, found.x, vectors)
     return found._replace(
-        residuals=jnp.concatenate([found.residuals, residual[None]]),
-        steps=jnp.concatenate([found.steps, jnp.zeros(1, jnp.int32)]),
+      residuals=jnp.concatenate([found.residuals, residual[None]]),
+      steps=jnp.concatenate([found.steps, jnp.zeros(1, jnp.int32)]),
     )
 
   return inverse(inner.fit, solve)
 
 
 def damped_ggn(
-    space: coordinates_lib.Coordinates, train, batch_size: int, damping
+  space: coordinates_lib.Coordinates, train, batch_size: int, damping
 ) -> Callable:
   """x -> (G + damping)x in the given coordinates, G over all rows."""
   stack = rows_lib.stacked(train, batch_size)
@@ -123,9 +123,9 @@ def check(solution: Solution, name: str) -> None:
   bad = np.flatnonzero(np.asarray(solution.diverged) | ~finite)
   if len(bad):
     raise ValueError(
-        f'{name} diverged on {len(bad)} of {len(finite)} queries (the first is'
-        f' query {bad[0]}): lower step_size, or raise damping (now'
-        f' {float(solution.damping):.3g}) or batch_size'
+      f'{name} diverged on {len(bad)} of {len(finite)} queries (the first is'
+      f' query {bad[0]}): lower step_size, or raise damping (now'
+      f' {float(solution.damping):.3g}) or batch_size'
     )
 
 
@@ -134,12 +134,12 @@ def positive(damping, name: str = 'damping') -> None:
   if isinstance(damping, str):
     if damping != 'heuristic':
       raise ValueError(
-          f"{name}={damping!r} is unknown: give a number or 'heuristic'"
+        f"{name}={damping!r} is unknown: give a number or 'heuristic'"
       )
   elif not damping > 0:
     raise ValueError(
-        f'{name}={damping} leaves a singular curvature (it has more parameters'
-        ' than directions in the data): give a number above 0'
+      f'{name}={damping} leaves a singular curvature (it has more parameters'
+      ' than directions in the data): give a number above 0'
     )
 
 

@@ -65,6 +65,6 @@ def _whole(queries):
   """All queries as one batch."""
   n = rows_lib.count(queries)
   return jax.tree.map(
-      jnp.asarray,
-      rows_lib.Batch(queries, np.arange(n), np.ones(n, np.float32)),
+    jnp.asarray,
+    rows_lib.Batch(queries, np.arange(n), np.ones(n, np.float32)),
   )

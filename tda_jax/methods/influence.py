@@ -32,19 +32,19 @@ def influence(inverse: Inverse) -> Method:
     scaled = trees.scaled(-1 / rows.count(train), found.x)
     example = rows.take(train, 0)
     return Prepared(
-        by_layer(problem, params, example, scaled), found._replace(x=())
+      by_layer(problem, params, example, scaled), found._replace(x=())
     )
 
   def score(problem, run, prepared, batch):
     return taps.collect(
-        inner_products,
-        problem.outputs,
-        problem.loss,
-        run.params,
-        batch.examples,
-        prepared.state,
-        mask=batch.mask,
-        total=True,
+      inner_products,
+      problem.outputs,
+      problem.loss,
+      run.params,
+      batch.examples,
+      prepared.state,
+      mask=batch.mask,
+      total=True,
     )
 
   return Method(prepare, score)
@@ -64,6 +64,6 @@ def inner_products(layer, a, g, queries):
   """⟨∇W_b, V_q⟩ = Σ_s a_bsᵀ V_q δ_bs, [B, Q]; a statistic of `taps.collect`."""
   if layer.kind == 'embed':
     return jnp.einsum(
-        'bso,qbso->bq', g, queries.at[:, a].get(mode='fill', fill_value=0)
+      'bso,qbso->bq', g, queries.at[:, a].get(mode='fill', fill_value=0)
     )
   return jnp.einsum('bsi,bso,qio->bq', a, g, queries, optimize=True)

@@ -21,10 +21,10 @@ PyTree = Any
 
 class Method(NamedTuple):
   """Attributes:
-    prepare: (problem, run, train rows, query rows, key) -> Prepared, for ONE
-      trained model (a Run without member axis).
-    score: (problem, run, prepared, batch) -> [B, Q].
-    members: whether its run has a leading member axis, as an ensemble's.
+  prepare: (problem, run, train rows, query rows, key) -> Prepared, for ONE
+    trained model (a Run without member axis).
+  score: (problem, run, prepared, batch) -> [B, Q].
+  members: whether its run has a leading member axis, as an ensemble's.
   """
 
   prepare: Callable
@@ -40,14 +40,14 @@ class Prepared(NamedTuple):
 
 
 def attribute(
-    method: Method,
-    problem: Problem,
-    run: Run | PyTree,
-    train: PyTree,
-    queries: PyTree,
-    *,
-    key: jax.Array | None = None,
-    batch_size: int = 256,
+  method: Method,
+  problem: Problem,
+  run: Run | PyTree,
+  train: PyTree,
+  queries: PyTree,
+  *,
+  key: jax.Array | None = None,
+  batch_size: int = 256,
 ) -> np.ndarray:
   """Scores of all training rows for all queries, in memory, [N, Q].
 
@@ -65,7 +65,9 @@ def attribute(
     run = Run(params=run, checkpoints=None, learning_rates=None, steps=None)
   for rows, name in ((train, 'train'), (queries, 'queries')):
     rows_lib.check(rows, name)
-    check_labels(problem, _first(run.params) if method.members else run.params, rows)
+    check_labels(
+      problem, _first(run.params) if method.members else run.params, rows
+    )
   key = jax.random.key(0) if key is None else key
   train, queries = jax.tree.map(jnp.asarray, (train, queries))
   prepare = jax.jit(method.prepare, static_argnums=0)

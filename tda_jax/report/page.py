@@ -64,17 +64,17 @@ class Query(NamedTuple):
 
 
 def queries(
-    scores: np.ndarray,
-    train: np.ndarray,
-    labels: Sequence,
-    shown: np.ndarray,
-    shown_labels: Sequence,
-    predicted: Sequence,
-    which: Sequence[int],
-    *,
-    count: int = 6,
-    classes: Sequence[str] | None = None,
-    columns: Sequence[str] | None = None,
+  scores: np.ndarray,
+  train: np.ndarray,
+  labels: Sequence,
+  shown: np.ndarray,
+  shown_labels: Sequence,
+  predicted: Sequence,
+  which: Sequence[int],
+  *,
+  count: int = 6,
+  classes: Sequence[str] | None = None,
+  columns: Sequence[str] | None = None,
 ) -> list[Query]:
   """The strongest supporters and opponents of some queries.
 
@@ -95,8 +95,8 @@ def queries(
   """
   if scores.shape != (len(train), len(shown)):
     raise ValueError(
-        f'scores of shape {scores.shape} do not fit {len(train)} rows and'
-        f' {len(shown)} queries to show: give those that were scored'
+      f'scores of shape {scores.shape} do not fit {len(train)} rows and'
+      f' {len(shown)} queries to show: give those that were scored'
     )
   train, shown = np.asarray(train), np.asarray(shown)
   low = min(train.min(), shown.min())
@@ -118,27 +118,27 @@ def queries(
   for q in which:
     order = np.argsort(-scores[:, q], kind='stable')
     found.append(
-        Query(
-            example(shown, shown_labels, q),
-            _label(predicted[q], classes),
-            evidence(q, order, 1),
-            evidence(q, order[::-1], -1),
-        )
+      Query(
+        example(shown, shown_labels, q),
+        _label(predicted[q], classes),
+        evidence(q, order, 1),
+        evidence(q, order[::-1], -1),
+      )
     )
   return found
 
 
 def write(
-    path: str | os.PathLike,
-    *,
-    title: str,
-    facts: dict[str, Any],
-    rows: Sequence[dict] = (),
-    claims: Sequence[dict] = (),
-    plots: Sequence[Plot] = (),
-    coverage: Sequence[tuple] = (),
-    queries: Sequence[Query] = (),
-    method: str = '',
+  path: str | os.PathLike,
+  *,
+  title: str,
+  facts: dict[str, Any],
+  rows: Sequence[dict] = (),
+  claims: Sequence[dict] = (),
+  plots: Sequence[Plot] = (),
+  coverage: Sequence[tuple] = (),
+  queries: Sequence[Query] = (),
+  method: str = '',
 ) -> str:
   """Writes the page; what is left empty is left out.
 
@@ -193,23 +193,23 @@ def png(image: np.ndarray) -> str:
     image = image[..., 0]
   if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[-1] != 3):
     raise ValueError(
-        f'an image of shape {image.shape} cannot be shown: give [H, W], [H, W,'
-        ' 1] or [H, W, 3]'
+      f'an image of shape {image.shape} cannot be shown: give [H, W], [H, W,'
+      ' 1] or [H, W, 3]'
     )
   file = io.BytesIO()
   matplotlib.image.imsave(
-      file, np.clip(image, 0, 1), vmin=0, vmax=1, cmap='gray', format='png'
+    file, np.clip(image, 0, 1), vmin=0, vmax=1, cmap='gray', format='png'
   )
   return _url(file.getvalue())
 
 
 def _environment():
   environment = jinja2.Environment(
-      loader=jinja2.PackageLoader('tda_jax.report', '.'),
-      autoescape=True,
-      undefined=jinja2.StrictUndefined,
-      trim_blocks=True,
-      lstrip_blocks=True,
+    loader=jinja2.PackageLoader('tda_jax.report', '.'),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
   )
   environment.filters.update(
       number=table.number, interval=table.interval, verdict=table.verdict,
@@ -223,9 +223,9 @@ def _best(methods, metric):
   if not metric.lower().startswith('lds'):
     return None
   values = {
-      method.name: method.results[metric]['value']
-      for method in methods
-      if metric in method.results and 'ceiling' not in method.name
+    method.name: method.results[metric]['value']
+    for method in methods
+    if metric in method.results and 'ceiling' not in method.name
   }
   known = {name: v for name, v in values.items() if v is not None}
   return max(known, key=known.get) if len(known) > 1 else None
@@ -255,9 +255,9 @@ def _label(value, classes):
 def _power(queries):
   """The power of ten that scores are shown in; 0 where they need none."""
   scores = [
-      abs(one.score)
-      for query in queries
-      for one in (*query.supporters, *query.opponents)
+    abs(one.score)
+    for query in queries
+    for one in (*query.supporters, *query.opponents)
   ]
   if not any(scores):
     return 0
@@ -276,7 +276,7 @@ def _file(path):
     return _url(pathlib.Path(path).read_bytes())
   except FileNotFoundError:
     raise ValueError(
-        f'the plot {path} is not there: make it before the page'
+      f'the plot {path} is not there: make it before the page'
     ) from None
 
 

@@ -17,24 +17,24 @@ COLORS = (
 LIGHT, GREY, INK = '#A9CBE4', '#8A8A8A', '#222222'
 CEILING = '#555555'
 STYLE = {
-    'font.family': 'DejaVu Sans',
-    'font.size': 11,
-    'axes.titlesize': 13,
-    'axes.titlelocation': 'left',
-    'axes.titlepad': 12,
-    'axes.labelsize': 11,
-    'axes.edgecolor': GREY,
-    'axes.labelcolor': INK,
-    'axes.spines.top': False,
-    'axes.spines.right': False,
-    'axes.axisbelow': True,
-    'axes.grid': True,
-    'grid.color': '#E6E6E6',
-    'xtick.color': INK,
-    'ytick.color': INK,
-    'text.color': INK,
-    'lines.linewidth': 2,
-    'lines.markersize': 5,
+  'font.family': 'DejaVu Sans',
+  'font.size': 11,
+  'axes.titlesize': 13,
+  'axes.titlelocation': 'left',
+  'axes.titlepad': 12,
+  'axes.labelsize': 11,
+  'axes.edgecolor': GREY,
+  'axes.labelcolor': INK,
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'axes.axisbelow': True,
+  'axes.grid': True,
+  'grid.color': '#E6E6E6',
+  'xtick.color': INK,
+  'ytick.color': INK,
+  'text.color': INK,
+  'lines.linewidth': 2,
+  'lines.markersize': 5,
 }
 DPI = 150
 BANDS = 5  # more lines than these get bars for intervals: bands would mix
@@ -61,12 +61,12 @@ class Curve(NamedTuple):
 
 
 def bars(
-    methods: Sequence[Bar],
-    path: str | os.PathLike,
-    *,
-    ceiling: Span | None = None,
-    title: str = 'LDS',
-    members: int | None = None,
+  methods: Sequence[Bar],
+  path: str | os.PathLike,
+  *,
+  ceiling: Span | None = None,
+  title: str = 'LDS',
+  members: int | None = None,
 ) -> str:
   """LDS of single models and of the ensemble side by side, with intervals.
 
@@ -84,7 +84,7 @@ def bars(
     whole = f'ensemble of {members}' if members else 'ensemble'
     labels = ['single model', whole]
     for field, shift, color in zip(
-        ('single', 'ensemble'), (-0.2, 0.2), (LIGHT, COLORS[0]), strict=True
+      ('single', 'ensemble'), (-0.2, 0.2), (LIGHT, COLORS[0]), strict=True
     ):
       _bar_group(axes, y + shift, [getattr(m, field) for m in methods], color)
     axes.set_yticks(y, [method.name for method in methods])
@@ -97,8 +97,8 @@ def bars(
     axes.set_xlim(min(low, 0), top + 0.1 * (top - min(low, 0)))
     _bar_labels(axes, y, methods)
     handles = [
-        matplotlib.patches.Patch(color=color, label=label)
-        for color, label in zip((LIGHT, COLORS[0]), labels, strict=True)
+      matplotlib.patches.Patch(color=color, label=label)
+      for color, label in zip((LIGHT, COLORS[0]), labels, strict=True)
     ]
     if ceiling:
       handles.append(_ceiling(axes, ceiling, axes.axvline, axes.axvspan))
@@ -112,10 +112,10 @@ def bars(
 
 
 def residuals(
-    curves: Sequence[Curve],
-    path: str | os.PathLike,
-    *,
-    title: str = 'Residual of the solve',
+  curves: Sequence[Curve],
+  path: str | os.PathLike,
+  *,
+  title: str = 'Residual of the solve',
 ) -> str:
   """Relative residual against solver steps, logarithmic in y.
 
@@ -136,12 +136,12 @@ def residuals(
 
 
 def damping(
-    curves: Sequence[Curve],
-    path: str | os.PathLike,
-    *,
-    literal: float | None = None,
-    ceiling: Span | None = None,
-    title: str = 'LDS against damping',
+  curves: Sequence[Curve],
+  path: str | os.PathLike,
+  *,
+  literal: float | None = None,
+  ceiling: Span | None = None,
+  title: str = 'LDS against damping',
 ) -> str:
   """LDS against damping, logarithmic in x, the best of each line ringed.
 
@@ -155,14 +155,14 @@ def damping(
 
 
 def sweep(
-    curves: Sequence[Curve],
-    path: str | os.PathLike,
-    setting: str,
-    *,
-    literal: float | None = None,
-    ceiling: Span | None = None,
-    title: str = 'LDS',
-    log: bool = True,
+  curves: Sequence[Curve],
+  path: str | os.PathLike,
+  setting: str,
+  *,
+  literal: float | None = None,
+  ceiling: Span | None = None,
+  title: str = 'LDS',
+  log: bool = True,
 ) -> str:
   """LDS against any setting, the best of each line ringed.
 
@@ -195,11 +195,11 @@ def sweep(
 
 
 def ensemble(
-    curves: Sequence[Curve],
-    path: str | os.PathLike,
-    *,
-    ceiling: Span | None = None,
-    title: str = 'LDS against ensemble size',
+  curves: Sequence[Curve],
+  path: str | os.PathLike,
+  *,
+  ceiling: Span | None = None,
+  title: str = 'LDS against ensemble size',
 ) -> str:
   """LDS against the number of models whose scores are averaged."""
   _some(curves, 'ensemble')
@@ -288,7 +288,7 @@ def _lines(axes, curves, marker):
       continue
     if marker is None or len(curves) <= BANDS:
       axes.fill_between(
-          curve.x, curve.low, curve.high, color=color, alpha=0.13, linewidth=0
+        curve.x, curve.low, curve.high, color=color, alpha=0.13, linewidth=0
       )
     else:
       axes.vlines(curve.x, curve.low, curve.high, color=color, linewidth=1)
@@ -340,7 +340,7 @@ def _label_ends(axes, curves):
 
 
 def spread(
-    places: np.ndarray, gap: float, low: float, high: float
+  places: np.ndarray, gap: float, low: float, high: float
 ) -> np.ndarray:
   """Places moved as little as needed to lie `gap` apart within [low, high].
 

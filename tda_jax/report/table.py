@@ -39,8 +39,8 @@ def by_method(rows: list[dict]) -> tuple[list[str], list[Method]]:
     results = found.setdefault(row['method'], {})
     if row['metric'] in results:
       raise ValueError(
-          f'method {row["method"]!r} has two results for {row["metric"]!r}:'
-          ' give each its own name'
+        f'method {row["method"]!r} has two results for {row["metric"]!r}:'
+        ' give each its own name'
       )
     results[row['metric']] = row
 
@@ -77,7 +77,7 @@ def interval(row: dict) -> str:
 
 
 def print_results(
-    rows: list[dict], title: str = '', console: Console | None = None
+  rows: list[dict], title: str = '', console: Console | None = None
 ) -> None:
   """Prints rows of results.json, one line a method, one column a metric.
 
@@ -102,7 +102,7 @@ def print_results(
 
 
 def print_claims(
-    claims: list[dict], title: str = 'Claims', console: Console | None = None
+  claims: list[dict], title: str = 'Claims', console: Console | None = None
 ) -> None:
   """Prints claims of results.json: what was expected, seen, and if it holds."""
   console = console or _console()
@@ -112,12 +112,12 @@ def print_claims(
     table.add_column(name, overflow='fold')
   for claim in claims:
     table.add_row(
-        verdict(claim['holds']),
-        *(
-            Text(number(claim[name]))
-            for name in ('claim', 'source', 'expected', 'observed')
-        ),
-        style='red' if claim['holds'] is False else None,
+      verdict(claim['holds']),
+      *(
+        Text(number(claim[name]))
+        for name in ('claim', 'source', 'expected', 'observed')
+      ),
+      style='red' if claim['holds'] is False else None,
     )
   console.print(table)
 
@@ -129,19 +129,17 @@ def verdict(holds: bool | None) -> str:
 
 def _results(metrics, methods, title, separator):
   costs = [
-      (name, field)
-      for name, field in (('seconds', 'seconds'), ('peak MB', 'peak_mb'))
-      if any(getattr(method, field) is not None for method in methods)
+    (name, field)
+    for name, field in (('seconds', 'seconds'), ('peak MB', 'peak_mb'))
+    if any(getattr(method, field) is not None for method in methods)
   ]
-  table = Table(
-      title=title or None, box=box.SIMPLE_HEAD, title_justify='left'
-  )
+  table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify='left')
   table.add_column('method', overflow='fold')
   for name in [*metrics, *(name for name, _ in costs)]:
     table.add_column(Text(name), justify='right', no_wrap=True, min_width=7)
   columns = [
-      _cells([method.results.get(metric) for method in methods], separator)
-      for metric in metrics
+    _cells([method.results.get(metric) for method in methods], separator)
+    for metric in metrics
   ]
   columns += [[_cost(getattr(m, field)) for m in methods] for _, field in costs]
   for method, *cells in zip(methods, *columns, strict=True):
@@ -155,8 +153,8 @@ def _cells(rows, separator):
   spans = [interval(row) if row else '' for row in rows]
   if separator == '\n':
     return [
-        Text(f'{value}\n{span}' if span else value)
-        for value, span in zip(values, spans, strict=True)
+      Text(f'{value}\n{span}' if span else value)
+      for value, span in zip(values, spans, strict=True)
     ]
   wide, far = max(map(len, values)), max(map(len, spans))
   return [

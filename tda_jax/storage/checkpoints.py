@@ -48,15 +48,15 @@ def load(path: str | os.PathLike, like: PyTree) -> PyTree:
     tree = ocp.load(path, empty)
   except Exception as error:  # orbax and tensorstore raise a dozen kinds
     raise ValueError(
-        f'the checkpoint {path} cannot be read ({type(error).__name__}: it is'
-        f' damaged, half-written or of another model): {cure}'
+      f'the checkpoint {path} cannot be read ({type(error).__name__}: it is'
+      f' damaged, half-written or of another model): {cure}'
     ) from error
   found = jax.tree_util.tree_leaves_with_path(tree)
   for (name, leaf), wanted in zip(found, jax.tree.leaves(empty), strict=True):
     if leaf.shape != wanted.shape:
       name = jax.tree_util.keystr(name, simple=True, separator='/')
       raise ValueError(
-          f'the checkpoint {path} has shape {leaf.shape} for {name!r}, this'
-          f' run {wanted.shape}: {cure}'
+        f'the checkpoint {path} has shape {leaf.shape} for {name!r}, this'
+        f' run {wanted.shape}: {cure}'
       )
   return tree

@@ -40,8 +40,8 @@ def begin(path: str | os.PathLike, inputs: dict) -> bool:
   foreign = sorted(p.name for p in path.iterdir() if p.name[0] != '.')
   if foreign:
     raise ValueError(
-        f'the folder {path} holds {foreign[0]!r} but no run.json: give another'
-        ' --workdir, or delete that folder'
+      f'the folder {path} holds {foreign[0]!r} but no run.json: give another'
+      ' --workdir, or delete that folder'
     )
   write_json(file, {'inputs': inputs, 'environment': environment()})
   return False
@@ -56,15 +56,15 @@ def same(found: dict, wanted: dict, name: str) -> None:
   """Raises ValueError if two records differ, naming fields and both values."""
   found, wanted = _flat(found), _flat(wanted)
   differ = [
-      f'{field} is {_short(found.get(field))} there and'
-      f' {_short(wanted.get(field))} now'
-      for field in sorted({*found, *wanted})
-      if found.get(field) != wanted.get(field)
+    f'{field} is {_short(found.get(field))} there and'
+    f' {_short(wanted.get(field))} now'
+    for field in sorted({*found, *wanted})
+    if found.get(field) != wanted.get(field)
   ]
   if differ:
     raise ValueError(
-        f'{name} is of another run ({"; ".join(differ)}): give another'
-        ' --workdir, or delete that folder'
+      f'{name} is of another run ({"; ".join(differ)}): give another'
+      ' --workdir, or delete that folder'
     )
 
 
@@ -94,46 +94,46 @@ def read_json(path: str | os.PathLike) -> dict:
     return json.loads(path.read_text())
   except FileNotFoundError:
     raise ValueError(
-        f'there is no {path.name} in {path.parent}: run that stage first'
+      f'there is no {path.name} in {path.parent}: run that stage first'
     ) from None
   except (json.JSONDecodeError, UnicodeDecodeError) as error:
     raise ValueError(
-        f'{path} is damaged or half-written: delete the folder {path.parent}'
-        ' and run the same command again'
+      f'{path} is damaged or half-written: delete the folder {path.parent}'
+      ' and run the same command again'
     ) from error
 
 
 def environment() -> dict:
   """Command line, commit, versions, devices and time."""
   return {
-      'command': _command(),
-      **_commit(),
-      'python': platform.python_version(),
-      **{name: metadata.version(name) for name in ('jax', 'flax', 'numpy')},
-      'devices': [str(device.device_kind) for device in jax.devices()],
-      'cores': os.cpu_count(),
-      'time': _now(),
+    'command': _command(),
+    **_commit(),
+    'python': platform.python_version(),
+    **{name: metadata.version(name) for name in ('jax', 'flax', 'numpy')},
+    'devices': [str(device.device_kind) for device in jax.devices()],
+    'cores': os.cpu_count(),
+    'time': _now(),
   }
 
 
 def signature(facts: dict) -> dict:
   """What a committed results.json says of its run, from `environment`."""
   return {
-      'command': ' '.join(facts['command']),
-      'commit': facts['commit'],
-      'hardware': f'{facts["cores"]} cores, {" ".join(facts["devices"])}',
-      'seconds': facts.get('seconds'),
-      'date': facts['time'],
-      'versions': {k: facts[k] for k in ('python', 'jax', 'flax', 'numpy')},
+    'command': ' '.join(facts['command']),
+    'commit': f'{facts["commit"]}{" (edited)" if facts["dirty"] else ""}',
+    'hardware': f'{facts["cores"]} cores, {" ".join(facts["devices"])}',
+    'seconds': facts.get('seconds'),
+    'date': facts['time'],
+    'versions': {k: facts[k] for k in ('python', 'jax', 'flax', 'numpy')},
   }
 
 
 def results(
-    path: str | os.PathLike,
-    experiment: str,
-    setting: str,
-    rows: list[dict],
-    claims: list[dict],
+  path: str | os.PathLike,
+  experiment: str,
+  setting: str,
+  rows: list[dict],
+  claims: list[dict],
 ) -> None:
   """Writes results.json.
 
@@ -149,13 +149,13 @@ def results(
   _fields(rows, 'result', ROW[:3], ROW)
   _fields(claims, 'claim', CLAIM, CLAIM)
   write_json(
-      path,
-      {
-          'experiment': experiment,
-          'setting': setting,
-          'rows': [{field: row.get(field) for field in ROW} for row in rows],
-          'claims': claims,
-      },
+    path,
+    {
+      'experiment': experiment,
+      'setting': setting,
+      'rows': [{field: row.get(field) for field in ROW} for row in rows],
+      'claims': claims,
+    },
   )
 
 
@@ -182,8 +182,8 @@ def _fields(rows, name, needed, known):
     unknown = [f for f in row if f not in known]
     if missing or unknown:
       raise ValueError(
-          f'{name} {i} lacks {missing} and has unknown fields {unknown}: its'
-          f' fields are {list(known)}'
+        f'{name} {i} lacks {missing} and has unknown fields {unknown}: its'
+        f' fields are {list(known)}'
       )
 
 
@@ -219,12 +219,12 @@ def _commit():
 
   def git(*words):
     return subprocess.run(
-        ['git', *words],
-        cwd=pathlib.Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=20,
+      ['git', *words],
+      cwd=pathlib.Path(__file__).parent,
+      capture_output=True,
+      text=True,
+      check=True,
+      timeout=20,
     ).stdout.strip()
 
   try:

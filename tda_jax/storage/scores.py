@@ -32,10 +32,10 @@ class Store(NamedTuple):
 
 
 def create(
-    path: str | os.PathLike,
-    shape: tuple[int, ...],
-    rows_per_block: int,
-    attributes: dict,
+  path: str | os.PathLike,
+  shape: tuple[int, ...],
+  rows_per_block: int,
+  attributes: dict,
 ) -> Store:
   """The store at `path`, made unless it is there with the same contents.
 
@@ -48,8 +48,8 @@ def create(
   path, shape = pathlib.Path(path).absolute(), tuple(map(int, shape))
   if 0 in shape or rows_per_block < 1:
     raise ValueError(
-        f'a score store of shape {shape} in blocks of {rows_per_block} rows'
-        ' holds nothing: give at least one row and one query'
+      f'a score store of shape {shape} in blocks of {rows_per_block} rows'
+      ' holds nothing: give at least one row and one query'
     )
   wanted = record.plain({**attributes, 'shape': shape})
   if (path / 'zarr.json').exists():
@@ -59,15 +59,15 @@ def create(
     return store
   chunk = (min(rows_per_block, shape[0]), *shape[1:])
   metadata = {
-      'shape': shape,
-      'data_type': 'float32',
-      'fill_value': 'NaN',
-      'attributes': record.plain(attributes),
-      'chunk_grid': {
-          'name': 'regular',
-          'configuration': {'chunk_shape': chunk},
-      },
-      'codecs': [{'name': 'bytes', 'configuration': {'endian': 'little'}}],
+    'shape': shape,
+    'data_type': 'float32',
+    'fill_value': 'NaN',
+    'attributes': record.plain(attributes),
+    'chunk_grid': {
+      'name': 'regular',
+      'configuration': {'chunk_shape': chunk},
+    },
+    'codecs': [{'name': 'bytes', 'configuration': {'endian': 'little'}}],
   }
   (path / 'done').mkdir(parents=True, exist_ok=True)
   ts.open(_spec(path) | {'metadata': metadata}, create=True, open=True).result()
@@ -87,8 +87,8 @@ def open(path: str | os.PathLike) -> Store:
     array = ts.open(_spec(path), open=True).result()
   except ValueError as error:
     raise ValueError(
-        f'the score store {path} cannot be read: delete that folder and run'
-        ' the same command again'
+      f'the score store {path} cannot be read: delete that folder and run'
+      ' the same command again'
     ) from error
   rows = array.chunk_layout.write_chunk.shape[0]
   return Store(path, array, tuple(array.shape), rows)
@@ -111,20 +111,20 @@ def write(store: Store, start: int, block: np.ndarray) -> None:
   rows = min(store.rows_per_block, store.shape[0] - start)
   if within or block.shape != (rows, *store.shape[1:]):
     raise ValueError(
-        f'a block at row {start} of shape {block.shape} does not fit a store'
-        f' of shape {store.shape} in blocks of {store.rows_per_block} rows:'
-        ' write whole blocks'
+      f'a block at row {start} of shape {block.shape} does not fit a store'
+      f' of shape {store.shape} in blocks of {store.rows_per_block} rows:'
+      ' write whole blocks'
     )
   if not np.isfinite(block).all():
     raise ValueError(
-        f'the block at row {start} has a value that is not finite, and NaN'
-        ' means not done yet: find its cause before writing'
+      f'the block at row {start} has a value that is not finite, and NaN'
+      ' means not done yet: find its cause before writing'
     )
   marker = _marker(store, number)
   if marker.exists():
     raise ValueError(
-        f'the block at row {start} of {store.path} is written already: give'
-        ' each block one writer'
+      f'the block at row {start} of {store.path} is written already: give'
+      ' each block one writer'
     )
   store.array[start : start + rows].write(block).result()
   marker.touch()
@@ -161,6 +161,6 @@ def _marker(store, number):
 
 def _spec(path):
   return {
-      'driver': 'zarr3',
-      'kvstore': {'driver': 'file', 'path': f'{path}/'},
+    'driver': 'zarr3',
+    'kvstore': {'driver': 'file', 'path': f'{path}/'},
   }

@@ -100,14 +100,14 @@ def order(key: jax.Array, epoch, n: int, batch_size: int) -> jax.Array:
 
 
 def advance(
-    problem: Problem,
-    recipe: Recipe,
-    rows: PyTree,
-    member: Member,
-    state: State,
-    epoch,
-    first,
-    last,
+  problem: Problem,
+  recipe: Recipe,
+  rows: PyTree,
+  member: Member,
+  state: State,
+  epoch,
+  first,
+  last,
 ) -> State:
   """Steps first..last−1 of an epoch of one model.
 

@@ -40,17 +40,17 @@ def start(recipe: Recipe, n: int, keys: jax.Array) -> State:
 
 
 @functools.partial(
-    jax.jit, static_argnames=('problem', 'recipe'), donate_argnames='state'
+  jax.jit, static_argnames=('problem', 'recipe'), donate_argnames='state'
 )
 def advance(
-    problem: Problem,
-    recipe: Recipe,
-    rows: PyTree,
-    members: Member,
-    state: State,
-    epoch,
-    first,
-    last,
+  problem: Problem,
+  recipe: Recipe,
+  rows: PyTree,
+  members: Member,
+  state: State,
+  epoch,
+  first,
+  last,
 ) -> tuple[State, jax.Array]:
   """`fit.advance` of E members; `state` is donated.
 
@@ -69,17 +69,17 @@ def advance(
 
 
 def train(
-    problem: Problem,
-    recipe: Recipe,
-    rows: PyTree,
-    keys: jax.Array,
-    *,
-    subsets: np.ndarray | None = None,
-    weights: np.ndarray | None = None,
-    checkpoints: int = 0,
-    directory: str | os.PathLike | None = None,
-    progress: bool | None = None,
-    save_seconds: float = 30.0,
+  problem: Problem,
+  recipe: Recipe,
+  rows: PyTree,
+  keys: jax.Array,
+  *,
+  subsets: np.ndarray | None = None,
+  weights: np.ndarray | None = None,
+  checkpoints: int = 0,
+  directory: str | os.PathLike | None = None,
+  progress: bool | None = None,
+  save_seconds: float = 30.0,
 ) -> Run:
   """Trains E members, each as if alone, vmapped.
 
@@ -109,8 +109,7 @@ def train(
   total = fit.total_steps(recipe, n)
   if not 0 <= checkpoints <= total:
     raise ValueError(
-        f'{checkpoints} checkpoints of a run of {total} steps: give 0 to'
-        f' {total}'
+      f'{checkpoints} checkpoints of a run of {total} steps: give 0 to {total}'
     )
   steps = [round(total * (c + 1) / checkpoints) for c in range(checkpoints)]
   folder = None
@@ -118,7 +117,7 @@ def train(
     folder = pathlib.Path(directory) / 'state'
     record.begin(folder, _inputs(recipe, rows, members, steps))
   state, kept = _followed(
-      problem, recipe, rows, members, steps, folder, save_seconds, progress
+    problem, recipe, rows, members, steps, folder, save_seconds, progress
   )
   if folder is not None:
     record.complete(folder)
@@ -128,12 +127,12 @@ def train(
 
 
 def trained(
-    problem: Problem,
-    recipe: Recipe,
-    rows: PyTree,
-    members: Member,
-    name: Callable = 'member {}'.format,
-    each: Callable = lambda: None,
+  problem: Problem,
+  recipe: Recipe,
+  rows: PyTree,
+  members: Member,
+  name: Callable = 'member {}'.format,
+  each: Callable = lambda: None,
 ) -> PyTree:
   """Final parameters [E, ...] of a stack of members; nothing is kept.
 
@@ -152,7 +151,7 @@ def trained(
 
 
 def segments(
-    recipe: Recipe, n: int, stops: list[int] = ()
+  recipe: Recipe, n: int, stops: list[int] = ()
 ) -> Iterator[Segment]:
   """The run cut at the ends of epochs and after the steps in `stops`."""
   steps = fit.steps_per_epoch(n, recipe.batch_size)
@@ -176,22 +175,22 @@ def check(problem: Problem, recipe: Recipe, rows: PyTree, members: Member):
   count = data.count(rows)
   if recipe.batch_size < 1 or recipe.epochs < 1:
     raise ValueError(
-        f'batch_size is {recipe.batch_size} and epochs is {recipe.epochs}:'
-        ' both must be at least 1'
+      f'batch_size is {recipe.batch_size} and epochs is {recipe.epochs}:'
+      ' both must be at least 1'
     )
   if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.ndim != 1:
     raise ValueError(
-        f'keys are {keys.dtype}{list(keys.shape)}: give [E] typed keys, as'
-        ' jax.random.split(jax.random.key(0), E)'
+      f'keys are {keys.dtype}{list(keys.shape)}: give [E] typed keys, as'
+      ' jax.random.split(jax.random.key(0), E)'
     )
   if subsets is not None:
     subsets = _of_members(subsets, len(keys), 'subsets')
     if not np.issubdtype(subsets.dtype, np.integer) or (
-        subsets.size == 0 or subsets.min() < 0 or subsets.max() >= count
+      subsets.size == 0 or subsets.min() < 0 or subsets.max() >= count
     ):
       raise ValueError(
-          f'subsets must hold row numbers from 0 to {count - 1}, at least one'
-          ' for each member'
+        f'subsets must hold row numbers from 0 to {count - 1}, at least one'
+        ' for each member'
       )
   if weights is not None:
     weights = _of_members(weights, len(keys), 'weights', count)
@@ -218,17 +217,17 @@ def identity(recipe: Recipe, rows: PyTree, n: int) -> dict:
   total = fit.total_steps(recipe, n)
   rate = recipe.learning_rate(total)
   return {
-      'rows': data.count(rows),
-      'rows_digest': digest(rows),
-      'n': n,
-      'batch_size': recipe.batch_size,
-      'epochs': recipe.epochs,
-      'learning_rate': [float(rate(t)) for t in (0, total // 2, total - 1)],
+    'rows': data.count(rows),
+    'rows_digest': digest(rows),
+    'n': n,
+    'batch_size': recipe.batch_size,
+    'epochs': recipe.epochs,
+    'learning_rate': [float(rate(t)) for t in (0, total // 2, total - 1)],
   }
 
 
 def _followed(
-    problem, recipe, rows, members, steps, folder, save_seconds, progress
+  problem, recipe, rows, members, steps, folder, save_seconds, progress
 ):
   """The final state and {step: snapshot}, from where `folder` is."""
   rows, members = on_device((rows, members))
@@ -244,9 +243,7 @@ def _followed(
     for part in segments(recipe, n, steps):
       if part.done <= begun:
         continue
-      state, finite = advance(
-          problem, recipe, rows, members, state, *part[:3]
-      )
+      state, finite = advance(problem, recipe, rows, members, state, *part[:3])
       _converging(finite, part, recipe, 'member {}'.format)
       if part.done in steps:
         kept[part.done] = jax.device_get(state.params)
@@ -268,9 +265,9 @@ def _resumed(recipe, n, members, steps, folder):
   like = jax.eval_shape(lambda keys: start(recipe, n, keys), members.key)
   state = on_device(storage.load(folder / f'step_{found[-1]}', like))
   kept = {
-      step: storage.load(folder / f'snapshot_{step}', like.params)
-      for step in steps
-      if step <= found[-1]
+    step: storage.load(folder / f'snapshot_{step}', like.params)
+    for step in steps
+    if step <= found[-1]
   }
   return state, found[-1], kept
 
@@ -304,7 +301,7 @@ def _own_rows(rows, members: Member):
 
 def _finite(params):
   return jnp.stack(
-      [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]
+    [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]
   ).all()
 
 
@@ -312,9 +309,9 @@ def _converging(finite, part: Segment, recipe, name):
   finite = np.asarray(finite)
   if not finite.all():
     raise ValueError(
-        f'{name(int(np.argmin(finite)))} diverged in epoch {part.epoch + 1} of'
-        f' {recipe.epochs} (its parameters are not finite): lower the learning'
-        ' rate and run again'
+      f'{name(int(np.argmin(finite)))} diverged in epoch {part.epoch + 1} of'
+      f' {recipe.epochs} (its parameters are not finite): lower the learning'
+      ' rate and run again'
     )
 
 
@@ -333,18 +330,18 @@ def _of_members(array, members, name, rows=None):
   fits = array.ndim == 2 and array.shape[0] == members
   if not fits or (rows is not None and array.shape[1] != rows):
     raise ValueError(
-        f'{name} have shape {array.shape}: give one line for each of the'
-        f' {members} members' + (f', [{members}, {rows}]' if rows else '')
+      f'{name} have shape {array.shape}: give one line for each of the'
+      f' {members} members' + (f', [{members}, {rows}]' if rows else '')
     )
   return array
 
 
 def _inputs(recipe, rows, members, steps):
   return {
-      **identity(recipe, rows, _own_rows(rows, members)),
-      'members': len(members.key),
-      'keys': digest(jax.random.key_data(members.key)),
-      'subsets': digest(members.subset),
-      'weights': digest(members.weights),
-      'checkpoints': steps,
+    **identity(recipe, rows, _own_rows(rows, members)),
+    'members': len(members.key),
+    'keys': digest(jax.random.key_data(members.key)),
+    'subsets': digest(members.subset),
+    'weights': digest(members.weights),
+    'checkpoints': steps,
   }

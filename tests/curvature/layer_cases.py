@@ -53,8 +53,8 @@ def filled(shapes, scale=0.5):
   leaves, tree = jax.tree.flatten(shapes)
   rng = np.random.default_rng(0)
   values = [
-      jnp.asarray(scale * rng.standard_normal(s.shape) + 0.1, jnp.float32)
-      for s in leaves
+    jnp.asarray(scale * rng.standard_normal(s.shape) + 0.1, jnp.float32)
+    for s in leaves
   ]
   return jax.tree.unflatten(tree, values)
 
@@ -97,7 +97,6 @@ def mlp_bf16():
 
 
 class CNN(nn.Module):
-
   @nn.compact
   def __call__(self, x):
     x = nn.Conv(4, (3, 3), strides=(2, 2), padding='SAME')(x)
@@ -114,7 +113,6 @@ def cnn():
 
 
 class Block(nn.Module):
-
   @nn.compact
   def __call__(self, x, _):
     h = nn.LayerNorm()(x)
@@ -154,7 +152,6 @@ def transformer_loop():
 
 
 class General(nn.Module):
-
   @nn.compact
   def __call__(self, x):  # [1, T, 2, 3]
     x = nn.tanh(nn.DenseGeneral((2, 3), axis=(-2, -1))(x))
@@ -169,7 +166,6 @@ def dense_general_einsum():
 
 
 class Recurrent(nn.Module):
-
   @nn.compact
   def __call__(self, x):
     x = nn.RNN(nn.LSTMCell(4))(x)
@@ -181,7 +177,6 @@ def lstm_gru():
 
 
 class Odd(nn.Module):
-
   @nn.compact
   def __call__(self, x):
     x = nn.PReLU()(nn.Dense(4)(x)) * self.param('scale', nn.ones, (4,))
@@ -196,7 +191,6 @@ def prelu_scale():
 
 
 class Attention(nnx.Module):
-
   def __init__(self, rngs):
     self.embed = nnx.Embed(V, D, rngs=rngs)
     self.norm = nnx.LayerNorm(D, rngs=rngs)
@@ -213,7 +207,6 @@ def nnx_attention():
 
 
 class Stacked(nnx.Module):
-
   def __init__(self, rngs):
     @nnx.split_rngs(splits=2)
     @nnx.vmap(in_axes=(0,), out_axes=0)
@@ -241,16 +234,16 @@ def nnx_scan_remat():
 def dict_transformer():
   """einsum, W.T, fused qkv, W[i], split, a positional table, a scale."""
   params = {
-      'in': normal(3, D, 2),
-      'in_bias': normal(4, D),
-      'position': normal(5, T, D),
-      'scale': normal(6, D),
-      'qkv': normal(7, D, 3, 2, 2),
-      'out': normal(8, 4, D),
-      'stack': normal(9, 2, D, D) / 2,
-      'stack_bias': normal(10, 2, D),
-      'gated': normal(11, D, 6),
-      'head': normal(12, 3, 3),
+    'in': normal(3, D, 2),
+    'in_bias': normal(4, D),
+    'position': normal(5, T, D),
+    'scale': normal(6, D),
+    'qkv': normal(7, D, 3, 2, 2),
+    'out': normal(8, 4, D),
+    'stack': normal(9, 2, D, D) / 2,
+    'stack_bias': normal(10, 2, D),
+    'gated': normal(11, D, 6),
+    'head': normal(12, 3, 3),
   }
 
   def outputs(p, e):
@@ -270,9 +263,9 @@ def dict_transformer():
 
 def dict_nested_scan():
   params = {
-      'w': normal(3, 2, 2, D, D) / 2,
-      'b': normal(4, 2, 2, D),
-      'head': normal(5, D, 3),
+    'w': normal(3, 2, 2, D, D) / 2,
+    'b': normal(4, 2, 2, D),
+    'head': normal(5, D, 3),
   }
 
   @jax.checkpoint
@@ -290,9 +283,9 @@ def dict_nested_scan():
 
 def dict_lora():
   params = {
-      'a': normal(3, 5, 2),
-      'b': normal(4, 2, 3),
-      'frozen': normal(5, 5, 3),
+    'a': normal(3, 5, 2),
+    'b': normal(4, 2, 3),
+    'frozen': normal(5, 5, 3),
   }
 
   def outputs(p, e):
@@ -305,10 +298,10 @@ def dict_lora():
 def dict_experts():
   """Matrices with a batch axis, and biases with it."""
   params = {
-      'w': normal(3, 3, 4, 5),
-      'b': normal(4, 3, 5),
-      'v': normal(5, 3, 5, 3),
-      'c': normal(6, 3, 3),
+    'w': normal(3, 3, 4, 5),
+    'b': normal(4, 3, 5),
+    'v': normal(5, 3, 5, 3),
+    'c': normal(6, 3, 3),
   }
 
   def outputs(p, e):
@@ -335,15 +328,15 @@ def dict_tied():
 def dict_awkward_biases():
   """Biases that belong to no one product are held as leaves."""
   params = {
-      'w': normal(3, D, D),
-      'reused': normal(4, D),  # y is used without it too
-      'twice': normal(5, D),
-      'minus': normal(6, D),
-      'both': normal(7, D),  # of two products
-      'v': normal(8, D, D),
-      'u': normal(9, D, D),
-      'stack': normal(10, 2, D, D),
-      'same': normal(11, D),  # in every step of the scan
+    'w': normal(3, D, D),
+    'reused': normal(4, D),  # y is used without it too
+    'twice': normal(5, D),
+    'minus': normal(6, D),
+    'both': normal(7, D),  # of two products
+    'v': normal(8, D, D),
+    'u': normal(9, D, D),
+    'stack': normal(10, 2, D, D),
+    'same': normal(11, D),  # in every step of the scan
   }
 
   def step(x, w, same):
@@ -372,24 +365,24 @@ def dict_cond():
 
 
 FAST = (
-    mlp,
-    mlp_bf16,
-    cnn,
-    transformer_scan_remat,
-    dense_general_einsum,
-    lstm_gru,
-    nnx_attention,
-    dict_transformer,
-    dict_nested_scan,
-    dict_experts,
-    dict_tied,
-    dict_awkward_biases,
+  mlp,
+  mlp_bf16,
+  cnn,
+  transformer_scan_remat,
+  dense_general_einsum,
+  lstm_gru,
+  nnx_attention,
+  dict_transformer,
+  dict_nested_scan,
+  dict_experts,
+  dict_tied,
+  dict_awkward_biases,
 )
 SLOW = (
-    transformer_policy,
-    transformer_loop,
-    prelu_scale,
-    nnx_scan_remat,
-    dict_lora,
-    dict_cond,
+  transformer_policy,
+  transformer_loop,
+  prelu_scale,
+  nnx_scan_remat,
+  dict_lora,
+  dict_cond,
 )

@@ -22,7 +22,7 @@ def fit(t, **kwargs):
 def dense(t, blocks, function=lambda _, values: values):
   example = rows.take(t.train, 0)
   apply = functools.partial(
-      ekfac.apply, blocks, function, t.problem, t.params, example
+    ekfac.apply, blocks, function, t.problem, t.params, example
   )
   return tiny.flat(apply(tiny.basis(t.params)))
 
@@ -34,7 +34,7 @@ def test_exact_labels_keep_the_trace_and_the_eigenvalues_help(kind):
   approximation = dense(t, fit(t, kind=kind, labels='exact'))
   if kind != 'kfac':  # their eigenvalues are the diagonal in their basis
     np.testing.assert_allclose(
-        np.trace(approximation), np.trace(ggn), rtol=1e-5
+      np.trace(approximation), np.trace(ggn), rtol=1e-5
     )
   np.testing.assert_allclose(approximation, approximation.T, atol=1e-5)
 
@@ -43,8 +43,8 @@ def test_ekfac_is_nearer_to_the_fisher_than_kfac_and_diagonal():
   t = tiny.classification()
   ggn = tiny.dense_ggn(t, t.train)
   error = {
-      kind: np.linalg.norm(dense(t, fit(t, kind=kind, labels='exact')) - ggn)
-      for kind in ekfac.KINDS
+    kind: np.linalg.norm(dense(t, fit(t, kind=kind, labels='exact')) - ggn)
+    for kind in ekfac.KINDS
   }
   assert error['ekfac'] <= error['kfac'] + 1e-6
   assert error['ekfac'] < error['diagonal']
@@ -55,7 +55,7 @@ def test_one_layer_one_row_is_exact():
   t = tiny.regression(n=1, widths=(3, 1))
   approximation = dense(t, fit(t, labels='exact'))
   np.testing.assert_allclose(
-      approximation, tiny.dense_ggn(t, t.train), atol=1e-4
+    approximation, tiny.dense_ggn(t, t.train), atol=1e-4
   )
 
 
@@ -87,13 +87,13 @@ def test_data_labels_give_the_empirical_fisher():
   g = tiny.gradients(t.problem.loss, t, t.train)
   blocks = fit(t, kind='diagonal', labels='data')
   np.testing.assert_allclose(
-      np.diag(dense(t, blocks)), (g**2).mean(0), atol=1e-6
+    np.diag(dense(t, blocks)), (g**2).mean(0), atol=1e-6
   )
 
 
 @pytest.mark.parametrize(
-    'function',
-    [lambda s: 1 / (s + 0.1), jnp.sqrt, lambda s: jnp.exp(-2 * s)],
+  'function',
+  [lambda s: 1 / (s + 0.1), jnp.sqrt, lambda s: jnp.exp(-2 * s)],
 )
 def test_apply_is_the_matrix_function(function):
   t = tiny.classification()
@@ -110,14 +110,14 @@ def test_fit_under_jit_and_vmap_over_members():
   stack = rows.stacked(t.train, 4)
   members = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), t.params)
   many = jax.jit(
-      jax.vmap(lambda p: ekfac.fit(t.problem, p, stack, KEY, labels='exact'))
+    jax.vmap(lambda p: ekfac.fit(t.problem, p, stack, KEY, labels='exact'))
   )(members)
   for e in range(2):
     params = jax.tree.map(lambda x, e=e: x[e], members)
     alone = t._replace(params=params)
     block = jax.tree.map(lambda x, e=e: x[e], many)
     np.testing.assert_allclose(
-        dense(alone, block), dense(alone, fit(alone, labels='exact')), atol=1e-4
+      dense(alone, block), dense(alone, fit(alone, labels='exact')), atol=1e-4
     )
 
 
@@ -132,9 +132,9 @@ def test_stacked_layers_and_weight_sharing_keep_the_trace():
 
   keys = jax.random.split(KEY, 5)
   params = {
-      'in': jax.random.normal(keys[0], (3, 4)),
-      'layers': jax.random.normal(keys[1], (2, 4, 4)),
-      'out': jax.random.normal(keys[2], (4, 3)),
+    'in': jax.random.normal(keys[0], (3, 4)),
+    'layers': jax.random.normal(keys[1], (2, 4, 4)),
+    'out': jax.random.normal(keys[2], (4, 3)),
   }
   x = jax.random.normal(keys[3], (6, 5, 3))
   train = {'x': np.asarray(x), 'y': np.arange(6) % 3}

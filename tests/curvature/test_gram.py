@@ -13,7 +13,11 @@ KEY = jax.random.key(0)
 
 def conv_apply(params, x):  # [B, 6, 6, 2]
   x = jax.lax.conv_general_dilated(
-      x, params['conv'], (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    x,
+    params['conv'],
+    (1, 1),
+    'SAME',
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
   )
   return jnp.tanh(x).mean((1, 2)) @ params['out']
 
@@ -32,16 +36,16 @@ def model(name):
     return t
   if name == 'conv':
     params = {
-        'conv': jax.random.normal(keys[0], (3, 3, 2, 4)),
-        'out': jax.random.normal(keys[1], (4, 3)),
+      'conv': jax.random.normal(keys[0], (3, 3, 2, 4)),
+      'out': jax.random.normal(keys[1], (4, 3)),
     }
     x = np.asarray(jax.random.normal(keys[2], (5, 6, 6, 2)))
     apply = conv_apply
   else:
     params = {
-        'embed': jax.random.normal(keys[0], (7, 4)),
-        'layers': jax.random.normal(keys[1], (2, 4, 4)),
-        'out': jax.random.normal(keys[2], (4, 3)),
+      'embed': jax.random.normal(keys[0], (7, 4)),
+      'layers': jax.random.normal(keys[1], (2, 4, 4)),
+      'out': jax.random.normal(keys[2], (4, 3)),
     }
     x = np.array([[0, 1, 1], [2, 3, 4], [5, 6, 0], [1, 1, 1], [6, 2, 3]])
     apply = scan_apply
@@ -77,6 +81,4 @@ def test_curvature_rows_give_the_ggn(name):
   values = np.linalg.eigvalsh(dual.reshape(n * k, n * k)) / n
   want = np.linalg.eigvalsh(tiny.dense_ggn(t, t.train))
   size = min(len(values), len(want))
-  np.testing.assert_allclose(
-      values[-size:], want[-size:], atol=2e-6 * want[-1]
-  )
+  np.testing.assert_allclose(values[-size:], want[-size:], atol=2e-6 * want[-1])

@@ -107,10 +107,17 @@ def test_coverage_names_what_no_gradient_reaches():
   assert [(row.name, row.parameters) for row in rest] == [('frozen', 15)]
 
 
+def test_coverage_names_the_rest_of_a_leaf():
+  p = {'w': normal(0, 3, 3), 'b': normal(1, 3)}
+  found = layers.find(lambda p, x: x @ p['w'][:2] + p['b'], p, normal(2, 2))
+  sizes = {(v.name, v.kind): v.parameters for v in layers.coverage(found, p)}
+  assert sizes == {('w', 'dense'): 9, ('w', 'none'): 3}
+
+
 def test_example_may_be_shapes():
   case = layer_cases.mlp()
   shapes = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), case.examples
+    lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), case.examples
   )
   assert layers.find(case.outputs, case.params, shapes) == find(case)
 
@@ -135,28 +142,28 @@ def own_product(x, w):
 
 
 own_product.defvjp(
-    lambda x, w: (x @ w, (x, w)),
-    lambda saved, g: (g @ saved[1].T, jnp.outer(saved[0], g)),
+  lambda x, w: (x @ w, (x, w)),
+  lambda saved, g: (g @ saved[1].T, jnp.outer(saved[0], g)),
 )
 
 
 @pytest.mark.parametrize(
-    ('outputs', 'use'),
-    [
-        (lambda p, x: x @ (2 * p['w']), 'mul'),
-        (lambda p, x: x @ (p['w'] + p['w'].T), 'add'),
-        (lambda p, x: x @ p['w'] @ jnp.tanh(p['w']), 'tanh'),
-        (lambda p, x: x * (jnp.tanh(p['s']) @ p['w']), 'dot_general'),
-        (lambda p, x: own_product(x, p['w']), 'custom_vjp'),
-        (lambda p, x: x @ jnp.concatenate([p['w'], p['w']], 1), 'concatenate'),
-        (lambda p, x: x @ p['w'] + jnp.sum(p['w']), 'reduce_sum'),
-        (
-            lambda p, x: jax.lax.fori_loop(
-                0, 2, lambda i, h: (h[0] @ h[1], -h[1]), (x, p['w'])
-            )[0],
-            'the carry of a scan',
-        ),
-    ],
+  ('outputs', 'use'),
+  [
+    (lambda p, x: x @ (2 * p['w']), 'mul'),
+    (lambda p, x: x @ (p['w'] + p['w'].T), 'add'),
+    (lambda p, x: x @ p['w'] @ jnp.tanh(p['w']), 'tanh'),
+    (lambda p, x: x * (jnp.tanh(p['s']) @ p['w']), 'dot_general'),
+    (lambda p, x: own_product(x, p['w']), 'custom_vjp'),
+    (lambda p, x: x @ jnp.concatenate([p['w'], p['w']], 1), 'concatenate'),
+    (lambda p, x: x @ p['w'] + jnp.sum(p['w']), 'reduce_sum'),
+    (
+      lambda p, x: jax.lax.fori_loop(
+        0, 2, lambda i, h: (h[0] @ h[1], -h[1]), (x, p['w'])
+      )[0],
+      'the carry of a scan',
+    ),
+  ],
 )
 def test_a_use_that_is_no_product_is_refused(outputs, use):
   p, x = {'inner': {'w': normal(0, 3, 3), 's': normal(2, 3)}}, normal(1, 3)
@@ -173,7 +180,7 @@ def test_a_use_that_is_no_product_is_refused(outputs, use):
 def test_a_while_loop_is_refused():
   p, x = {'w': normal(0, 3, 3)}, normal(1, 3)
   model = lambda p, x: jax.lax.while_loop(
-      lambda h: h.sum() < 3, lambda h: h @ p['w'], x
+    lambda h: h.sum() < 3, lambda h: h @ p['w'], x
   )
   with pytest.raises(ValueError, match='while loop at .*test_layers.py.*scan'):
     layers.find(model, p, x)
@@ -181,9 +188,7 @@ def test_a_while_loop_is_refused():
 
 def test_a_branch_chosen_by_the_example_is_refused():
   p, x = {'w': normal(0, 3, 3)}, normal(1, 3)
-  model = lambda p, x: jax.lax.cond(
-      x[0] > 0, lambda x: x @ p['w'], jnp.tanh, x
-  )
+  model = lambda p, x: jax.lax.cond(x[0] > 0, lambda x: x @ p['w'], jnp.tanh, x)
   with pytest.raises(ValueError, match='cond at .*test_layers.py.*as_leaf'):
     layers.find(model, p, x)
   assert layers.find(model, p, x, as_leaf=('w',))['w'].kind == 'leaf'

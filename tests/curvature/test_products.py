@@ -8,9 +8,9 @@ from tda_jax.curvature import products
 from tda_jax.data import rows
 
 PROBLEMS = {
-    'classification': tiny.classification(),
-    'regression': tiny.regression(),
-    'ridge': tiny.regression(l2=0.3),
+  'classification': tiny.classification(),
+  'regression': tiny.regression(),
+  'ridge': tiny.regression(l2=0.3),
 }
 
 
@@ -35,7 +35,7 @@ def test_averaged_is_the_same_for_every_batch_size(size):
   t = tiny.classification(l2=0.1)
   stack = rows.stacked(t.train, size)
   mean = products.averaged(
-      lambda b: products.ggn(t.problem, t.params, b), stack
+    lambda b: products.ggn(t.problem, t.params, b), stack
   )
   got = columns(products.damped(mean, 0.5), t.params)
   want = tiny.dense_ggn(t, t.train)
@@ -51,7 +51,6 @@ def test_fisher_is_the_ggn_in_expectation(name):
   draws = tiny.flat(jax.vmap(draw)(jax.random.split(jax.random.key(3), 4000)))
   want = tiny.dense_ggn(t, t.train)[:, 0]
 
-
   error = np.abs(draws.mean(0) - want)
   assert (error < 5 * draws.std(0) / np.sqrt(len(draws)) + 1e-6).all()
   assert draws.std(0).max() > 1e-3
@@ -61,7 +60,7 @@ def test_sampled_labels_do_not_depend_on_the_batch_size():
   t = tiny.classification()
   key = jax.random.key(7)
   outputs = lambda b: jax.vmap(t.problem.outputs, (None, 0))(
-      t.params, b.examples
+    t.params, b.examples
   )
   whole = tiny.batch(t.train)
   drawn = products.sampled(t.problem, key, outputs(whole), whole)['y']

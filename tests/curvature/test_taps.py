@@ -15,7 +15,7 @@ from tda_jax.curvature import equations, layers, taps
 Q = 3
 # Programs run once on tiny arrays: the time is the compiler's.
 jit = functools.partial(
-    jax.jit, compiler_options={'xla_backend_optimization_level': 0}
+  jax.jit, compiler_options={'xla_backend_optimization_level': 0}
 )
 
 
@@ -45,19 +45,19 @@ def squares(layer, a, g, bases):
 
 def collect(case, statistic, aux=None, params=None, examples=None, **kwargs):
   return jit(
-      lambda params, examples, aux: taps.collect(
-          statistic,
-          case.outputs,
-          layer_cases.loss,
-          params,
-          examples,
-          aux,
-          **kwargs,
-      )
-  )(
-      case.params if params is None else params,
-      case.examples if examples is None else examples,
+    lambda params, examples, aux: taps.collect(
+      statistic,
+      case.outputs,
+      layer_cases.loss,
+      params,
+      examples,
       aux,
+      **kwargs,
+    )
+  )(
+    case.params if params is None else params,
+    case.examples if examples is None else examples,
+    aux,
   )
 
 
@@ -77,8 +77,8 @@ def queries(case, found):
   """Q random vectors, as trees and as matrices [*stack, Q, I, O]."""
   trees = jax.tree.map(lambda p: normal(p.size, Q, *p.shape), case.params)
   each = {
-      name: jax.vmap(lambda t, v=layer: layers.matrix(v, t))(trees)
-      for name, layer in found.items()
+    name: jax.vmap(lambda t, v=layer: layers.matrix(v, t))(trees)
+    for name, layer in found.items()
   }
   aux = {n: jnp.moveaxis(v, 0, len(found[n].stack)) for n, v in each.items()}
   return trees, aux
@@ -96,7 +96,7 @@ def assert_near(got, want, tolerance, what=''):
 def gradients_by_taps(case, found, params, examples):
   """Σ over layers of their gradients, as a tree of [B, ...]."""
   each = taps.collect(
-      gradients, case.outputs, layer_cases.loss, params, examples
+    gradients, case.outputs, layer_cases.loss, params, examples
   )
   total = jax.tree.map(lambda p: jnp.zeros((B, *p.shape)), params)
   for name, layer in found.items():
@@ -113,9 +113,9 @@ def check_gradients(make):
   got = by_taps(case.params, case.examples)
   want = of_examples(case.outputs, case.params, case.examples)
   for (path, leaf), sums in zip(
-      jax.tree_util.tree_leaves_with_path(want),
-      jax.tree.leaves(got),
-      strict=True,
+    jax.tree_util.tree_leaves_with_path(want),
+    jax.tree.leaves(got),
+    strict=True,
   ):
     name = jax.tree_util.keystr(path)
     if 'frozen' not in name:
@@ -137,13 +137,11 @@ def test_gradients_of_more_models(make):
 
 
 @pytest.mark.parametrize(
-    'make',
-    [
-        layer_cases.dict_experts,
-        pytest.param(
-            layer_cases.transformer_scan_remat, marks=pytest.mark.slow
-        ),
-    ],
+  'make',
+  [
+    layer_cases.dict_experts,
+    pytest.param(layer_cases.transformer_scan_remat, marks=pytest.mark.slow),
+  ],
 )
 def test_scores_are_inner_products(make):
   case = make()
@@ -151,8 +149,9 @@ def test_scores_are_inner_products(make):
   got = collect(case, scores, aux, total=True)
   each = of_examples(case.outputs, case.params, case.examples)
   pairs = zip(jax.tree.leaves(each), jax.tree.leaves(trees), strict=True)
-  want = sum(jnp.reshape(g, (B, -1)) @ jnp.reshape(t, (Q, -1)).T
-             for g, t in pairs)
+  want = sum(
+    jnp.reshape(g, (B, -1)) @ jnp.reshape(t, (Q, -1)).T for g, t in pairs
+  )
   assert_near(got, want, 2e-6)
   by_layer = collect(case, scores, aux)
   total = sum(v.reshape(-1, B, Q).sum(0) for v in by_layer.values())
@@ -162,13 +161,13 @@ def test_scores_are_inner_products(make):
 def rotations(layer):
   """Orthogonal bases [*stack, I, I] and [*stack, O, O], another each entry."""
   return tuple(
-      jnp.linalg.qr(normal(layer.num_out, *layer.stack, n, n))[0]
-      for n in (layer.num_in, layer.num_out)
+    jnp.linalg.qr(normal(layer.num_out, *layer.stack, n, n))[0]
+    for n in (layer.num_in, layer.num_out)
   )
 
 
 @pytest.mark.parametrize(
-    'make', [layer_cases.dict_nested_scan, layer_cases.dict_experts]
+  'make', [layer_cases.dict_nested_scan, layer_cases.dict_experts]
 )
 def test_aux_goes_to_its_place_in_the_stack(make):
   case = make()
@@ -226,9 +225,9 @@ def test_inputs_and_gradients_are_those_an_interceptor_sees():
     return layer_cases.loss(y, example), seen
 
   shifts = {f'Dense_{i}': jnp.zeros(n) for i, n in enumerate((6, 5, 3))}
-  g, a = jit(
-      jax.vmap(jax.grad(run, has_aux=True), (None, 0))
-  )(shifts, case.examples)
+  g, a = jit(jax.vmap(jax.grad(run, has_aux=True), (None, 0)))(
+    shifts, case.examples
+  )
   got = collect(case, lambda layer, a, g, aux: (a, g))
   for name in shifts:
     inputs, outs = got[f'params/{name}/kernel']
@@ -243,13 +242,11 @@ def test_inputs_and_gradients_are_those_an_interceptor_sees():
 
 
 @pytest.mark.parametrize(
-    'make',
-    [
-        layer_cases.dict_tied,
-        pytest.param(
-            layer_cases.transformer_scan_remat, marks=pytest.mark.slow
-        ),
-    ],
+  'make',
+  [
+    layer_cases.dict_tied,
+    pytest.param(layer_cases.transformer_scan_remat, marks=pytest.mark.slow),
+  ],
 )
 def test_masked_rows_count_for_nothing(make):
   case = make()
@@ -283,7 +280,7 @@ def test_members_by_vmap():
   case = layer_cases.dict_nested_scan()
   members = jax.tree.map(lambda p: jnp.stack([p, p + 0.1, -p]), case.params)
   one = lambda p: taps.collect(
-      moments, case.outputs, layer_cases.loss, p, case.examples
+    moments, case.outputs, layer_cases.loss, p, case.examples
   )
   got = jit(jax.vmap(one))(members)
   last = collect(case, moments, params=jax.tree.map(jnp.negative, case.params))
@@ -292,16 +289,16 @@ def test_members_by_vmap():
 
 def test_remat_stays():
   case = layer_cases.transformer_scan_remat()
-  program = jax.make_jaxpr(functools.partial(
-      taps.collect, moments, case.outputs, layer_cases.loss
-  ))(case.params, case.examples)
+  program = jax.make_jaxpr(
+    functools.partial(taps.collect, moments, case.outputs, layer_cases.loss)
+  )(case.params, case.examples)
   assert any(f' {name}[' in str(program) for name in equations.REMAT)
 
 
 def test_batches_by_scan():
   case = layer_cases.mlp()
   collected = lambda e: taps.collect(
-      moments, case.outputs, layer_cases.loss, case.params, e
+    moments, case.outputs, layer_cases.loss, case.params, e
   )
   stack = jax.tree.map(lambda x: x.reshape(2, 2, *x.shape[1:]), case.examples)
 
@@ -310,7 +307,7 @@ def test_batches_by_scan():
 
   first = jax.tree.map(lambda x: x[0], stack)
   zero = jax.tree.map(
-      lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(collected, first)
+    lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(collected, first)
   )
   got = jit(lambda s: jax.lax.scan(step, zero, s)[0])(stack)
   want = collect(case, moments)
@@ -318,13 +315,11 @@ def test_batches_by_scan():
 
 
 @pytest.mark.parametrize(
-    'make',
-    [
-        layer_cases.dict_nested_scan,
-        pytest.param(
-            layer_cases.transformer_scan_remat, marks=pytest.mark.slow
-        ),
-    ],
+  'make',
+  [
+    layer_cases.dict_nested_scan,
+    pytest.param(layer_cases.transformer_scan_remat, marks=pytest.mark.slow),
+  ],
 )
 def test_losses_by_vmap_leave_the_inputs_alone(make):
   """As for the exact Fisher: one backward pass per output, a not repeated."""
@@ -332,11 +327,11 @@ def test_losses_by_vmap_leave_the_inputs_alone(make):
 
   def column(k):
     return taps.collect(
-        lambda layer, a, g, aux: {'a': a, 'g': g},
-        case.outputs,
-        lambda outputs, e: outputs.reshape(-1)[k],
-        case.params,
-        case.examples,
+      lambda layer, a, g, aux: {'a': a, 'g': g},
+      case.outputs,
+      lambda outputs, e: outputs.reshape(-1)[k],
+      case.params,
+      case.examples,
     )
 
   found = find(case)
@@ -345,7 +340,7 @@ def test_losses_by_vmap_leave_the_inputs_alone(make):
   got = jit(jax.vmap(column, out_axes=axes))(jnp.arange(3))
   value = lambda p, e, k: case.outputs(p, e).reshape(-1)[k]
   each = jit(
-      jax.vmap(jax.vmap(jax.grad(value), (None, 0, None)), (None, None, 0))
+    jax.vmap(jax.vmap(jax.grad(value), (None, 0, None)), (None, None, 0))
   )(case.params, case.examples, jnp.arange(3))
   for name, layer in found.items():
     a = inputs(layer, got[name]['a'])
@@ -359,15 +354,15 @@ def test_sharded_batch():
   examples = {'x': normal(1, 16, 4), 'y': jnp.arange(16)}
   want = collect(case, moments, examples=examples)
   mesh = jax.make_mesh(
-      (8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,)
+    (8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,)
   )
   place = jax.sharding.NamedSharding(mesh, jax.P('data'))
   whole = jax.sharding.NamedSharding(mesh, jax.P())
   got = collect(
-      case,
-      moments,
-      params=jax.device_put(case.params, whole),
-      examples=jax.device_put(examples, place),
+    case,
+    moments,
+    params=jax.device_put(case.params, whole),
+    examples=jax.device_put(examples, place),
   )
   jax.tree.map(lambda a, b: assert_near(a, b, 1e-5), got, want)
 
@@ -399,5 +394,5 @@ def test_loss_that_is_not_one_number():
   case = layer_cases.mlp()
   with pytest.raises(ValueError, match=r'has the shape \(3,\): return one'):
     taps.collect(
-        moments, case.outputs, lambda y, e: y, case.params, case.examples
+      moments, case.outputs, lambda y, e: y, case.params, case.examples
     )

@@ -39,8 +39,8 @@ def test_each_query_is_scipys_spearman():
   scores, subsets, outcomes = additive(noise=4.0)
   outcomes = outcomes.round(0)  # ties
   expected = [
-      stats.spearmanr(scores[subsets, q].sum(axis=1), outcomes[:, q])[0]
-      for q in range(8)
+    stats.spearmanr(scores[subsets, q].sum(axis=1), outcomes[:, q])[0]
+    for q in range(8)
   ]
   np.testing.assert_allclose(lds.lds(scores, outcomes, subsets), expected)
 
@@ -70,18 +70,16 @@ def test_resamples_are_those_of_brute_force(over):
   for counts, weights in zip(of_subsets, of_queries, strict=True):
     again = np.repeat(np.arange(25), counts.astype(int))
     each = [
-        stats.spearmanr(sums[again, q], outcomes[again, q])[0] for q in range(8)
+      stats.spearmanr(sums[again, q], outcomes[again, q])[0] for q in range(8)
     ]
     expected.append(np.average(each, weights=weights))
-  assert found.value == pytest.approx(
-      lds.lds(scores, outcomes, subsets).mean()
-  )
+  assert found.value == pytest.approx(lds.lds(scores, outcomes, subsets).mean())
   shift = found.value - np.mean(expected)
   np.testing.assert_allclose(
-      found.resampled, np.array(expected) + shift, rtol=1e-5
+    found.resampled, np.array(expected) + shift, rtol=1e-5
   )
   assert (found.low, found.high) == pytest.approx(
-      np.quantile(found.resampled, [0.025, 0.975])
+    np.quantile(found.resampled, [0.025, 0.975])
   )
   if over == 'queries':
     assert (of_subsets == 1).all() and (of_queries != 1).any()
@@ -156,7 +154,7 @@ def test_larger_ensembles_predict_better():
   rng = np.random.default_rng(2)
   members = scores + 3 * rng.normal(size=(6, *scores.shape))
   one, three, six = lds.by_size(
-      members, outcomes, subsets, [1, 3, 6], resamples=20
+    members, outcomes, subsets, [1, 3, 6], resamples=20
   )
   assert one.value < three.value < six.value
   assert one.value == pytest.approx(lds.spread(members, outcomes, subsets)[0])
@@ -195,8 +193,8 @@ def test_only_like_resamples_are_paired():
 def test_same_seed_same_interval():
   scores, subsets, outcomes = additive(noise=4.0)
   a, b, c = (
-      lds.interval(scores, outcomes, subsets, resamples=30, seed=seed)
-      for seed in (0, 0, 1)
+    lds.interval(scores, outcomes, subsets, resamples=30, seed=seed)
+    for seed in (0, 0, 1)
   )
   assert a[:3] == b[:3] and a[1:3] != c[1:3]
 

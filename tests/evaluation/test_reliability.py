@@ -16,8 +16,8 @@ def world(noise, repeats, count=100, queries=120, uneven=0.0, seed=0):
 
 
 @pytest.mark.parametrize(
-    ('noise', 'repeats', 'uneven'),
-    [(1.6, 10, 0.0), (1.6, 10, 0.7), (1.5, 3, 0.3), (1.0, 2, 0.3), (4, 10, 0)],
+  ('noise', 'repeats', 'uneven'),
+  [(1.6, 10, 0.0), (1.6, 10, 0.7), (1.5, 3, 0.3), (1.0, 2, 0.3), (4, 10, 0)],
 )
 def test_ceiling_is_the_lds_of_the_expected_outcome(noise, repeats, uneven):
   expected, outcomes = world(noise, repeats, uneven=uneven)
@@ -44,7 +44,7 @@ def test_pure_noise_and_no_noise():
   assert reliability.ceiling(noise, resamples=2).estimate.value < 0.2
   exact = np.repeat(expected[:, None], 4, axis=1)
   np.testing.assert_allclose(
-      reliability.ceiling(exact, resamples=2).per_query, 1
+    reliability.ceiling(exact, resamples=2).per_query, 1
   )
   exact[:, :, 5] = 3.0
   assert reliability.ceiling(exact, resamples=2).per_query[5] == 0

@@ -48,15 +48,15 @@ TRAIN, QUERIES = rows(0, 12), rows(1, 4)
 
 def outcomes(path, **changes):
   given = {
-      'problem': PROBLEM,
-      'recipe': recipe(),
-      'train': TRAIN,
-      'queries': QUERIES,
-      'subsets': SUBSETS,
-      'repeats': 3,
-      'key': KEY,
-      'at_once': 4,
-      'progress': False,
+    'problem': PROBLEM,
+    'recipe': recipe(),
+    'train': TRAIN,
+    'queries': QUERIES,
+    'subsets': SUBSETS,
+    'repeats': 3,
+    'key': KEY,
+    'at_once': 4,
+    'progress': False,
   }
   return retraining.outcomes(path=path, **(given | changes))
 
@@ -67,7 +67,7 @@ def test_outcomes_are_measures_of_single_runs(tmp_path):
   for m, r in [(0, 0), (3, 1), (4, 2)]:
     key = jax.random.fold_in(jax.random.fold_in(KEY, r), m)
     run = members.train(
-        PROBLEM, recipe(), TRAIN, key[None], subsets=SUBSETS[m : m + 1]
+      PROBLEM, recipe(), TRAIN, key[None], subsets=SUBSETS[m : m + 1]
     )
     wanted = -np.abs(QUERIES['x'] @ run.params[0] - QUERIES['y'])
     np.testing.assert_allclose(found[m, r], wanted, 1e-5, 1e-5)
@@ -97,7 +97,7 @@ def test_resumed_and_complete_stores(tmp_path, monkeypatch):
   monkeypatch.setattr(scores, 'write', lambda *a: (calls.append(a), real(*a)))
   # Fewer at once: the store keeps its blocks of 4, in two parts each.
   np.testing.assert_allclose(
-      outcomes(tmp_path / 'cut', at_once=2), whole, 1e-5, 1e-5
+    outcomes(tmp_path / 'cut', at_once=2), whole, 1e-5, 1e-5
   )
   assert len(calls) == 2
   np.testing.assert_array_equal(outcomes(tmp_path / 'cut'), whole)
@@ -108,7 +108,7 @@ def test_hosts_share_the_blocks(tmp_path, monkeypatch):
   whole, sync = outcomes(tmp_path / 'whole'), []
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
   monkeypatch.setattr(
-      retraining.multihost_utils, 'sync_global_devices', sync.append
+    retraining.multihost_utils, 'sync_global_devices', sync.append
   )
   monkeypatch.setattr(jax, 'process_index', lambda: 1)
   outcomes(tmp_path / 'shared')
@@ -120,16 +120,16 @@ def test_hosts_share_the_blocks(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'changes, field',
-    [
-        ({'recipe': recipe(rate=0.2)}, 'learning_rate'),
-        ({'key': jax.random.key(6)}, 'key'),
-        ({'subsets': SUBSETS[::-1]}, 'subsets'),
-        ({'train': rows(2, 12)}, 'rows_digest'),
-        ({'queries': rows(2, 4)}, 'queries'),
-        ({'attributes': {'network': 'wide'}}, 'network'),
-        ({'repeats': 1}, 'repeats is 3 there and 1 now'),
-    ],
+  'changes, field',
+  [
+    ({'recipe': recipe(rate=0.2)}, 'learning_rate'),
+    ({'key': jax.random.key(6)}, 'key'),
+    ({'subsets': SUBSETS[::-1]}, 'subsets'),
+    ({'train': rows(2, 12)}, 'rows_digest'),
+    ({'queries': rows(2, 4)}, 'queries'),
+    ({'attributes': {'network': 'wide'}}, 'network'),
+    ({'repeats': 1}, 'repeats is 3 there and 1 now'),
+  ],
 )
 def test_a_store_of_another_run_is_refused(tmp_path, changes, field):
   outcomes(tmp_path / 's')
@@ -158,11 +158,11 @@ def test_bad_input(tmp_path):
 def test_leave_one_out_is_the_fit_without_the_row(tmp_path):
   """Trained to convergence on ridge regression, against the closed form."""
   made = Recipe(
-      lambda key: jax.random.normal(key, (3,)),
-      lambda total: optax.sgd(0.2),
-      lambda total: optax.constant_schedule(0.2),
-      12,
-      400,
+    lambda key: jax.random.normal(key, (3,)),
+    lambda total: optax.sgd(0.2),
+    lambda total: optax.constant_schedule(0.2),
+    12,
+    400,
   )
   base, left = retraining.leave_one_out(
       PROBLEM, made, TRAIN, QUERIES, np.array([2, 7]), 2, KEY, tmp_path / 's',
@@ -196,7 +196,7 @@ def test_leave_one_out_has_common_random_numbers(tmp_path):
   assert np.abs(base[0] - base[1]).max() > 1e-3
   with pytest.raises(ValueError, match='rows from 0 to 12'):
     retraining.leave_one_out(
-        PROBLEM, recipe(), train, QUERIES, np.array([13]), 1, KEY, tmp_path
+      PROBLEM, recipe(), train, QUERIES, np.array([13]), 1, KEY, tmp_path
     )
 
 
@@ -224,7 +224,7 @@ t.outcomes({path!r}, repeats=40, at_once=1)
 
 def test_killed_retraining_continues_to_the_same_numbers(tmp_path):
   code = textwrap.dedent(CHILD).format(
-      folder=str(pathlib.Path(__file__).parent), path=str(tmp_path / 'cut')
+    folder=str(pathlib.Path(__file__).parent), path=str(tmp_path / 'cut')
   )
   child = subprocess.Popen([sys.executable, '-c', code])
   try:
@@ -247,9 +247,9 @@ def test_killed_retraining_continues_to_the_same_numbers(tmp_path):
 
 def contents(path):
   return {
-      str(file.relative_to(path)): file.read_bytes()
-      for file in path.rglob('*')
-      if file.is_file()
+    str(file.relative_to(path)): file.read_bytes()
+    for file in path.rglob('*')
+    if file.is_file()
   }
 
 

@@ -58,7 +58,7 @@ def test_astra_smoke_writes_everything(smoke):
   methods = {row['method'] for row in results['rows']}
   assert {'exact', 'cg', 'astra', 'ekfac', 'grad_dot'} <= methods
   assert results['claims'] and all(
-      isinstance(c['holds'], bool) for c in results['claims']
+    isinstance(c['holds'], bool) for c in results['claims']
   )
   facts = json.loads((workdir / 'run.json').read_text())
   assert facts['config']['members'] == 2 and facts['jax']
@@ -71,9 +71,7 @@ def test_astra_smoke_writes_everything(smoke):
 def test_a_second_run_computes_nothing_and_says_the_same(smoke):
   workdir, _ = smoke
   before = json.loads((workdir / 'results.json').read_text())
-  stamps = {
-      p: p.stat().st_mtime_ns for p in workdir.glob('scores/**/c/**/*')
-  }
+  stamps = {p: p.stat().st_mtime_ns for p in workdir.glob('scores/**/c/**/*')}
   run('astra', SMOKE, workdir)
   after = json.loads((workdir / 'results.json').read_text())
   for old, new in zip(before['rows'], after['rows'], strict=True):
@@ -83,38 +81,38 @@ def test_a_second_run_computes_nothing_and_says_the_same(smoke):
 
 
 BAD = {
-    'unknown_method': (
-        ('--config.only=nope',),
-        "unknown method 'nope': this config has",
-    ),
-    'damping': (
-        ('--config.methods.exact.damping=0.0', '--config.only=exact'),
-        'damping=0.0 leaves a singular curvature',
-    ),
-    'gram_memory': (
-        ('--config.only=exact', '--config.methods.exact.memory_limit=1e3'),
-        'Gram matrix of 128 rows x 10 outputs needs',
-    ),
-    'too_many_rows': (
-        ('--config.data.train=5000',),
-        'cannot split 1797 rows',
-    ),
-    'no_queries': (
-        ('--config.data.queries=0',),
-        'give positive sizes',
-    ),
-    'another_config': (
-        ('--config.training.learning_rate=0.2',),
-        'training.learning_rate is 0.05 there and 0.2 now',
-    ),
-    'unknown_schedule': (
-        ('--config.training.schedule=cosine',),
-        "unknown schedule 'cosine'",
-    ),
-    'unknown_task': (
-        ('--config.task=nowhere:nothing',),
-        "task='nowhere:nothing' names no function",
-    ),
+  'unknown_method': (
+    ('--config.only=nope',),
+    "unknown method 'nope': this config has",
+  ),
+  'damping': (
+    ('--config.methods.exact.damping=0.0', '--config.only=exact'),
+    'damping=0.0 leaves a singular curvature',
+  ),
+  'gram_memory': (
+    ('--config.only=exact', '--config.methods.exact.memory_limit=1e3'),
+    'Gram matrix of 128 rows x 10 outputs needs',
+  ),
+  'too_many_rows': (
+    ('--config.data.train=5000',),
+    'cannot split 1797 rows',
+  ),
+  'no_queries': (
+    ('--config.data.queries=0',),
+    'give positive sizes',
+  ),
+  'another_config': (
+    ('--config.training.learning_rate=0.2',),
+    'training.learning_rate is 0.05 there and 0.2 now',
+  ),
+  'unknown_schedule': (
+    ('--config.training.schedule=cosine',),
+    "unknown schedule 'cosine'",
+  ),
+  'unknown_task': (
+    ('--config.task=nowhere:nothing',),
+    "task='nowhere:nothing' names no function",
+  ),
 }
 
 
@@ -124,7 +122,7 @@ def test_bad_input_gets_one_sentence_and_loses_nothing(smoke, name, tmp_path):
   flags, message = BAD[name]
   before = sorted(p for p in workdir.rglob('*') if p.is_file())
   assert message in sentence(
-      run('attribute', extended(tmp_path), workdir, *flags, ok=False)
+    run('attribute', extended(tmp_path), workdir, *flags, ok=False)
   )
   assert set(before) <= set(workdir.rglob('*'))
 
@@ -133,17 +131,17 @@ def extended(folder):
   """The smoke config with every field that BAD overrides."""
   file = folder / 'config.py'
   file.write_text(
-      'from configs.astra import digits\n'
-      'def get_config(arg=None):\n'
-      "  c = digits.get_config('smoke')\n"
-      '  c.choose = {}\n'
-      '  for settings in c.methods.values():\n'
-      "    if 'damping' in settings:\n"
-      '      settings.damping = 0.1\n'
-      "    if 'precondition' in settings:\n"
-      '      settings.precondition.damping = 1.0\n'
-      '  c.methods.exact.memory_limit = 8e9\n'
-      '  return c\n'
+    'from configs.astra import digits\n'
+    'def get_config(arg=None):\n'
+    "  c = digits.get_config('smoke')\n"
+    '  c.choose = {}\n'
+    '  for settings in c.methods.values():\n'
+    "    if 'damping' in settings:\n"
+    '      settings.damping = 0.1\n'
+    "    if 'precondition' in settings:\n"
+    '      settings.precondition.damping = 1.0\n'
+    '  c.methods.exact.memory_limit = 8e9\n'
+    '  return c\n'
   )
   return file
 
@@ -153,15 +151,15 @@ def own_task(folder, body):
   (folder / 'own.py').write_text(body)
   file = folder / 'config.py'
   file.write_text(
-      'import sys\n'
-      f'sys.path.insert(0, {str(folder)!r})\n'
-      'from configs.astra import digits\n'
-      'def get_config(arg=None):\n'
-      "  c = digits.get_config('smoke')\n"
-      "  c.task = 'own:task'\n"
-      "  c.methods = {'grad_dot': {'kind': 'grad_dot'}}\n"
-      '  c.choose = {}\n'
-      '  return c\n'
+    'import sys\n'
+    f'sys.path.insert(0, {str(folder)!r})\n'
+    'from configs.astra import digits\n'
+    'def get_config(arg=None):\n'
+    "  c = digits.get_config('smoke')\n"
+    "  c.task = 'own:task'\n"
+    "  c.methods = {'grad_dot': {'kind': 'grad_dot'}}\n"
+    '  c.choose = {}\n'
+    '  return c\n'
   )
   return file
 
@@ -188,12 +186,12 @@ def task(config):
 
 
 @pytest.mark.parametrize(
-    'edit, message',
-    [
-        ("rows['y'][3] = 5", 'row 3 has label 5, but the model has 2 classes'),
-        ("rows['x'][4, 2] = np.nan", 'NaN or infinity'),
-        ("rows['y'] = rows['y'].astype('float32')", 'class labels have type'),
-    ],
+  'edit, message',
+  [
+    ("rows['y'][3] = 5", 'row 3 has label 5, but the model has 2 classes'),
+    ("rows['x'][4, 2] = np.nan", 'NaN or infinity'),
+    ("rows['y'] = rows['y'].astype('float32')", 'class labels have type'),
+  ],
 )
 def test_bad_rows_of_an_own_task(tmp_path, edit, message):
   config = own_task(tmp_path, OWN.replace('EDIT', edit))

@@ -14,23 +14,23 @@ KEY = jax.random.key(2)
 DAMPING = 0.05
 EXACT = functools.partial(ekfac.ekfac, DAMPING, labels='exact')
 SOLVERS = {
-    'exact': exact.exact(DAMPING, batch_size=4),
-    'cg': cg.cg(DAMPING, batch_size=4, tolerance=1e-5),
-    'cg_ekfac': cg.cg(
-        DAMPING, precondition=EXACT(), batch_size=4, tolerance=1e-5
-    ),
-    'neumann': descent.neumann(
-        DAMPING, steps=400, batch_size=11, rounds=20, tolerance=1e-3
-    ),
-    'astra': descent.astra(
-        DAMPING, precondition=EXACT(), batch_size=8, rounds=12, tolerance=1e-3
-    ),
+  'exact': exact.exact(DAMPING, batch_size=4),
+  'cg': cg.cg(DAMPING, batch_size=4, tolerance=1e-5),
+  'cg_ekfac': cg.cg(
+    DAMPING, precondition=EXACT(), batch_size=4, tolerance=1e-5
+  ),
+  'neumann': descent.neumann(
+    DAMPING, steps=400, batch_size=11, rounds=20, tolerance=1e-3
+  ),
+  'astra': descent.astra(
+    DAMPING, precondition=EXACT(), batch_size=8, rounds=12, tolerance=1e-3
+  ),
 }
 CLOSED = {
-    'identity': inverse.identity(),
-    'diagonal': ekfac.diagonal(DAMPING, batch_size=4),
-    'kfac': ekfac.kfac(DAMPING, batch_size=4),
-    'ekfac': ekfac.ekfac('heuristic', batch_size=4),
+  'identity': inverse.identity(),
+  'diagonal': ekfac.diagonal(DAMPING, batch_size=4),
+  'kfac': ekfac.kfac(DAMPING, batch_size=4),
+  'ekfac': ekfac.ekfac('heuristic', batch_size=4),
 }
 
 
@@ -38,7 +38,9 @@ def vectors(t, q=3):
   shape = lambda x: (q, *x.shape)
   keys = jax.random.split(KEY, len(jax.tree.leaves(t.params)))
   keys = jax.tree.unflatten(jax.tree.structure(t.params), [*keys])
-  return jax.tree.map(lambda k, x: jax.random.normal(k, shape(x)), keys, t.params)
+  return jax.tree.map(
+    lambda k, x: jax.random.normal(k, shape(x)), keys, t.params
+  )
 
 
 def solve(solver, t, v, key=KEY):
@@ -59,7 +61,9 @@ def test_solves_the_dense_system(name, l2):
   system = system + DAMPING * np.eye(len(system))
   want = np.linalg.solve(system, tiny.flat(v).T).T
   got = tiny.flat(found.x)
-  tolerance = 1e-5 if name == 'exact' else 2e-2 if name in ('astra', 'neumann') else 1e-3
+  tolerance = (
+    1e-5 if name == 'exact' else 2e-2 if name in ('astra', 'neumann') else 1e-3
+  )
   error = np.linalg.norm(got - want, axis=1) / np.linalg.norm(want, axis=1)
   assert error.max() < tolerance
   # What it says of its residual is the truth.
@@ -99,7 +103,7 @@ def test_ekfac_solve_is_the_inverse_of_its_own_matrix():
   example = jax.tree.map(lambda x: x[0], t.train)
   matrix = tiny.flat(
       blocks_lib.apply(
-          state, lambda _, s: s, t.problem, t.params, example,
+          state.blocks, lambda _, s: s, t.problem, t.params, example,
           tiny.basis(t.params),
       )
   )  # fmt: skip
@@ -113,16 +117,16 @@ def test_ekfac_solve_is_the_inverse_of_its_own_matrix():
 def test_heuristic_damping_is_a_tenth_of_the_mean_eigenvalue():
   t = tiny.classification()
   state = EXACT().fit(t.problem, t.params, t.train, KEY)
-  shift = ekfac.layer_damping(state, 'heuristic')
-  for name, block in state.items():
+  shift = ekfac.layer_damping(state.blocks, 'heuristic')
+  for name, block in state.blocks.items():
     np.testing.assert_allclose(
-        shift[name], 0.1 * np.mean(block.eigenvalues), rtol=1e-6
+      shift[name], 0.1 * np.mean(block.eigenvalues), rtol=1e-6
     )
   ggn = tiny.dense_ggn(t, t.train)
   want = 0.1 * np.trace(ggn) / len(ggn)
   for solver in (
-      exact.exact('heuristic'),
-      cg.cg('heuristic', precondition=EXACT()),
+    exact.exact('heuristic'),
+    cg.cg('heuristic', precondition=EXACT()),
   ):
     found = solve(solver, t, vectors(t))
     np.testing.assert_allclose(found.damping, want, rtol=1e-4)
@@ -143,14 +147,18 @@ def test_paper_schedule_is_the_recursion_of_eq_9():
   system = system + DAMPING * np.eye(len(system))
   state = EXACT().fit(t.problem, t.params, t.train, KEY)
   inverse_p = tiny.flat(
-      EXACT().solve(state, t.problem, t.params, t.train, tiny.basis(t.params), KEY).x
+    EXACT()
+    .solve(state, t.problem, t.params, t.train, tiny.basis(t.params), KEY)
+    .x
   )
   b = tiny.flat(v)[0]
   x, m = inverse_p @ b, 0.0
   for k in range(7):
     m = 0.9 * m + inverse_p @ (system @ x - b)
     x = x - 0.1 * DAMPING * 0.5 ** (k // 3) * m
-  np.testing.assert_allclose(tiny.flat(found.x)[0], x, atol=2e-4 * np.abs(x).max())
+  np.testing.assert_allclose(
+    tiny.flat(found.x)[0], x, atol=2e-4 * np.abs(x).max()
+  )
 
 
 def test_rounds_stop_at_the_tolerance_and_residuals_fall():
@@ -167,7 +175,7 @@ def test_projection_keeps_only_high_curvature():
   inner = exact.exact(DAMPING)
   everything = solve(ekfac.projected(inner, -1.0), t, v)
   np.testing.assert_allclose(
-      tiny.flat(everything.x), tiny.flat(solve(inner, t, v).x), atol=1e-3
+    tiny.flat(everything.x), tiny.flat(solve(inner, t, v).x), atol=1e-3
   )
   nothing = solve(ekfac.projected(inner, 1e9), t, v)
   assert np.abs(tiny.flat(nothing.x)).max() == 0
@@ -179,9 +187,7 @@ def test_with_residual_measures_a_direct_solver():
   t = tiny.classification()
   v = vectors(t)
   found = solve(inverse.with_residual(ekfac.ekfac(DAMPING)), t, v)
-  system = tiny.dense_ggn(t, t.train) + DAMPING * np.eye(
-      tiny.flat(v).shape[1]
-  )
+  system = tiny.dense_ggn(t, t.train) + DAMPING * np.eye(tiny.flat(v).shape[1])
   left = tiny.flat(v) - tiny.flat(found.x) @ system
   truth = np.linalg.norm(left, axis=1) / np.linalg.norm(tiny.flat(v), axis=1)
   np.testing.assert_allclose(found.residuals[-1], truth, rtol=1e-3)
@@ -196,7 +202,9 @@ def test_cg_survives_what_library_cg_does_not():
 
   problem = problem_lib.regression(lambda p, x: x @ p['w'])
   x = np.asarray(jax.random.normal(KEY, (3, wide)) * 1e-3, np.float32)
-  t = tiny.Tiny(problem, params, {'x': x, 'y': np.zeros((3, 1), np.float32)}, None)
+  t = tiny.Tiny(
+    problem, params, {'x': x, 'y': np.zeros((3, 1), np.float32)}, None
+  )
   v = {'w': jnp.stack([jnp.ones((wide, 1)), jnp.zeros((wide, 1))])}
   found = solve(cg.cg(1e-6, tolerance=1e-3), t, v)
   assert np.isfinite(tiny.flat(found.x)).all()

@@ -14,21 +14,23 @@ from tda_jax.methods import method as method_lib
 from tda_jax.training.fit import Run
 
 METHODS = {
-    'grad_dot': gradients.grad_dot(),
-    'grad_cos': gradients.grad_cos(),
-    'identity': influence.influence(inverse.identity()),
-    'ekfac': influence.influence(ekfac.ekfac(0.1)),
-    'cg': influence.influence(cg.cg(0.1, tolerance=1e-5)),
-    'exact': influence.influence(exact.exact(0.1)),
+  'grad_dot': gradients.grad_dot(),
+  'grad_cos': gradients.grad_cos(),
+  'identity': influence.influence(inverse.identity()),
+  'ekfac': influence.influence(ekfac.ekfac(0.1)),
+  'cg': influence.influence(cg.cg(0.1, tolerance=1e-5)),
+  'exact': influence.influence(exact.exact(0.1)),
 }
 # One damped direction in it is exact: the dense answer, per method.
 ORACLES = {
-    'grad_dot': lambda t, m, g: -m @ g.T / len(g),
-    'identity': lambda t, m, g: -m @ g.T / len(g),
-    'grad_cos': lambda t, m, g: -(m / np.linalg.norm(m, axis=1)[:, None])
-    @ (g / np.linalg.norm(g, axis=1)[:, None]).T,
-    'cg': lambda t, m, g: -m @ damped_inverse(t) @ g.T / len(g),
-    'exact': lambda t, m, g: -m @ damped_inverse(t) @ g.T / len(g),
+  'grad_dot': lambda t, m, g: -m @ g.T / len(g),
+  'identity': lambda t, m, g: -m @ g.T / len(g),
+  'grad_cos': lambda t, m, g: (
+    -(m / np.linalg.norm(m, axis=1)[:, None])
+    @ (g / np.linalg.norm(g, axis=1)[:, None]).T
+  ),
+  'cg': lambda t, m, g: -m @ damped_inverse(t) @ g.T / len(g),
+  'exact': lambda t, m, g: -m @ damped_inverse(t) @ g.T / len(g),
 }
 
 
@@ -40,7 +42,7 @@ def damped_inverse(t):
 def attribute(name, t, **kwargs):
   method = METHODS[name]
   return method_lib.attribute(
-      method, t.problem, t.params, t.train, t.queries, **kwargs
+    method, t.problem, t.params, t.train, t.queries, **kwargs
   )
 
 
@@ -51,7 +53,7 @@ def test_scores_equal_the_dense_formula(name):
   g = tiny.gradients(t.problem.loss, t, t.train)
   want = ORACLES[name](t, m, g).T
   np.testing.assert_allclose(
-      attribute(name, t), want, atol=1e-4 * np.abs(want).max()
+    attribute(name, t), want, atol=1e-4 * np.abs(want).max()
   )
 
 
@@ -61,7 +63,7 @@ def test_scores_do_not_depend_on_the_batch_size(name):
   some = attribute(name, t, batch_size=4)
   assert some.shape == (11, 4) and np.isfinite(some).all()
   np.testing.assert_allclose(
-      some, attribute(name, t, batch_size=64), atol=1e-5 * np.abs(some).max()
+    some, attribute(name, t, batch_size=64), atol=1e-5 * np.abs(some).max()
   )
 
 
@@ -71,14 +73,16 @@ def test_an_ensemble_is_the_mean_of_its_members(name):
   members = jax.tree.map(lambda x: jnp.stack([x, 0.5 * x, -x]), t.params)
   run = Run(members, None, None, None)
   got = method_lib.attribute(
-      method_lib.ensemble(METHODS[name]), t.problem, run, t.train, t.queries
+    method_lib.ensemble(METHODS[name]), t.problem, run, t.train, t.queries
   )
   if name == 'ekfac':  # its labels are drawn: only the shape is sure
     assert got.shape == (11, 4)
     return
   alone = [
-      attribute(name, t._replace(params=jax.tree.map(lambda x, e=e: x[e], members)))
-      for e in range(3)
+    attribute(
+      name, t._replace(params=jax.tree.map(lambda x, e=e: x[e], members))
+    )
+    for e in range(3)
   ]
   np.testing.assert_allclose(got, np.mean(alone, 0), atol=1e-5)
 
@@ -103,7 +107,7 @@ def ridge(n=40, d=4, l2=0.3):
   t = tiny.Tiny(problem, {'w': jnp.asarray(w, jnp.float32)}, train, queries)
   measure = lambda w: -np.abs(x[n:] @ w - y[n:])
   effects = np.stack(
-      [measure(w) - measure(solve(np.delete(everything, i))) for i in range(n)]
+    [measure(w) - measure(solve(np.delete(everything, i))) for i in range(n)]
   )
   return t, effects
 
@@ -112,7 +116,7 @@ def test_ridge_influence_is_leave_one_out_with_its_sign_and_scale():
   t, effects = ridge()
   solver = exact.exact(1e-9)  # l2 alone makes it regular
   scores = method_lib.attribute(
-      influence.influence(solver), t.problem, t.params, t.train, t.queries
+    influence.influence(solver), t.problem, t.params, t.train, t.queries
   )
   # First order: off by the leverage h_i of each row, exactly 1/(1 − h_i).
   x = np.asarray(t.train['x'], np.float64)
@@ -142,7 +146,7 @@ def test_bad_rows_are_refused_before_anything_is_computed():
     attribute('exact', empty)
   x = t.train['x'].copy()
   x[3, 1] = np.nan
-  with pytest.raises(ValueError, match="train has 1 rows with NaN.*row 3"):
+  with pytest.raises(ValueError, match='train has 1 rows with NaN.*row 3'):
     attribute('exact', t._replace(train={**t.train, 'x': x}))
   with pytest.raises(ValueError, match='row 2 has label 7'):
     y = t.queries['y'].copy()

@@ -95,7 +95,7 @@ def test_evidence_is_the_strongest_of_each_sign():
 
 def test_whole_page(tmp_path):
   plot = plots.ensemble(
-      [plots.Curve('a', [1, 2], [0.5, 0.6])], tmp_path / 'plot.png'
+    [plots.Curve('a', [1, 2], [0.5, 0.6])], tmp_path / 'plot.png'
   )
   path = tmp_path / 'page.html'
   page.write(

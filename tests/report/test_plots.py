@@ -9,14 +9,14 @@ from tda_jax.report import plots
 
 X = [1e-4, 1e-3, 1e-2]
 CURVES = [
-    plots.Curve('exact', X, [0.5, 0.6, 0.55], [0.48, 0.58, 0.5], [0.6] * 3),
-    plots.Curve('CG', X, [0.5, 0.599, 0.551]),
-    plots.Curve('EKFAC with a rather long name', X, [0.4, 0.5, 0.549]),
+  plots.Curve('exact', X, [0.5, 0.6, 0.55], [0.48, 0.58, 0.5], [0.6] * 3),
+  plots.Curve('CG', X, [0.5, 0.599, 0.551]),
+  plots.Curve('EKFAC with a rather long name', X, [0.4, 0.5, 0.549]),
 ]
 BARS = [
-    plots.Bar('exact', (0.61, 0.59, 0.63), (0.72, 0.70, 0.74)),
-    plots.Bar('Grad-Dot', (0.34, 0.32, 0.36), None),
-    plots.Bar('worse than chance', (-0.1, -0.15, -0.05), (-0.2, -0.3, -0.1)),
+  plots.Bar('exact', (0.61, 0.59, 0.63), (0.72, 0.70, 0.74)),
+  plots.Bar('Grad-Dot', (0.34, 0.32, 0.36), None),
+  plots.Bar('worse than chance', (-0.1, -0.15, -0.05), (-0.2, -0.3, -0.1)),
 ]
 CEILING = (0.889, 0.878, 0.899)
 
@@ -48,7 +48,7 @@ def make(name, path):
   if name == 'damping':
     return plots.damping(CURVES, path, literal=5e-3, ceiling=CEILING)
   return plots.ensemble(
-      [c._replace(x=[1, 2, 10]) for c in CURVES], path, ceiling=CEILING
+    [c._replace(x=[1, 2, 10]) for c in CURVES], path, ceiling=CEILING
   )
 
 

@@ -17,11 +17,11 @@ def row(method, metric, value, low=None, high=None, **more):
 
 
 ROWS = [
-    row('Grad-Dot', 'LDS', 0.34, 0.32, 0.36, seconds=1.5),
-    row('EKFAC [heuristic]', 'LDS', -0.6, -0.62, -0.58, seconds=0.25),
-    row('EKFAC [heuristic]', 'LDS of the ensemble', 0.7, 0.68, 0.72),
-    row('exact', 'LDS', 0.618),
-    row('exact', 'relative residual', 3.2e-6, peak_mb=1536.0),
+  row('Grad-Dot', 'LDS', 0.34, 0.32, 0.36, seconds=1.5),
+  row('EKFAC [heuristic]', 'LDS', -0.6, -0.62, -0.58, seconds=0.25),
+  row('EKFAC [heuristic]', 'LDS of the ensemble', 0.7, 0.68, 0.72),
+  row('exact', 'LDS', 0.618),
+  row('exact', 'relative residual', 3.2e-6, peak_mb=1536.0),
 ]
 
 
@@ -46,9 +46,9 @@ def test_nothing_is_cut_at_any_width(width):
 def test_values_are_aligned_with_and_without_interval():
   lines = printed(160).splitlines()
   ends = {
-      re.search(r'0\.\d{3}', line).end()
-      for line in lines
-      if line.strip().startswith(('Grad-Dot', 'EKFAC', 'exact'))
+    re.search(r'0\.\d{3}', line).end()
+    for line in lines
+    if line.strip().startswith(('Grad-Dot', 'EKFAC', 'exact'))
   }
   assert len(ends) == 1
 

@@ -18,7 +18,7 @@ def test_round_trip_keeps_values_types_and_structure(tmp_path):
   loaded = checkpoints.load(tmp_path / 'a' / 'b', like)
   assert jax.tree.structure(loaded) == jax.tree.structure(tree())
   for found, wanted in zip(
-      jax.tree.leaves(loaded), jax.tree.leaves(tree()), strict=True
+    jax.tree.leaves(loaded), jax.tree.leaves(tree()), strict=True
   ):
     assert found.dtype == wanted.dtype
     np.testing.assert_array_equal(found, wanted)

@@ -21,9 +21,9 @@ def fill(store, blocks):
 
 def contents(path):
   return {
-      str(file.relative_to(path)): file.read_bytes()
-      for file in path.rglob('*')
-      if file.is_file()
+    str(file.relative_to(path)): file.read_bytes()
+    for file in path.rglob('*')
+    if file.is_file()
   }
 
 
@@ -77,14 +77,14 @@ def test_a_block_that_was_not_written_has_no_marker(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'start, block, message',
-    [
-        (2, VALUES[2:6], 'write whole blocks'),
-        (4, VALUES[4:6], 'write whole blocks'),
-        (0, VALUES[:4, :2], 'write whole blocks'),
-        (0, np.full((4, 3), np.nan), 'not finite'),
-        (8, VALUES[8:], 'written already'),
-    ],
+  'start, block, message',
+  [
+    (2, VALUES[2:6], 'write whole blocks'),
+    (4, VALUES[4:6], 'write whole blocks'),
+    (0, VALUES[:4, :2], 'write whole blocks'),
+    (0, np.full((4, 3), np.nan), 'not finite'),
+    (8, VALUES[8:], 'written already'),
+  ],
 )
 def test_bad_blocks(tmp_path, start, block, message):
   store = make(tmp_path / 's')

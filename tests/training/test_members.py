@@ -53,7 +53,7 @@ PROBLEM = classification(net, l2=0.01)
 
 def near(a, b, tolerance=1e-5):
   jax.tree.map(
-      lambda x, y: np.testing.assert_allclose(x, y, tolerance, tolerance), a, b
+    lambda x, y: np.testing.assert_allclose(x, y, tolerance, tolerance), a, b
   )
 
 
@@ -92,7 +92,7 @@ def test_members_equal_runs_by_hand():
   subsets = np.stack([rng.permutation(18)[:13] for _ in KEYS])
   weights = rng.uniform(0, 2, (3, 18)).astype(np.float32)
   run = members.train(
-      PROBLEM, recipe(), data, KEYS, subsets=subsets, weights=weights
+    PROBLEM, recipe(), data, KEYS, subsets=subsets, weights=weights
   )
   for e, key in enumerate(KEYS):
     one = by_hand(data, key, subsets[e], weights[e])
@@ -109,9 +109,7 @@ def test_members_equal_single_runs():
 
 def test_subset_is_a_run_on_those_rows():
   data, subset = rows(), np.array([7, 2, 9, 11, 3, 0])
-  run = members.train(
-      PROBLEM, recipe(), data, KEYS[:1], subsets=subset[None]
-  )
+  run = members.train(PROBLEM, recipe(), data, KEYS[:1], subsets=subset[None])
   taken = {name: column[subset] for name, column in data.items()}
   near(run.params, members.train(PROBLEM, recipe(), taken, KEYS[:1]).params)
 
@@ -192,7 +190,7 @@ def test_a_diverged_member_is_named(tmp_path):
 
 def test_resumes_from_a_state_on_disk(tmp_path, monkeypatch):
   train = functools.partial(
-      members.train, PROBLEM, recipe(), rows(), KEYS, checkpoints=5
+    members.train, PROBLEM, recipe(), rows(), KEYS, checkpoints=5
   )
   whole = train()
   kept, calls = members._keep_state, []
@@ -230,9 +228,7 @@ def test_resumes_from_a_state_on_disk(tmp_path, monkeypatch):
 def test_refuses_another_runs_folder_and_damage(tmp_path):
   members.train(PROBLEM, recipe(), rows(), KEYS, directory=tmp_path)
   with pytest.raises(ValueError, match='epochs is 3 there and 4 now'):
-    members.train(
-        PROBLEM, recipe(epochs=4), rows(), KEYS, directory=tmp_path
-    )
+    members.train(PROBLEM, recipe(epochs=4), rows(), KEYS, directory=tmp_path)
   with pytest.raises(ValueError, match='keys is'):
     members.train(PROBLEM, recipe(), rows(), KEYS[::-1], directory=tmp_path)
   for file in (tmp_path / 'state' / 'step_12').rglob('*'):
@@ -243,16 +239,16 @@ def test_refuses_another_runs_folder_and_damage(tmp_path):
 
 
 BAD = [
-    ({'keys': jnp.zeros((3, 2))}, 'typed keys'),
-    ({'rows': {'x': np.zeros((0, 4)), 'y': np.zeros(0, int)}}, 'is empty'),
-    ({'rows': rows() | {'y': np.full(18, 3)}}, 'row 0 has label 3'),
-    ({'rows': rows() | {'x': np.full((18, 4), np.nan)}}, '18 rows with NaN'),
-    ({'subsets': np.full((3, 4), 18)}, 'from 0 to 17'),
-    ({'subsets': np.zeros((2, 4), int)}, 'each of the 3 members'),
-    ({'weights': np.ones((3, 17))}, r'\[3, 18\]'),
-    ({'weights': np.full((3, 18), np.nan)}, 'weights hold NaN'),
-    ({'checkpoints': 13}, 'give 0 to 12'),
-    ({'recipe': recipe(batch_size=0)}, 'batch_size is 0'),
+  ({'keys': jnp.zeros((3, 2))}, 'typed keys'),
+  ({'rows': {'x': np.zeros((0, 4)), 'y': np.zeros(0, int)}}, 'is empty'),
+  ({'rows': rows() | {'y': np.full(18, 3)}}, 'row 0 has label 3'),
+  ({'rows': rows() | {'x': np.full((18, 4), np.nan)}}, '18 rows with NaN'),
+  ({'subsets': np.full((3, 4), 18)}, 'from 0 to 17'),
+  ({'subsets': np.zeros((2, 4), int)}, 'each of the 3 members'),
+  ({'weights': np.ones((3, 17))}, r'\[3, 18\]'),
+  ({'weights': np.full((3, 18), np.nan)}, 'weights hold NaN'),
+  ({'checkpoints': 13}, 'give 0 to 12'),
+  ({'recipe': recipe(batch_size=0)}, 'batch_size is 0'),
 ]
 
 
@@ -275,7 +271,7 @@ t.members.train(
 
 def test_killed_training_continues_to_the_same_numbers(tmp_path):
   code = textwrap.dedent(CHILD).format(
-      folder=str(pathlib.Path(__file__).parent), path=str(tmp_path)
+    folder=str(pathlib.Path(__file__).parent), path=str(tmp_path)
   )
   child = subprocess.Popen([sys.executable, '-c', code])
   state = tmp_path / 'state'
@@ -292,7 +288,7 @@ def test_killed_training_continues_to_the_same_numbers(tmp_path):
   assert not (state / 'complete').exists()
   made = recipe(epochs=100)
   train = functools.partial(
-      members.train, PROBLEM, made, rows(), KEYS, checkpoints=7
+    members.train, PROBLEM, made, rows(), KEYS, checkpoints=7
   )
   again, whole = train(directory=tmp_path), train()
   near((again.params, again.checkpoints), (whole.params, whole.checkpoints), 0)
