@@ -7,6 +7,7 @@ return a Task, or a plain (problem, recipe or Run, train, queries).
 import importlib
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import optax
 
@@ -173,6 +174,10 @@ def recipe(config, init) -> Recipe:
   return Recipe(init, optimizer, schedule, t.batch_size, t.epochs, augment)
 
 
+INITS = {
+  'he': None,
+  'torch': jax.nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform'),
+}
 TABLES = {
   'concrete': tables.concrete,
   'diabetes': tables.diabetes,
@@ -204,7 +209,12 @@ def _network(config, outputs, shape):
   """(init, apply) of the network that config.model names."""
   model = config.model
   if model.kind == 'mlp':
-    return mlp.mlp(model.widths, outputs, shape)
+    if model.init not in INITS:
+      raise ValueError(
+        f'unknown init {model.init!r}: use one of {sorted(INITS)}'
+      )
+    init = INITS[model.init]
+    return mlp.mlp(model.widths, outputs, shape, kernel_init=init)
   if model.kind == 'lenet':
     return cnn.lenet(outputs, shape)
   if model.kind == 'resnet9':

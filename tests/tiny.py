@@ -89,7 +89,7 @@ def jacobian(tiny: Tiny, rows):
     outputs = lambda v: jax.vmap(tiny.problem.outputs, (None, 0))(
       unravel(v), rows
     )
-    return np.asarray(jax.jacrev(outputs)(vector))
+    return np.asarray(jax.jit(jax.jacrev(outputs))(vector))
 
 
 def loss_hessians(tiny: Tiny, rows):
@@ -97,7 +97,8 @@ def loss_hessians(tiny: Tiny, rows):
   with jax.enable_x64(True):
     params, rows = _wide(tiny.params), _wide(rows)
     outputs = jax.vmap(tiny.problem.outputs, (None, 0))(params, rows)
-    return np.asarray(jax.vmap(jax.hessian(tiny.problem.loss))(outputs, rows))
+    hessians = jax.jit(jax.vmap(jax.hessian(tiny.problem.loss)))
+    return np.asarray(hessians(outputs, rows))
 
 
 def dense_ggn(tiny: Tiny, rows):
@@ -117,7 +118,7 @@ def dense_hessian(tiny: Tiny, rows):
       losses = problem_lib.losses(tiny.problem, unravel(v), rows)
       return losses.mean() + tiny.problem.l2 * (v @ v) / 2
 
-    return np.asarray(jax.hessian(objective)(vector))
+    return np.asarray(jax.jit(jax.hessian(objective))(vector))
 
 
 def gradients(of, tiny: Tiny, rows):
@@ -126,7 +127,8 @@ def gradients(of, tiny: Tiny, rows):
     params, rows = _wide(tiny.params), _wide(rows)
     vector, unravel = ravel_pytree(params)
     value = lambda v, e: of(tiny.problem.outputs(unravel(v), e), e)
-    return np.asarray(jax.vmap(jax.grad(value), (None, 0))(vector, rows))
+    gradients = jax.jit(jax.vmap(jax.grad(value), (None, 0)))
+    return np.asarray(gradients(vector, rows))
 
 
 def _wide(tree):

@@ -35,7 +35,12 @@ def config(setting: str) -> config_dict.ConfigDict:
     target='y',  # column of a user's table
     classification=False,  # whether it holds classes
   )
-  c.model = config_dict.create(kind='mlp', widths=(128, 64), groups=32)
+  c.model = config_dict.create(
+    kind='mlp',  # 'mlp', 'lenet', 'resnet9'
+    widths=(128, 64),
+    init='he',  # of an MLP: 'he', or 'torch' for PyTorch's uniform default
+    groups=32,  # of a ResNet's group norm
+  )
   c.training = config_dict.create(
     learning_rate=0.05,
     schedule='linear',  # 'constant', 'linear' to 0, 'triangular' in 0-1/5-1

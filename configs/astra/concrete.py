@@ -19,7 +19,7 @@ def get_config(arg=None):
   c = paper.config('concrete', DAMPING, solver_members=10)
   c.task = 'experiments.tasks:table'
   c.data.update(name='concrete', train=896, queries=103)
-  c.model.widths = (128, 128, 128)
+  c.model.update(widths=(128, 128, 128), init='torch')  # He init diverges
   c.training.update(
     learning_rate=0.03,
     schedule='constant',

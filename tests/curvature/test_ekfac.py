@@ -15,16 +15,20 @@ KEY = jax.random.key(5)
 
 def fit(t, **kwargs):
   size = kwargs.pop('size', 4)
-  stack = rows.stacked(t.train, size)
-  return ekfac.fit(t.problem, t.params, stack, KEY, **kwargs)
+  stack = jax.tree.map(jnp.asarray, rows.stacked(t.train, size))
+  call = jax.jit(lambda p, s: ekfac.fit(t.problem, p, s, KEY, **kwargs))
+  return call(t.params, stack)
 
 
 def dense(t, blocks, function=lambda _, values: values):
   example = rows.take(t.train, 0)
-  apply = functools.partial(
-    ekfac.apply, blocks, function, t.problem, t.params, example
+  apply = functools.partial(ekfac.apply, function=function, problem=t.problem)
+  call = jax.jit(
+    lambda blocks, params, v: apply(
+      blocks, params=params, example=example, vectors=v
+    )
   )
-  return tiny.flat(apply(tiny.basis(t.params)))
+  return tiny.flat(call(blocks, t.params, tiny.basis(t.params)))
 
 
 @pytest.mark.parametrize('kind', ekfac.KINDS)

@@ -15,7 +15,7 @@ PROBLEMS = {
 
 
 def columns(product, params):
-  return tiny.flat(jax.vmap(product)(tiny.basis(params)))
+  return tiny.flat(jax.jit(jax.vmap(product))(tiny.basis(params)))
 
 
 @pytest.mark.parametrize('name', PROBLEMS)
