@@ -31,7 +31,7 @@ def get_config(arg=None):
     batch_size=64,
     epochs=20,
   )
-  c.truth.update(repeats=10, at_once=4)
+  c.truth.update(repeats=10, validation=8, at_once=4)
   fewer(c)
   if a['ablation']:
     paper.ablated(c, a['ablation'], DAMPING)
