@@ -24,14 +24,17 @@ def main(config, workdir: pathlib.Path) -> None:
     left, effects = stages.left_out(config, task, workdir)
     rows += findings_lib.left_out_rows(found, left, effects)
   claims = claims_lib.computed(config, found, truth, rows)
+  # An ablation shares the models of a workdir, not its results.
+  folder = workdir / config.setting if config.ablation else workdir
+  folder.mkdir(exist_ok=True)
   record.results(
-    workdir / 'results.json', config.experiment, config.setting, rows, claims
+    folder / 'results.json', config.experiment, config.setting, rows, claims
   )
   table.print_results(rows, f'{config.experiment} {config.setting}')
   if claims:
     table.print_claims(claims)
   page = pictures.report(
-    config, task, runs, found, truth, rows, claims, workdir
+    config, task, runs, found, truth, rows, claims, workdir, folder
   )
   print(f'report: {page}')
 

@@ -25,7 +25,7 @@ def astra_beats_ekfac(config, found, truth, rows):
   """ASTRA > EKFAC, for single models and ensembled, at the same damping."""
   a, e = found['astra_paper'], found['ekfac']
   out = []
-  for kind in ('single', 'ensemble'):
+  for kind in _kinds(a, e):
     d = gap(a, e, kind, truth)
     out.append(
       _claim(
@@ -101,7 +101,7 @@ def converged_beats_early_stopped(config, found, truth, rows):
   for name in ('exact', 'cg', 'exact_chosen'):
     if name not in found:
       continue
-    for kind in ('single', 'ensemble'):
+    for kind in _kinds(found[name], found['astra_paper']):
       d = gap(found[name], found['astra_paper'], kind, truth)
       out.append(
         _claim(
@@ -218,3 +218,9 @@ def _steps_to(trace, goal):
 
 def _signed(estimate):
   return f'{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]'
+
+
+def _kinds(*findings):
+  """An ensemble of one model says nothing that the model has not said."""
+  several = min(f.members for f in findings) > 1
+  return ('single', 'ensemble') if several else ('single',)

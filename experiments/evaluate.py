@@ -13,7 +13,10 @@ def main(config, workdir: pathlib.Path) -> None:
   truth = findings.truth(config, task, workdir)
   found = findings.measure(config, task, runs, truth, workdir)
   rows = findings.rows(found, truth)
-  record.results(workdir / 'results.json', 'evaluate', config.setting, rows, [])
+  (workdir / 'evaluate').mkdir(exist_ok=True)
+  record.results(
+    workdir / 'evaluate' / 'results.json', 'evaluate', config.setting, rows, []
+  )
   table.print_results(rows, config.setting)
 
 

@@ -30,14 +30,13 @@ def launch(main: Callable) -> None:
       raise app.UsageError(f'unknown arguments {argv[1:]}')
     parallel.start()
     config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
-    started = time.monotonic()
+    started, begun = time.monotonic(), time.time()
     facts = {'config': config.to_dict(), **record.environment()}
     earlier = 0.0
     try:
       workdir.mkdir(parents=True, exist_ok=True)
       if (workdir / 'run.json').exists():
         earlier = record.read_json(workdir / 'run.json').get('seconds', 0.0)
-      record.write_json(workdir / 'run.json', {**facts, 'seconds': earlier})
       main(config, workdir)
     except (ValueError, OSError) as error:
       if _TRACEBACK.value:
@@ -46,17 +45,18 @@ def launch(main: Callable) -> None:
       sys.exit(1)
     facts['seconds'] = round(earlier + time.monotonic() - started, 1)
     record.write_json(workdir / 'run.json', facts)
-    _sign_results(workdir, facts)
+    _sign_results(workdir, facts, begun)
     logging.info('done in %.0f s', facts['seconds'])
 
   flags.mark_flags_as_required(['config', 'workdir'])
   app.run(run)
 
 
-def _sign_results(workdir, facts):
+def _sign_results(workdir, facts, begun):
   """Adds to results.json which run it is of; `scripts.results` shows it."""
-  file = workdir / 'results.json'
-  if file.exists():
+  for file in workdir.rglob('results.json'):
+    if file.stat().st_mtime < begun:
+      continue  # of an earlier command
     content = record.read_json(file)
     content['run'] = record.signature(facts)
     record.write_json(file, content)

@@ -22,10 +22,10 @@ FIRST_ORDER = {
 }
 
 
-def make(kind: str, **settings: Any) -> method.Method:
+def make(kind: str = '', **settings: Any) -> method.Method:
   """The method `kind`: one of FIRST_ORDER, or influence by one of INVERSES."""
   if kind in FIRST_ORDER:
-    return FIRST_ORDER[kind](**settings)
+    return _called(FIRST_ORDER[kind], kind, settings)
   return influence.influence(make_inverse(kind, **settings))
 
 
@@ -53,12 +53,16 @@ def make_inverse(
     raise ValueError(f'unknown method {kind!r}: use one of {known}')
   if precondition:
     settings['precondition'] = make_inverse(**precondition)
-  try:
-    made = INVERSES[kind](**settings)
-  except TypeError as error:
-    raise ValueError(f'method {kind!r}: {error}') from None
+  made = _called(INVERSES[kind], kind, settings)
   if residual:
     made = inverse.with_residual(made)
   if project_above is not None:
     made = ekfac.projected(made, project_above)
   return made
+
+
+def _called(function, kind, settings):
+  try:
+    return function(**settings)
+  except TypeError as error:
+    raise ValueError(f'method {kind!r}: {error}') from None

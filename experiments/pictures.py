@@ -13,33 +13,36 @@ from tda_jax.storage import record
 PICTURED = ('exact', 'cg', 'astra', 'astra_paper', 'ekfac')
 
 
-def report(config, task, runs, found, truth, rows, claims, workdir) -> str:
-  """Writes the plots and <workdir>/report.html; returns its path."""
+def report(
+  config, task, runs, found, truth, rows, claims, workdir, folder
+) -> str:
+  """Writes the plots and report.html into `folder`; returns its path."""
   method = next((m for m in PICTURED if m in found), next(iter(found)))
   return page.write(
-    workdir / 'report.html',
+    folder / 'report.html',
     title=f'{config.experiment}: {config.setting}',
     facts={**record.environment(), 'config': config.to_dict()},
     rows=rows,
     claims=claims,
-    plots=draw(config, found, truth, workdir),
+    plots=draw(config, found, truth, workdir, folder),
     coverage=_coverage(task, runs),
     queries=_queries(config, task, runs, found[method]),
     method=method,
   )
 
 
-def draw(config, found, truth, workdir) -> list[page.Plot]:
+def draw(config, found, truth, workdir, folder) -> list[page.Plot]:
   """Every plot that the methods of the run allow."""
-  folder = pathlib.Path(workdir) / 'plots'
+  folder = pathlib.Path(folder) / 'plots'
   folder.mkdir(exist_ok=True)
   ceiling = _span(truth.ceiling)
+  most = max(f.members for f in found.values())
   out = [
     page.Plot(
       plots.bars(
         [
           plots.Bar(
-            name,
+            name if f.members == most else f'{name} ({f.members} models)',
             _span(f.single),
             _span(f.ensemble) if f.members > 1 else None,
           )
@@ -47,7 +50,7 @@ def draw(config, found, truth, workdir) -> list[page.Plot]:
         ],
         folder / f'{config.setting}_lds.png',
         ceiling=ceiling,
-        members=max(f.members for f in found.values()),
+        members=most,
       ),
       'LDS of every method',
       'Bars of the LDS of single models and of the ensemble, by method',

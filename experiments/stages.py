@@ -11,11 +11,13 @@ import jax
 import numpy as np
 from absl import logging
 
+import tda_jax
 from experiments import methods
 from experiments.tasks import Task
 from tda_jax import scoring
 from tda_jax.data import subsets as subsets_lib
 from tda_jax.evaluation import lds, retraining
+from tda_jax.methods import method as method_lib
 from tda_jax.storage import record
 from tda_jax.training import members
 from tda_jax.training.fit import Run
@@ -27,7 +29,11 @@ def train(config, task: Task, workdir: pathlib.Path) -> Run:
   """The ensemble: `config.members` models on all rows, seeds 0, 1, ..."""
   if isinstance(task.recipe, Run):
     return task.recipe
+  params = jax.eval_shape(task.recipe.init, jax.random.key(0))
+  method_lib.check_labels(task.problem, params, task.queries)
   _claim(config, workdir, 'train', members=config.members)
+  if task.shown and 'split' in task.shown:
+    record.write_json(pathlib.Path(workdir) / 'split.json', task.shown['split'])
   keys = _keys(config.seed, 'train', config.members)
   return members.train(
     task.problem,
@@ -105,7 +111,7 @@ def scores(
   settings = dict(settings)
   first = settings.pop('members', None)
   if first:
-    runs = jax.tree.map(lambda leaf: leaf[:first], scoring.members_of(runs))
+    runs = jax.tree.map(lambda leaf: leaf[:first], method_lib.members_of(runs))
   return scoring.score(
     methods.make(**settings),
     task.problem,
@@ -118,12 +124,8 @@ def scores(
     batch_size=config.batch_size,
     attributes={
       'settings': settings,
-      'unit': 'measure, removal of one row',
-      'sign': 'positive supports',
-      'reduction': 'mean loss',
-      'train': members.digest(task.train),
-      'queries': members.digest(task.queries),
-      'models': members.digest(runs.params),
+      'seed': config.seed,
+      'version': tda_jax.__version__,
     },
   )
 
@@ -142,11 +144,14 @@ def chosen_dampings(config, task: Task, runs: Run, workdir) -> dict[str, float]:
   Scores of the first members, on subsets that the reported figures do not use.
   Kept in chosen.json with the whole curve.
   """
-  if not config.choose:
+  if 'chosen/' not in str(methods_of(config)):
     return {}
   chosen, outcomes = truth(config, task, workdir, 'validation')
   best, curves = {}, {}
+  wanted = str(methods_of(config))
   for name, settings in config.choose.items():
+    if f'chosen/{name}' not in wanted:
+      continue
     curve = {}
     for damping in config.damping_grid:
       found = scores(
@@ -188,7 +193,9 @@ def resolved(settings: dict, chosen: dict[str, float]) -> dict:
   """Settings with 'chosen/NAME' or 'chosen/NAME*FACTOR' made a number."""
 
   def number(value):
-    if not (isinstance(value, str) and value.startswith('chosen/')):
+    if isinstance(value, str) and not value.startswith('chosen/'):
+      return _typed(value)
+    if not isinstance(value, str):
       return value
     name, _, factor = value.removeprefix('chosen/').partition('*')
     if name not in chosen:
@@ -204,6 +211,14 @@ def resolved(settings: dict, chosen: dict[str, float]) -> dict:
       resolved(value, chosen) if hasattr(value, 'items') else number(value)
     )
   return out
+
+
+def _typed(text):
+  """A number that a flag put where the config has a text."""
+  try:
+    return float(text)
+  except ValueError:
+    return text
 
 
 def peak_memory(reset: bool = False) -> float | None:

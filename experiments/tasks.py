@@ -27,7 +27,8 @@ class Task(NamedTuple):
     member axis).
   train, queries: rows.
   shown: inputs as people look at them, for the report: {'train', 'queries',
-    'classes' (names, or None), 'columns' of a table}; None: nothing to show.
+    'classes' (names, or None), 'columns' of a table, 'split' (which rows of the source
+      they are, for the record)}; None: nothing to show.
   """
 
   problem: Problem
@@ -70,39 +71,45 @@ def images(config) -> Task:
   """
   data = config.data
   if data.name == 'mnist5k':
-    (train, queries), _ = prepare.split(
+    (train, queries), index = prepare.split(
       images_lib.mnist5k(), data.seed, data.train, data.queries
     )
   elif data.name in IMAGE_FILES:
     read = IMAGE_FILES[data.name]
-    (train,), _ = prepare.split(read(data.path), data.seed, data.train)
-    (queries,), _ = prepare.split(
+    (train,), index = prepare.split(read(data.path), data.seed, data.train)
+    (queries,), more = prepare.split(
       read(data.path, 'test'), data.seed, data.queries
     )
+    index += more
   else:
     raise ValueError(
       f'unknown images {data.name!r}: use mnist5k or one of'
       f' {sorted(IMAGE_FILES)}'
     )
   shown = {'train': train['x'], 'queries': queries['x']}
+  split = _split(index)
   if data.label_noise:
-    train, _ = prepare.relabel(train, data.label_noise, data.seed, 10)
+    train, noisy = prepare.relabel(train, data.label_noise, data.seed, 10)
+    split['relabelled'] = noisy
   train, queries = prepare.standardise(train, queries, axes=(0, 1, 2))
   names = FASHION if data.name == 'fashion_mnist' else None
   names = CIFAR if data.name == 'cifar10' else names
-  return _classifier(config, train, queries, {**shown, 'classes': names})
+  return _classifier(
+    config, train, queries, {**shown, 'classes': names, 'split': split}
+  )
 
 
 def digits(config) -> Task:
   """scikit-learn's 8 x 8 digits, every pixel standardised."""
   data = config.data
-  (train, queries), _ = prepare.split(
+  (train, queries), index = prepare.split(
     tables.digits(), data.seed, data.train, data.queries
   )
   square = lambda rows: rows['x'].reshape(-1, 8, 8) / 16
   shown = {'train': square(train), 'queries': square(queries)}
   train, queries = prepare.standardise(train, queries)
-  return _classifier(config, train, queries, {**shown, 'classes': None})
+  shown = {**shown, 'classes': None, 'split': _split(index)}
+  return _classifier(config, train, queries, shown)
 
 
 def table(config) -> Task:
@@ -125,10 +132,12 @@ def table(config) -> Task:
       ' of a .csv or .npz file'
     )
   rows_lib.check(rows, data.name)
-  (train, queries), _ = prepare.split(rows, data.seed, data.train, data.queries)
+  (train, queries), index = prepare.split(
+    rows, data.seed, data.train, data.queries
+  )
   regression = np.issubdtype(rows['y'].dtype, np.floating)
   shown = {'train': train['x'], 'queries': queries['x'], 'columns': columns}
-  shown = {**shown, 'classes': None}
+  shown = {**shown, 'classes': None, 'split': _split(index)}
   train, queries = prepare.standardise(train, queries, target=regression)
   if not regression:
     return _classifier(config, train, queries, shown)
@@ -198,8 +207,12 @@ CIFAR = (
 )  # fmt: skip
 
 
+def _split(index):
+  return dict(zip(('train', 'queries'), index, strict=True))
+
+
 def _classifier(config, train, queries, shown):
-  classes = int(train['y'].max()) + 1
+  classes = int(max(train['y'].max(), queries['y'].max())) + 1
   init, apply = _network(config, classes, train['x'].shape[1:])
   problem = problem_lib.classification(apply)
   return Task(problem, recipe(config, init), train, queries, shown)

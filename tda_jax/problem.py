@@ -1,5 +1,6 @@
 """The problem: what a user gives, as pure functions of ONE example."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,6 +26,8 @@ class Problem(NamedTuple):
     check: (outputs shape, rows) -> None; raises ValueError on rows whose labels
       do not fit the outputs.
     l2: coefficient of ½‖θ‖² in the objective; l2·I belongs to the curvature.
+    as_leaf: patterns of parameter names to hold as diagonal blocks, where
+      `curvature.layers.find` asks for it.
   """
 
   outputs: Callable
@@ -33,6 +36,7 @@ class Problem(NamedTuple):
   sample: Callable
   check: Callable
   l2: float = 0.0
+  as_leaf: tuple[str, ...] = ()
 
 
 def classification(apply: Callable, l2: float = 0.0) -> Problem:
@@ -110,6 +114,24 @@ def regression(apply: Callable, l2: float = 0.0) -> Problem:
       )
 
   return Problem(_alone(apply), loss, measure, sample, check, l2)
+
+
+def language_modeling(apply: Callable, l2: float = 0.0) -> Problem:
+  """Reserved: next-token prediction on examples {'x': ids [T], 'mask': [T]}.
+
+  Raises:
+    NotImplementedError: always; a mask per position is not supported yet.
+  """
+  del apply, l2
+  raise NotImplementedError(
+    'language_modeling is reserved: give tda_jax.Problem your own outputs, loss,'
+    ' measure, sample and check'
+  )
+
+
+def num_outputs(problem: Problem, params: PyTree, example: PyTree) -> int:
+  """K, the number of model outputs of one example."""
+  return math.prod(jax.eval_shape(problem.outputs, params, example).shape)
 
 
 def losses(problem: Problem, params: PyTree, examples: PyTree) -> jax.Array:

@@ -1,6 +1,7 @@
 """Scores of many rows, streamed to disk; killed at any moment, it continues.
 
-Memory holds one batch of training rows and the prepared queries, whatever N.
+Beside the training rows, memory holds the gradients of one batch of them and the
+prepared queries, whatever N.
 """
 
 import os
@@ -55,8 +56,9 @@ def score(
   Raises:
     ValueError: bad rows; a solver diverged; a store of another run.
   """
-  rows_lib.check(train, 'train')
-  rows_lib.check(queries, 'queries')
+  first = jax.tree.map(lambda leaf: leaf[0], runs.params)
+  _check(problem, first, train, queries)
+  about = _about(problem, runs, train, queries, key, name)
   train, queries = jax.tree.map(jnp.asarray, (train, queries))
   prepare = jax.jit(
     lambda run, train, queries, key: method.prepare(
@@ -75,36 +77,26 @@ def score(
       folder,
       shape,
       batch_size,
-      {'method': name, 'member': member, **(attributes or {})},
+      {**about, 'member': member, **(attributes or {})},
     )
-    if not store_lib.done(store).all():
-      run = jax.tree.map(lambda leaf, m=member: leaf[m], members_of(runs))
+    told = (folder / 'facts.json').exists()
+    if not (told and store_lib.done(store).all()):
+      run = jax.tree.map(
+        lambda leaf, m=member: leaf[m], method_lib.members_of(runs)
+      )
       started = time.monotonic()
       prepared = prepare(run, train, queries, jax.random.fold_in(key, member))
       method_lib.check_solution(prepared, name)
       jax.block_until_ready(prepared)
-      ready = time.monotonic()
+      seconds = {'prepare_seconds': time.monotonic() - started}
+      facts = {**seconds, **_solver_facts(prepared)}
+      record.write_json(folder / 'facts.json', {**facts, 'score_seconds': 0.0})
+      started = time.monotonic()
       _fill(store, train, lambda batch, r=run, p=prepared: blocks(r, p, batch))
-      record.write_json(
-        folder / 'facts.json',
-        {
-          'prepare_seconds': ready - started,
-          'score_seconds': time.monotonic() - ready,
-          **_solver_facts(prepared),
-        },
-      )
+      facts['score_seconds'] = time.monotonic() - started
+      record.write_json(folder / 'facts.json', facts)
     every.append(store_lib.read(store))
   return np.stack(every)
-
-
-def members_of(runs: Run) -> Run:
-  """A Run whose every leaf has the member axis, to be indexed by member."""
-  count = jax.tree.leaves(runs.params)[0].shape[0]
-  repeat = lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x)))
-  return runs._replace(
-    learning_rates=jax.tree.map(repeat, runs.learning_rates),
-    steps=jax.tree.map(repeat, runs.steps),
-  )
 
 
 def top_k(
@@ -133,8 +125,7 @@ def top_k(
   Raises:
     ValueError: bad rows or k; a solver diverged; `path` is of another call.
   """
-  rows_lib.check(train, 'train')
-  rows_lib.check(queries, 'queries')
+  _check(problem, run.params, train, queries)
   n, q = rows_lib.count(train), rows_lib.count(queries)
   if not 0 < k <= n:
     raise ValueError(f'k={k} of {n} training rows: give 1 to {n}')
@@ -143,7 +134,10 @@ def top_k(
     'rows': np.zeros((q, k), np.int32),
     'next': np.zeros((), np.int32),
   }
-  best = start if path is None else _top_so_far(path, start, train, queries)
+  best = start
+  if path is not None:
+    about = _about(problem, run, train, queries, key, 'top k')
+    best = _top_so_far(path, start, about)
   queries = jax.tree.map(jnp.asarray, queries)
   prepared = jax.jit(method.prepare, static_argnums=0)(
     problem, run, jax.tree.map(jnp.asarray, train), queries, key
@@ -176,15 +170,12 @@ def top_k(
   return np.asarray(best['values']), np.asarray(best['rows'])
 
 
-def _top_so_far(path, start, train, queries):
+def _top_so_far(path, start, about):
   path = pathlib.Path(path)
-  record.begin(
-      path,
-      {'train': digest(train), 'queries': digest(queries),
-       'k': start['rows'].shape[1]},
-  )  # fmt: skip
-  parts = sorted(path.glob('top_*'), key=lambda p: int(p.name.split('_')[1]))
-  return checkpoints.load(parts[-1], start) if parts else start
+  record.begin(path, {**about, 'k': start['rows'].shape[1]})
+  steps = [p.name.split('_')[1] for p in path.glob('top_*')]
+  steps = sorted(int(step) for step in steps if step.isdigit())
+  return checkpoints.load(path / f'top_{steps[-1]}', start) if steps else start
 
 
 def _keep_top(path, best):
@@ -196,6 +187,27 @@ def _keep_top(path, best):
     checkpoints.save(name, best)
     for folder in older:
       shutil.rmtree(folder)
+
+
+def _check(problem, params, train, queries):
+  for rows, name in ((train, 'train'), (queries, 'queries')):
+    rows_lib.check(rows, name)
+    method_lib.check_labels(problem, params, rows)
+
+
+def _about(problem, run, train, queries, key, name) -> dict:
+  """What a store says of itself, so that no other call continues it."""
+  return {
+    'method': name,
+    'unit': 'measure, removal of one row',
+    'sign': 'positive supports',
+    'reduction': 'mean loss',
+    'l2': problem.l2,
+    'models': digest(run.params),
+    'train': digest(train),
+    'queries': digest(queries),
+    'key': digest(jax.random.key_data(key)),
+  }
 
 
 def _fill(store, train, blocks: Callable) -> None:

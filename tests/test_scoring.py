@@ -130,6 +130,12 @@ def test_top_k_continues_where_it_was_killed(tmp_path, monkeypatch):
   )
   got = top(method, tmp_path / 'part')
   assert starts == [4]
+  (tmp_path / 'whole' / 'top_99.partial').mkdir()
+  top(method, tmp_path / 'whole')
+  other = t._replace(params=jax.tree.map(lambda x: 2 * x, t.params))
+  run = Run(other.params, None, None, None)
+  with pytest.raises(ValueError, match='models is'):
+    top(method, tmp_path / 'whole')
   for a, b in zip(got, want, strict=True):
     np.testing.assert_array_equal(a, b)
 
@@ -148,3 +154,26 @@ def test_scores_of_a_batch_over_8_devices_are_the_same():
   assert len(spread.sharding.device_set) == jax.device_count() == 8
   alone = score(jax.tree.map(jnp.asarray, tiny.batch(t.train)))
   np.testing.assert_allclose(spread, alone, atol=1e-5)
+
+
+def test_labels_that_do_not_fit_are_refused(tmp_path):
+  t = tiny.classification()
+  bad = t._replace(queries={**t.queries, 'y': t.queries['y'] + 7})
+  with pytest.raises(ValueError, match='the model has 3 classes'):
+    score(bad, tmp_path)
+
+
+def test_a_store_of_other_models_is_refused(tmp_path):
+  t = tiny.classification()
+  score(t, tmp_path)
+  other = t._replace(params=jax.tree.map(lambda x: 2 * x, t.params))
+  with pytest.raises(ValueError, match='models is'):
+    score(other, tmp_path)
+
+
+def test_a_kill_before_the_facts_were_written_is_mended(tmp_path):
+  t = tiny.classification()
+  want = score(t, tmp_path)
+  (tmp_path / '0' / 'facts.json').unlink()
+  np.testing.assert_array_equal(score(t, tmp_path), want)
+  assert (tmp_path / '0' / 'facts.json').exists()

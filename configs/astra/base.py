@@ -61,6 +61,7 @@ def config(setting: str) -> config_dict.ConfigDict:
   c.damping_grid = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
   c.choose = config_dict.ConfigDict()  # methods whose damping is chosen
   c.methods = config_dict.ConfigDict()  # name -> settings (experiments.methods)
+  c.ablation = ''  # name of the one that the methods are
   c.only = ''  # name of one method; empty: all
   c.claims = ()  # experiments.claims
   c.paper_damping = 0.0  # marked in plots
@@ -102,7 +103,7 @@ def ablation(name: str, damping, base: dict) -> dict:
     kinds = {
       'ekfac': {'kind': 'ekfac'},
       'astra_paper': {**astra, 'step_per_damping': 0.1},
-      'cg': {'kind': 'cg', 'tolerance': 1e-3},
+      'cg': {'kind': 'cg', 'tolerance': 1e-3, 'max_steps': 500},
     }
     return {
       f'{kind}_{value:.0e}': {**settings, 'damping': value}
@@ -136,11 +137,12 @@ def ablation(name: str, damping, base: dict) -> dict:
     }
   if name == 'projection':
     return {
-      'exact': {'kind': 'cg', 'damping': damping},
+      'exact': {'kind': 'cg', 'damping': damping, 'max_steps': 500},
       **{
         f'above_1e-{i}': {
           'kind': 'cg',
           'damping': damping,
+          'max_steps': 500,
           'project_above': 10.0**-i,
         }
         for i in range(1, 6)

@@ -35,8 +35,10 @@ def get_config(arg=None):
   }
   if a['ablation']:
     c.setting = f'digits_{a["ablation"]}'
-    c.members = 3
+    c.ablation = a['ablation']
     c.methods = base.ablation(a['ablation'], DAMPING, {})
+    for settings in c.methods.values():
+      settings.members = 3
     c.left_out.rows = 0
     if a['ablation'] == 'projection':
       c.claims = ('low_curvature_matters',)
@@ -70,7 +72,7 @@ def get_config(arg=None):
     },
     'astra': refined,
     'cg': {'kind': 'cg', 'damping': damping, 'tolerance': 3e-3},
-    'exact': {'kind': 'exact', 'damping': damping},
+    'exact': {'kind': 'exact', 'damping': damping, 'memory_limit': 8e9},
   }
   for name in ('astra', 'neumann', 'astra_paper'):  # minutes each
     c.methods[name].members = 3

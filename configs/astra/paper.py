@@ -40,6 +40,7 @@ def config(setting: str, damping: float, solver_members: int):
 def ablated(c, name: str, damping: float):
   """The same models and truth with the methods of an ablation."""
   c.setting = f'{c.setting}_{name}'
+  c.ablation = name
   c.methods = base.ablation(name, damping, {'step_per_damping': 0.1})
   for settings in c.methods.values():
     settings.members = min(settings.get('members', 3), 3)

@@ -11,7 +11,6 @@ George et al. 2018; Grosse et al. 2023, §2.4; Eschenhagen et al. 2023 (expand).
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ import numpy as np
 from tda_jax.curvature import layers as layers_lib
 from tda_jax.curvature import taps
 from tda_jax.data import rows
-from tda_jax.problem import Problem
+from tda_jax.problem import Problem, num_outputs
 
 PyTree = Any
 
@@ -46,7 +45,6 @@ def fit(
   *,
   kind: str = 'ekfac',
   labels: str = 'sampled',
-  as_leaf: tuple[str, ...] = (),
 ) -> dict[str, Block]:
   """Fits the blocks on a stack of batches.
 
@@ -58,7 +56,6 @@ def fit(
       eigenvalues; 'exact' takes the expectation over labels, by one backward
       pass per model output (the GGN's factors); 'data' uses the rows' labels
       (the empirical Fisher).
-    as_leaf: patterns of parameters to hold as diagonal blocks.
 
   Raises:
     ValueError: unknown `kind` or `labels`; a layer that is applied more than once.
@@ -68,21 +65,21 @@ def fit(
   if kind not in KINDS:
     raise ValueError(f'kind={kind!r} is unknown: use one of {KINDS}')
   example = jax.tree.map(lambda x: x[0, 0], stack.examples)
-  layers = layers_lib.find(problem.outputs, params, example, as_leaf)
+  layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
   _refuse_shared(layers)
   mean = functools.partial(_mean, problem, params, stack)
   if kind == 'diagonal':
     blocks = {name: Block(None, None, None) for name in layers}
   else:
     first = jax.random.fold_in(key, 0)
-    moments = mean(first, labels, as_leaf, second_moments)
+    moments = mean(first, labels, second_moments)
     if labels == 'exact':  # every one of the K passes has added the inputs
-      k = _num_outputs(problem, params, example)
+      k = num_outputs(problem, params, example)
       moments = {name: (a / k, s) for name, (a, s) in moments.items()}
     blocks = {n: _kfac(layer, *moments[n]) for n, layer in layers.items()}
   if kind != 'kfac':
     second = jax.random.fold_in(key, 1)
-    values = mean(second, labels, as_leaf, squares, blocks)
+    values = mean(second, labels, squares, blocks)
     blocks = {
       name: block._replace(eigenvalues=values[name])
       for name, block in blocks.items()
@@ -97,7 +94,6 @@ def apply(
   params: PyTree,
   example: PyTree,
   vectors: PyTree,
-  as_leaf: tuple[str, ...] = (),
 ) -> PyTree:
   """f(F) v for a stack of vectors: Q_A [f(Λ) ∘ (Q_Aᵀ V Q_S)] Q_Sᵀ, per layer.
 
@@ -106,7 +102,7 @@ def apply(
       1/(Λ + damping) is the damped inverse, exp(−t·Λ) a decay, Λ**-.5 a root.
     vectors: [Q, ...].
   """
-  layers = layers_lib.find(problem.outputs, params, example, as_leaf)
+  layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
 
   def one(vector):
     matrices = rotated(blocks, layers, vector)
@@ -193,15 +189,15 @@ def _refuse_shared(layers):
     if layer.shared:
       raise ValueError(
         f'{layer.name} is applied more than once, so its squared gradients'
-        f' do not add over applications: give as_leaf=({layer.name!r},) or'
-        ' use a solver without Kronecker factors'
+        f' do not add over applications: give the problem as_leaf=({layer.name!r},)'
+        ' or use a solver without Kronecker factors'
       )
 
 
 # --- averages over data and labels ------------------------------------------
 
 
-def _mean(problem, params, stack, key, labels, as_leaf, statistic, aux=None):
+def _mean(problem, params, stack, key, labels, statistic, aux=None):
   """Mean over rows, expectation over labels, of a statistic of the layers."""
 
   def collect(loss, examples, mask):
@@ -213,7 +209,7 @@ def _mean(problem, params, stack, key, labels, as_leaf, statistic, aux=None):
       examples,
       aux,
       mask=mask,
-      as_leaf=as_leaf,
+      as_leaf=problem.as_leaf,
     )
 
   def of_batch(batch):
@@ -221,7 +217,7 @@ def _mean(problem, params, stack, key, labels, as_leaf, statistic, aux=None):
     examples = {'row': batch.examples, 'key': keys}
     if labels == 'exact':
       columns = jnp.arange(
-        _num_outputs(problem, params, rows.take(batch.examples, 0))
+        num_outputs(problem, params, rows.take(batch.examples, 0))
       )
       every = jax.vmap(
         lambda k: collect(_root_loss(problem, k), examples, batch.mask)
@@ -266,11 +262,6 @@ def loss_hessian_root(problem: Problem, outputs: jax.Array, example: PyTree):
   return vectors * jnp.sqrt(jnp.maximum(values, 0))
 
 
-def _num_outputs(problem, params, example):
-  shape = jax.eval_shape(problem.outputs, params, example).shape
-  return math.prod(shape)
-
-
 def _eigh(factor, stack):
   """Eigenvalues and eigenvectors on the host in float64; a vector is diagonal."""
   if factor.ndim == len(stack) + 1:
@@ -286,11 +277,8 @@ def _eigh(factor, stack):
 
 def _host_eigh(factor):
   factor = np.asarray(factor)
-  if not np.isfinite(factor).all():
-    raise ValueError(
-      'the covariance of a layer is not finite: the model or its data give'
-      ' NaN or infinity'
-    )
+  if not np.isfinite(factor).all():  # the solution will say so
+    return np.full_like(factor[..., 0], np.nan), np.full_like(factor, np.nan)
   values, vectors = np.linalg.eigh(factor.astype(np.float64))
   return (
     np.maximum(values, 0).astype(factor.dtype),

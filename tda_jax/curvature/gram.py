@@ -8,7 +8,6 @@ a product of two small Gram matrices. `factors` holds the pairs (a, δ), K of th
 δ per row; `gram` sums the products over layers.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 from tda_jax.curvature import ekfac, taps
 from tda_jax.curvature import layers as layers_lib
 from tda_jax.data import rows
-from tda_jax.problem import Problem
+from tda_jax.problem import Problem, num_outputs
 
 PyTree = Any
 
@@ -43,7 +42,7 @@ def factors(
     ValueError: a layer is applied more than once.
   """
   example = rows.take(batch.examples, 0)
-  layers = layers_lib.find(problem.outputs, params, example)
+  layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
   for layer in layers.values():
     if layer.shared:
       raise ValueError(
@@ -60,6 +59,7 @@ def factors(
       params,
       batch.examples,
       mask=batch.mask,
+      as_leaf=problem.as_leaf,
     )
 
   if of != 'curvature':
@@ -86,11 +86,6 @@ def gram(
 ) -> jax.Array:
   """[B, K, C, L]: inner products of B·K gradients with C·L gradients."""
   return sum(_pairs(layers[name], left[name], right[name]) for name in layers)
-
-
-def num_outputs(problem: Problem, params: PyTree, example: PyTree) -> int:
-  """K, the number of model outputs of one example."""
-  return math.prod(jax.eval_shape(problem.outputs, params, example).shape)
 
 
 def _pairs(layer, left, right):

@@ -16,6 +16,7 @@ import tqdm
 from jax.experimental import multihost_utils
 
 from tda_jax.data import rows as data
+from tda_jax.methods import method
 from tda_jax.problem import Problem
 from tda_jax.storage import scores
 from tda_jax.training import members
@@ -151,6 +152,8 @@ def _retrained(
   """
   total = count * repeats
   data.check(queries, 'the query set')
+  params = jax.eval_shape(recipe.init, jax.random.key(0))
+  method.check_labels(problem, params, queries)
   members.check(problem, recipe, train, variant(np.arange(1)))
   attributes = {
     **attributes,

@@ -26,9 +26,9 @@ def cg(
     tolerance: a query is frozen once its relative residual is below it.
     max_steps: a query that takes more is returned with converged False.
   """
-  inverse_lib.positive(damping)
 
   def fit(problem, params, train, key):
+    inverse_lib.positive(damping, problem.l2)
     if precondition is None:
       return None
     return precondition.fit(problem, params, train, key)

@@ -59,7 +59,7 @@ def coordinates(
     ggn = lambda batch: jax.vmap(products.ggn(problem, params, batch))
     return Coordinates(lambda v: v, lambda x: x, ggn, lambda r: r)
   example = rows_lib.take(train, 0)
-  layers = layers_lib.find(problem.outputs, params, example)
+  layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
   blocks = fitted.blocks
 
   def enter(vectors):

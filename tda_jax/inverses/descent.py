@@ -96,13 +96,13 @@ def descent(
     reports: how often a round measures the residual over all rows, at equal
       distances, the last at its end; each costs one product with all rows.
   """
-  inverse_lib.positive(damping)
   if step_size is not None and step_per_damping is not None:
     raise ValueError('give step_size or step_per_damping, not both')
   if steps % reports:
     raise ValueError(f'reports={reports} does not divide steps={steps}')
 
   def fit(problem, params, train, key):
+    inverse_lib.positive(damping, problem.l2)
     if precondition is None:
       return None
     return precondition.fit(problem, params, train, key)
@@ -201,7 +201,8 @@ def _rounds(descend, system, v, steps, rounds, reports, tolerance):
     dx, left, lengths = descend(system, left, done * steps, steps, reports)
     at = jnp.arange(len(trace))
     new = (lengths / norms)[jnp.clip(at - done * reports, 0, reports)]
-    trace = jnp.where((at >= done * reports)[:, None], new, trace)
+    fresh = (at > done * reports) | (done == 0)  # keep the last round's end
+    trace = jnp.where(fresh[:, None], new, trace)
     return trees.add(x, dx), left, trace, done + 1
 
   zero = jax.tree.map(jnp.zeros_like, v)

@@ -16,18 +16,17 @@ def ekfac(
   kind: str = 'ekfac',
   labels: str = 'sampled',
   batch_size: int = 256,
-  as_leaf: tuple[str, ...] = (),
 ) -> Inverse:
   """(F_EKFAC + l2 + damping)⁻¹ v.
 
   Args:
     damping: a number, or 'heuristic': 0.1 · mean eigenvalue of each layer
       (Grosse et al. 2023, §3.1.1).
-    kind, labels, as_leaf: see `curvature.ekfac.fit`.
+    kind, labels: see `curvature.ekfac.fit`.
   """
-  inverse_lib.positive(damping)
 
   def fit(problem, params, train, key):
+    inverse_lib.positive(damping, problem.l2)
     stack = rows.stacked(train, batch_size)
     blocks = blocks_lib.fit(
       problem,
@@ -36,7 +35,6 @@ def ekfac(
       key,
       kind=kind,
       labels=labels,
-      as_leaf=as_leaf,
     )
     return Fitted(blocks, layer_damping(blocks, damping))
 
@@ -50,7 +48,6 @@ def ekfac(
       params,
       rows.take(train, 0),
       vectors,
-      as_leaf,
     )
     sizes = jnp.array([blocks[name].eigenvalues.size for name in shift])
     mean = jnp.sum(sizes * jnp.stack([*shift.values()])) / jnp.sum(sizes)
@@ -91,7 +88,8 @@ def projected(
   def fit(problem, params, train, key):
     stack = rows.stacked(train, batch_size)
     blocks = blocks_lib.fit(problem, params, stack, key, labels=labels)
-    return blocks, inner.fit(problem, params, train, key)
+    inner_key = jax.random.fold_in(key, 2)
+    return blocks, inner.fit(problem, params, train, inner_key)
 
   def solve(state, problem, params, train, vectors, key):
     blocks, state = state
@@ -99,6 +97,9 @@ def projected(
     keep = lambda _, values: (values > threshold).astype(jnp.float32)
     example = rows.take(train, 0)
     x = blocks_lib.apply(blocks, keep, problem, params, example, found.x)
-    return found._replace(x=x)
+    # The residuals are those of the solution before it was projected.
+    return inverse_lib.direct(x, found.damping)._replace(
+      diverged=found.diverged, converged=found.converged
+    )
 
   return inverse_lib.inverse(fit, solve)

@@ -22,7 +22,7 @@ from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import coordinates as coordinates_lib
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.inverses.inverse import Inverse, Solution
-from tda_jax.problem import Problem
+from tda_jax.problem import Problem, num_outputs
 
 PyTree = Any
 
@@ -39,14 +39,14 @@ def exact(
   Raises:
     ValueError: they would take more; the sentence says how much.
   """
-  inverse_lib.positive(damping)
 
   def fit(problem, params, train, key):
     del key
+    inverse_lib.positive(damping, problem.l2)
     n = rows_lib.count(train)
     example = rows_lib.take(train, 0)
-    k = gram_lib.num_outputs(problem, params, example)
-    need = 2 * 4 * (n * k) ** 2
+    k = num_outputs(problem, params, example)
+    need = 3 * 4 * (n * k) ** 2  # the matrix, its factor, a block in the making
     if need > memory_limit:
       raise ValueError(
         f'the Gram matrix of {n} rows x {k} outputs needs {need / 1e9:.1f} GB'
@@ -95,7 +95,7 @@ def dual(
   """BBᵀ [N·K, N·K], rows ordered by example, then output."""
   n = rows_lib.count(train)
   example = rows_lib.take(train, 0)
-  layers = layers_lib.find(problem.outputs, params, example)
+  layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
   stack = rows_lib.stacked(train, batch_size)
   parts = jax.lax.map(
     lambda b: gram_lib.factors(problem, params, b, 'curvature'), stack

@@ -59,7 +59,7 @@ def identity() -> Inverse:
 
   def fit(problem, params, train, key):
     del problem, params, train, key
-    return ()
+    return None
 
   def solve(state, problem, params, train, vectors, key):
     del state, problem, params, train, key
@@ -84,7 +84,8 @@ def direct(x: PyTree, damping) -> Solution:
 def with_residual(inner: Inverse, batch_size: int = 256) -> Inverse:
   """The same solutions, their residual in the damped GGN measured.
 
-  One product with all rows; a direct solver leaves it out unless asked.
+  One product with all rows; a direct solver leaves it out unless asked. Where
+  damping differs by layer, the residual is in the system of its mean.
   """
 
   def solve(state, problem, params, train, vectors, key):
@@ -117,28 +118,27 @@ def relative_residual(system, x, vectors) -> jax.Array:
 
 def check(solution: Solution, name: str) -> None:
   """Raises ValueError if a solve diverged. Call where arrays are concrete."""
-  finite = np.ones(len(solution.converged), bool)
-  for leaf in jax.tree.leaves(solution.x):
-    finite &= np.isfinite(np.asarray(leaf)).reshape(len(finite), -1).all(1)
-  bad = np.flatnonzero(np.asarray(solution.diverged) | ~finite)
-  if len(bad):
+  bad = np.asarray(solution.diverged)
+  if bad.any():
+    query = int(np.argmax(bad.any(0) if bad.ndim > 1 else bad))
     raise ValueError(
-      f'{name} diverged on {len(bad)} of {len(finite)} queries (the first is'
-      f' query {bad[0]}): lower step_size, or raise damping (now'
-      f' {float(solution.damping):.3g}) or batch_size'
+      f'{name} diverged on {int(bad.sum())} of {bad.size} queries (the first is'
+      f' query {query}): check that parameters and data are finite; else raise'
+      f' damping (now {float(np.mean(solution.damping)):.3g}), or, of astra and'
+      ' neumann, lower step_size or raise batch_size'
     )
 
 
-def positive(damping, name: str = 'damping') -> None:
-  """Raises ValueError unless damping is a number above 0 or 'heuristic'."""
+def positive(damping, l2: float = 0.0) -> None:
+  """Raises ValueError unless damping + l2 is above 0, or it is 'heuristic'."""
   if isinstance(damping, str):
     if damping != 'heuristic':
       raise ValueError(
-        f"{name}={damping!r} is unknown: give a number or 'heuristic'"
+        f"damping={damping!r} is unknown: give a number or 'heuristic'"
       )
-  elif not damping > 0:
+  elif not (damping + l2 > 0 and damping >= 0):
     raise ValueError(
-      f'{name}={damping} leaves a singular curvature (it has more parameters'
+      f'damping={damping} leaves a singular curvature (it has more parameters'
       ' than directions in the data): give a number above 0'
     )
 

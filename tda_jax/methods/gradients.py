@@ -58,7 +58,7 @@ def _dots(problem, params, batch, factors):
 
 def _layers(problem, params, batch):
   example = rows_lib.take(batch.examples, 0)
-  return layers_lib.find(problem.outputs, params, example)
+  return layers_lib.find(problem.outputs, params, example, problem.as_leaf)
 
 
 def _whole(queries):

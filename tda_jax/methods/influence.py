@@ -45,6 +45,7 @@ def influence(inverse: Inverse) -> Method:
       prepared.state,
       mask=batch.mask,
       total=True,
+      as_leaf=problem.as_leaf,
     )
 
   return Method(prepare, score)
@@ -52,7 +53,7 @@ def influence(inverse: Inverse) -> Method:
 
 def by_layer(problem, params, example, vectors):
   """A stack of Q vectors as {layer: [*stack, Q, I, O]}, for `inner_products`."""
-  layers = layers_lib.find(problem.outputs, params, example)
+  layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
   matrices = {}
   for name, layer in layers.items():
     w = jax.vmap(lambda v, layer=layer: layers_lib.matrix(layer, v))(vectors)

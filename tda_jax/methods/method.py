@@ -95,16 +95,26 @@ def ensemble(method: Method) -> Method:
       run, key = member
       return method.prepare(problem, run, train, queries, key)
 
-    return jax.lax.map(one, (run, keys))
+    return jax.lax.map(one, (members_of(run), keys))
 
   def score(problem, run, prepared, batch):
     def one(member):
       run, prepared = member
       return method.score(problem, run, prepared, batch)
 
-    return jax.lax.map(one, (run, prepared)).mean(0)
+    return jax.lax.map(one, (members_of(run), prepared)).mean(0)
 
   return Method(prepare, score, members=True)
+
+
+def members_of(runs: Run) -> Run:
+  """A Run whose every leaf has the member axis, to be indexed by member."""
+  count = jax.tree.leaves(runs.params)[0].shape[0]
+  repeat = lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x)))
+  return runs._replace(
+    learning_rates=jax.tree.map(repeat, runs.learning_rates),
+    steps=jax.tree.map(repeat, runs.steps),
+  )
 
 
 def check_labels(problem: Problem, params: PyTree, rows: PyTree) -> None:

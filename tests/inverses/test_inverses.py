@@ -216,9 +216,9 @@ def test_errors_say_what_to_change():
   t = tiny.classification()
   for make in (exact.exact, cg.cg, descent.astra, ekfac.ekfac):
     with pytest.raises(ValueError, match='give a number above 0'):
-      make(0.0)
+      make(0.0).fit(t.problem, t.params, t.train, KEY)
   with pytest.raises(ValueError, match="damping='auto' is unknown"):
-    cg.cg('auto')
+    cg.cg('auto').fit(t.problem, t.params, t.train, KEY)
   with pytest.raises(ValueError, match='needs 0.0 GB.*use cg or astra'):
     solve(exact.exact(DAMPING, memory_limit=1e3), t, vectors(t))
   bad = solve(descent.astra(DAMPING, step_size=50.0), t, vectors(t))
@@ -226,3 +226,18 @@ def test_errors_say_what_to_change():
     inverse.check(bad, 'ASTRA')
   with pytest.raises(ValueError, match='reports=3 does not divide'):
     descent.astra(DAMPING, reports=3)
+
+
+def test_l2_alone_makes_the_curvature_regular():
+  t = tiny.classification(l2=0.1)
+  v = vectors(t)
+  found = solve(exact.exact(0.0), t, v)
+  want = np.linalg.solve(tiny.dense_ggn(t, t.train), tiny.flat(v).T).T
+  np.testing.assert_allclose(tiny.flat(found.x), want, atol=1e-3)
+
+
+def test_parameters_that_are_not_finite_are_said_to_be():
+  t = tiny.classification()
+  params = jax.tree.map(lambda x: x * jnp.nan, t.params)
+  found = solve(EXACT(), t._replace(params=params), vectors(t))
+  assert np.isnan(tiny.flat(found.x)).all()

@@ -87,6 +87,30 @@ def test_an_ensemble_is_the_mean_of_its_members(name):
   np.testing.assert_allclose(got, np.mean(alone, 0), atol=1e-5)
 
 
+def test_an_ensemble_takes_the_run_of_train():
+  import optax
+
+  from tda_jax.training import members
+  from tda_jax.training.fit import Recipe
+
+  t = tiny.classification()
+  rate = lambda steps: optax.constant_schedule(0.1)
+  init = lambda key: tiny.mlp_init((5, 4, 3), key)
+  recipe = Recipe(init, lambda steps: optax.sgd(0.1), rate, 4, 2)
+  keys = jax.random.split(jax.random.key(0), 3)
+  run = members.train(t.problem, recipe, t.train, keys, checkpoints=2)
+  method = method_lib.ensemble(METHODS['exact'])
+  got = method_lib.attribute(method, t.problem, run, t.train, t.queries)
+  alone = [
+    attribute(
+      'exact',
+      t._replace(params=jax.tree.map(lambda x, e=e: x[e], run.params)),
+    )
+    for e in range(3)
+  ]
+  np.testing.assert_allclose(got, np.mean(alone, 0), atol=1e-5)
+
+
 def ridge(n=40, d=4, l2=0.3):
   """Closed-form ridge regression; (tiny, leave-one-out effects [N, Q])."""
   rng = np.random.default_rng(0)
@@ -114,7 +138,7 @@ def ridge(n=40, d=4, l2=0.3):
 
 def test_ridge_influence_is_leave_one_out_with_its_sign_and_scale():
   t, effects = ridge()
-  solver = exact.exact(1e-9)  # l2 alone makes it regular
+  solver = exact.exact(0.0)  # l2 alone makes it regular
   scores = method_lib.attribute(
     influence.influence(solver), t.problem, t.params, t.train, t.queries
   )
