@@ -1,6 +1,6 @@
 """Stage 2: scores all pairs with the methods of a config.
 
-`--config.only=NAME` takes one of config.methods. Scores are the zarr stores
+`--config.only=NAME,...` takes some of config.methods. Scores are the zarr stores
 <workdir>/scores/<setting>/<method>/<member>, [N, Q], positive where a row supports a
 query.
 """

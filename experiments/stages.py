@@ -174,19 +174,19 @@ def chosen_dampings(config, task: Task, runs: Run, workdir) -> dict[str, float]:
 
 
 def methods_of(config) -> dict:
-  """The config's methods, or the one that `config.only` names.
+  """The config's methods, or those that `config.only` names ('a,b').
 
   Raises:
-    ValueError: it names none of them.
+    ValueError: it names one that is not there.
   """
-  if not config.only:
-    return dict(config.methods)
-  if config.only not in config.methods:
-    raise ValueError(
-      f'unknown method {config.only!r}: this config has'
-      f' {", ".join(sorted(config.methods))}'
-    )
-  return {config.only: config.methods[config.only]}
+  names = config.only.split(',') if config.only else list(config.methods)
+  for name in names:
+    if name not in config.methods:
+      raise ValueError(
+        f'unknown method {name!r}: this config has'
+        f' {", ".join(sorted(config.methods))}'
+      )
+  return {name: config.methods[name] for name in names}
 
 
 def resolved(settings: dict, chosen: dict[str, float]) -> dict:

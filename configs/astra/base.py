@@ -62,7 +62,7 @@ def config(setting: str) -> config_dict.ConfigDict:
   c.choose = config_dict.ConfigDict()  # methods whose damping is chosen
   c.methods = config_dict.ConfigDict()  # name -> settings (experiments.methods)
   c.ablation = ''  # name of the one that the methods are
-  c.only = ''  # name of one method; empty: all
+  c.only = ''  # names of some methods, 'a,b'; empty: all
   c.claims = ()  # experiments.claims
   c.paper_damping = 0.0  # marked in plots
   c.report = config_dict.create(queries=12, evidence=6)
