@@ -88,7 +88,13 @@ def get_config(arg=None):
       c.methods[name].members = 1
   if a['smoke']:
     base.smoke(c)
-    for name in ('grad_cos', 'kfac', 'neumann', 'ekfac_exact_labels'):
+    for name in (
+      'grad_cos',
+      'kfac',
+      'neumann',
+      'ekfac_exact_labels',
+      'astra_paper',
+    ):
       if name in c.methods:
         del c.methods[name]
     if 'ekfac' in c.choose:
