@@ -16,7 +16,7 @@ DAMPING = 0.0017
 
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False, ablation='')
-  c = paper.config('concrete', DAMPING, solver_members=10)
+  c = paper.config('concrete', DAMPING, solver_members=5)
   c.task = 'experiments.tasks:table'
   c.data.update(name='concrete', train=896, queries=103)
   c.model.update(widths=(128, 128, 128), init='torch')  # He init diverges
@@ -36,6 +36,7 @@ def get_config(arg=None):
     'kind': 'astra',
     'damping': DAMPING,
     'rounds': 8,
+    'members': 2,
     'precondition': {'kind': 'ekfac', 'damping': 10 * DAMPING},
   }
   c.claims = (*c.claims, 'solvers_agree')
