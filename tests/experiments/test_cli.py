@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,7 +37,9 @@ def sentence(done):
   """The one sentence that bad input is answered with."""
   lines = [s for s in done.stderr.splitlines() if s.startswith('error: ')]
   assert done.returncode == 1 and len(lines) == 1, done.stderr[-3000:]
-  assert 'Traceback' not in done.stderr
+  # No traceback of ours; orbax's threads may end with one of their own.
+  assert f'{ROOT}/tda_jax' not in done.stderr
+  assert f'{ROOT}/experiments' not in done.stderr
   return lines[0]
 
 
@@ -117,14 +120,27 @@ BAD = {
 
 
 @pytest.mark.parametrize('name', BAD)
-def test_bad_input_gets_one_sentence_and_loses_nothing(smoke, name):
-  workdir, _ = smoke
+def test_bad_input_gets_one_sentence_and_loses_nothing(smoke, name, tmp_path):
+  workdir = tmp_path / 'copy'
+  if name != 'unknown_schedule':  # the record of a trained stage comes first
+    ignore = (
+      None if name == 'another_config' else shutil.ignore_patterns('scores')
+    )
+    shutil.copytree(smoke[0], workdir, ignore=ignore)
+  before = contents(workdir)
   flags, message = BAD[name]
-  files = lambda: {p: p.read_bytes() for p in workdir.rglob('*') if p.is_file()}
-  before = files()
   assert message in sentence(run('attribute', SMOKE, workdir, *flags, ok=False))
-  after = files()
+  after = contents(workdir)
   assert all(after[path] == content for path, content in before.items())
+
+
+def contents(folder):
+  """Every file's bytes, but for the time at which a stage was completed."""
+  return {
+    p: p.read_bytes()
+    for p in folder.rglob('*')
+    if p.is_file() and p.name != 'complete'
+  }
 
 
 def own_task(folder, body):
@@ -187,8 +203,6 @@ def test_an_own_task_runs(tmp_path):
 
 
 def test_a_truncated_checkpoint_is_named_with_its_cure(smoke, tmp_path):
-  import shutil
-
   workdir = tmp_path / 'copy'
   shutil.copytree(smoke[0], workdir)
   files = [p for p in (workdir / 'train').rglob('*') if p.is_file()]
