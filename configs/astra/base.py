@@ -7,6 +7,8 @@ FIRST_ORDER = {
   'grad_dot': {'kind': 'grad_dot'},
   'grad_cos': {'kind': 'grad_cos'},
 }
+CG = {'kind': 'cg', 'tolerance': 1e-3, 'max_steps': 500}
+EXACT = {'kind': 'exact'}
 ABLATIONS = (
   'damping',
   'steps',
@@ -91,11 +93,12 @@ def smoke(c: config_dict.ConfigDict) -> config_dict.ConfigDict:
   return c
 
 
-def ablation(name: str, damping, base: dict) -> dict:
+def ablation(name: str, damping, base: dict, solver: dict = CG) -> dict:
   """The methods of an ablation: variants of ASTRA (and EKFAC) at `damping`.
 
   Args:
     base: settings of ASTRA that are not varied.
+    solver: of a converged solution; `exact` where its Gram matrix fits.
   """
   astra = {'kind': 'astra', 'damping': damping, **base}
   if name == 'damping':
@@ -103,7 +106,7 @@ def ablation(name: str, damping, base: dict) -> dict:
     kinds = {
       'ekfac': {'kind': 'ekfac'},
       'astra_paper': {**astra, 'step_per_damping': 0.1},
-      'cg': {'kind': 'cg', 'tolerance': 1e-3, 'max_steps': 500},
+      solver['kind']: solver,
     }
     return {
       f'{kind}_{value:.0e}': {**settings, 'damping': value}
@@ -137,12 +140,11 @@ def ablation(name: str, damping, base: dict) -> dict:
     }
   if name == 'projection':
     return {
-      'exact': {'kind': 'cg', 'damping': damping, 'max_steps': 500},
+      'exact': {**solver, 'damping': damping},
       **{
         f'above_1e-{i}': {
-          'kind': 'cg',
+          **solver,
           'damping': damping,
-          'max_steps': 500,
           'project_above': 10.0**-i,
         }
         for i in range(1, 6)

@@ -41,5 +41,5 @@ def get_config(arg=None):
   }
   c.claims = (*c.claims, 'solvers_agree')
   if a['ablation']:
-    paper.ablated(c, a['ablation'], DAMPING)
+    paper.ablated(c, a['ablation'], DAMPING, base.EXACT)
   return base.smoke(c) if a['smoke'] else c

@@ -36,7 +36,7 @@ def get_config(arg=None):
   if a['ablation']:
     c.setting = f'digits_{a["ablation"]}'
     c.ablation = a['ablation']
-    c.methods = base.ablation(a['ablation'], DAMPING, {})
+    c.methods = base.ablation(a['ablation'], DAMPING, {}, base.EXACT)
     for settings in c.methods.values():
       settings.members = 3
     c.left_out.rows = 0

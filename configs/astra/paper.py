@@ -37,11 +37,11 @@ def config(setting: str, damping: float, solver_members: int):
   return c
 
 
-def ablated(c, name: str, damping: float):
+def ablated(c, name: str, damping: float, solver: dict = base.CG):
   """The same models and truth with the methods of an ablation."""
   c.setting = f'{c.setting}_{name}'
   c.ablation = name
-  c.methods = base.ablation(name, damping, {'step_per_damping': 0.1})
+  c.methods = base.ablation(name, damping, {'step_per_damping': 0.1}, solver)
   for settings in c.methods.values():
     settings.members = min(settings.get('members', 3), 3)
   c.choose = {}
