@@ -114,7 +114,7 @@ def retraining_speed(peers, tmp) -> list[dict]:
   if peers:
     from scripts import compare_peers
 
-    theirs = compare_peers.torch_training(task, config, models=5) * 100
+    theirs = 500 * compare_peers.torch_training(task, config, models=10)
     rows.append(
       _row('retrain 500 digits models, PyTorch loop', 'seconds', theirs)
     )
