@@ -15,6 +15,7 @@ import tda_jax
 from experiments import methods
 from experiments.tasks import Task
 from tda_jax import scoring
+from tda_jax.data import rows as rows_lib
 from tda_jax.data import subsets as subsets_lib
 from tda_jax.evaluation import lds, retraining
 from tda_jax.methods import method as method_lib
@@ -68,7 +69,7 @@ def truth(config, task: Task, workdir: pathlib.Path, split: str = 'truth'):
     repeats=settings.repeats,
   )
   seed = config.seed + (0 if split == 'truth' else 1)
-  n = len(jax.tree.leaves(task.train)[0])
+  n = rows_lib.count(task.train)
   chosen = subsets_lib.half_subsets(seed, n, count, settings.fraction)
   outcomes = retraining.outcomes(
     task.problem,
@@ -87,7 +88,7 @@ def truth(config, task: Task, workdir: pathlib.Path, split: str = 'truth'):
 def left_out(config, task: Task, workdir: pathlib.Path):
   """Leave-one-out retraining: (rows [L], effects base − left out [L, R, Q])."""
   _claim(config, workdir, 'left_out', **config.left_out)
-  n = len(jax.tree.leaves(task.train)[0])
+  n = rows_lib.count(task.train)
   rows = np.random.default_rng(config.seed).permutation(n)
   rows = np.sort(rows[: config.left_out.rows])
   base, without = retraining.leave_one_out(
@@ -144,11 +145,11 @@ def chosen_dampings(config, task: Task, runs: Run, workdir) -> dict[str, float]:
   Scores of the first members, on subsets that the reported figures do not use.
   Kept in chosen.json with the whole curve.
   """
-  if 'chosen/' not in str(methods_of(config)):
+  wanted = str(methods_of(config))
+  if 'chosen/' not in wanted:
     return {}
   chosen, outcomes = truth(config, task, workdir, 'validation')
   best, curves = {}, {}
-  wanted = str(methods_of(config))
   for name, settings in config.choose.items():
     if f'chosen/{name}' not in wanted:
       continue

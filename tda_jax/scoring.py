@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
+from tda_jax import trees
 from tda_jax.data import rows as rows_lib
 from tda_jax.methods import method as method_lib
 from tda_jax.methods.method import Method
@@ -56,8 +57,7 @@ def score(
   Raises:
     ValueError: bad rows; a solver diverged; a store of another run.
   """
-  first = jax.tree.map(lambda leaf: leaf[0], runs.params)
-  _check(problem, first, train, queries)
+  _check(problem, trees.row(runs.params, 0), train, queries)
   about = _about(problem, runs, train, queries, key, name)
   train, queries = jax.tree.map(jnp.asarray, (train, queries))
   prepare = jax.jit(
@@ -69,7 +69,8 @@ def score(
     lambda run, prepared, batch: method.score(problem, run, prepared, batch)
   )
   shape = (rows_lib.count(train), rows_lib.count(queries))
-  members = range(jax.tree.leaves(runs.params)[0].shape[0])
+  members = range(trees.count(runs.params))
+  runs = method_lib.members_of(runs)
   every = []
   for member in tqdm.tqdm(members, name, unit='model', disable=not progress):
     folder = pathlib.Path(path) / str(member)
@@ -81,9 +82,7 @@ def score(
     )
     told = (folder / 'facts.json').exists()
     if not (told and store_lib.done(store).all()):
-      run = jax.tree.map(
-        lambda leaf, m=member: leaf[m], method_lib.members_of(runs)
-      )
+      run = trees.row(runs, member)
       started = time.monotonic()
       prepared = prepare(run, train, queries, jax.random.fold_in(key, member))
       method_lib.check_solution(prepared, name)

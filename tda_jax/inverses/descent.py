@@ -154,9 +154,9 @@ def automatic_step_size(
   """α₀ = (1 − momentum)/μ, μ the largest eigenvalue of P⁻¹(G_k + damping).
 
   By power iteration, every round with its own minibatch, the mean growth of
-  the later half. Without noise the
-  heavy ball is stable up to 2(1 + momentum)/μ; minibatch noise takes the
-  momentum's advantage away, and what must stay below 2/μ is α₀/(1 − momentum).
+  the later half. Without noise the heavy ball is stable up to
+  2(1 + momentum)/μ; minibatch noise takes the momentum's advantage away, and
+  what must stay below 2/μ is α₀/(1 − momentum).
 
   Args:
     product: step -> the damped product of a minibatch, on stacks.

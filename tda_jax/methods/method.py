@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tda_jax import trees
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.problem import Problem
@@ -65,9 +66,8 @@ def attribute(
     run = Run(params=run, checkpoints=None, learning_rates=None, steps=None)
   for rows, name in ((train, 'train'), (queries, 'queries')):
     rows_lib.check(rows, name)
-    check_labels(
-      problem, _first(run.params) if method.members else run.params, rows
-    )
+    params = trees.row(run.params, 0) if method.members else run.params
+    check_labels(problem, params, rows)
   key = jax.random.key(0) if key is None else key
   train, queries = jax.tree.map(jnp.asarray, (train, queries))
   prepare = jax.jit(method.prepare, static_argnums=0)
@@ -89,7 +89,7 @@ def ensemble(method: Method) -> Method:
   """
 
   def prepare(problem, run, train, queries, key):
-    keys = jax.random.split(key, _members(run))
+    keys = jax.random.split(key, trees.count(run.params))
 
     def one(member):
       run, key = member
@@ -109,7 +109,7 @@ def ensemble(method: Method) -> Method:
 
 def members_of(runs: Run) -> Run:
   """A Run whose every leaf has the member axis, to be indexed by member."""
-  count = jax.tree.leaves(runs.params)[0].shape[0]
+  count = trees.count(runs.params)
   repeat = lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x)))
   return runs._replace(
     learning_rates=jax.tree.map(repeat, runs.learning_rates),
@@ -127,11 +127,3 @@ def check_solution(prepared: Prepared, name: str) -> None:
   """Raises ValueError if the method's solver diverged."""
   if prepared.solution is not None:
     inverse_lib.check(prepared.solution, name)
-
-
-def _first(params):
-  return jax.tree.map(lambda leaf: leaf[0], params)
-
-
-def _members(run):
-  return jax.tree.leaves(run.params)[0].shape[0]
