@@ -18,7 +18,7 @@ def main(config, workdir: pathlib.Path) -> None:
     settings = stages.resolved(settings, chosen)
     scores = stages.scores(config, name, settings, task, runs, workdir)
     print(
-      f'{name}: {workdir / "scores" / name} holds {scores.shape[0]} models x'
+      f'{name}: {workdir / "scores" / config.setting / name} holds {scores.shape[0]} models x'
       f' {scores.shape[1]} rows x {scores.shape[2]} queries'
     )
 
