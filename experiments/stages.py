@@ -32,7 +32,8 @@ def train(config, task: Task, workdir: pathlib.Path) -> Run:
     return task.recipe
   params = jax.eval_shape(task.recipe.init, jax.random.key(0))
   method_lib.check_labels(task.problem, params, task.queries)
-  _claim(config, workdir, 'train', members=config.members)
+  made = {'members': config.members, 'checkpoints': config.checkpoints}
+  _claim(config, workdir, 'train', **made)
   if task.shown and 'split' in task.shown:
     record.write_json(pathlib.Path(workdir) / 'split.json', task.shown['split'])
   keys = _keys(config.seed, 'train', config.members)
@@ -41,6 +42,7 @@ def train(config, task: Task, workdir: pathlib.Path) -> Run:
     task.recipe,
     task.train,
     keys,
+    checkpoints=config.checkpoints,
     directory=workdir / 'train',
     progress=True,
   )

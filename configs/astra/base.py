@@ -26,6 +26,7 @@ def config(setting: str) -> config_dict.ConfigDict:
   c.task = 'experiments.tasks:digits'  # module:function -> Task
   c.seed = 0
   c.members = 10  # models trained on all rows
+  c.checkpoints = 0  # C snapshots of each, for methods that follow training
   c.batch_size = 256  # rows scored at once; rows of a block on disk
   c.data = config_dict.create(
     name='digits',

@@ -32,14 +32,21 @@ def get_config(arg=None):
     epochs=20,
   )
   c.truth.update(repeats=10, validation=8, at_once=4)
-  fewer(c)
+  fewer(c, DAMPING)
   if a['ablation']:
     paper.ablated(c, a['ablation'], DAMPING)
   return base.smoke(c) if a['smoke'] else c
 
 
-def fewer(c):
+def fewer(c, damping):
   """What two cores can solve: fewer models, reports and a looser tolerance."""
   c.methods.neumann.update(members=1, reports=2)
   c.methods.astra_paper.reports = 2
   c.methods.cg.update(members=1, tolerance=3e-2)
+  c.methods.astra = {
+    'kind': 'astra',
+    'damping': damping,
+    'rounds': 2,
+    'members': 1,
+    'precondition': {'kind': 'ekfac', 'damping': 10 * damping},
+  }

@@ -19,7 +19,7 @@ def get_config(arg=None):
   own = paper.config('fashion_mnist_noisy', DAMPING, solver_members=2)
   for field in ('setting', 'paper_damping', 'damping_grid', 'methods'):
     c[field] = own[field]
-  fashion_mnist.fewer(c)
+  fashion_mnist.fewer(c, DAMPING)
   c.data.label_noise = 0.3
   c.training.update(learning_rate=0.01, weight_decay=3e-5, epochs=3)
   if a['ablation']:

@@ -11,6 +11,7 @@ from configs.astra import base
 def config(setting: str, damping: float, solver_members: int):
   """Methods at the paper's damping, and at one chosen on validation subsets."""
   c = base.config(setting)
+  c.checkpoints = 6
   c.paper_damping = damping
   few = {'members': solver_members}
   c.damping_grid = tuple(damping * f for f in (0.1, 0.3, 1.0, 3.0, 10.0))
