@@ -42,7 +42,7 @@ def fewer(c, damping):
   """What two cores can solve: fewer models, reports and a looser tolerance."""
   c.methods.neumann.update(members=1, reports=2)
   c.methods.astra_paper.reports = 2
-  c.methods.cg.update(members=1, tolerance=3e-2)
+  c.methods.cg.update(members=1, tolerance=3e-2, max_steps=40)
   c.methods.astra = {
     'kind': 'astra',
     'damping': damping,

@@ -7,6 +7,7 @@ that a run that was cut short holds whole repeats.
 import functools
 import os
 from collections.abc import Callable
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -164,15 +165,19 @@ def _retrained(
   shape = (total, data.count(queries))
   store = scores.create(path, shape, min(at_once, total), attributes)
   block = store.rows_per_block
-  size = min(at_once, block)
+  workers = min(_workers(), block)
+  size = -(-min(at_once, block) // workers)
   todo = [int(b) * block for b in _mine(np.flatnonzero(~scores.done(store)))]
   spans = [np.arange(first, min(first + block, total)) for first in todo]
   measured = _measured(problem, recipe, train, queries, variant, name)
-  with _bar(sum(map(len, spans)), progress) as bar:
+  with (
+    _bar(sum(map(len, spans)), progress) as bar,
+    futures.ThreadPoolExecutor(workers) as pool,
+  ):
     for span in spans:
       parts = [span[i : i + size] for i in range(0, len(span), size)]
-      found = [measured(part, size, bar.update) for part in parts]
-      scores.write(store, int(span[0]), np.concatenate(found))
+      found = pool.map(lambda p: measured(p, size, bar.update), parts)
+      scores.write(store, int(span[0]), np.concatenate([*found]))
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices('retraining')
   return scores.read(store).reshape(repeats, count, -1).swapaxes(0, 1)
@@ -228,6 +233,11 @@ def _keys(key, *numbers):
 def _mine(blocks):
   """This host's blocks: by number, so that no other host has them too."""
   return blocks[blocks % jax.process_count() == jax.process_index()]
+
+
+def _workers():
+  """Blocks trained beside each other: one model's products fill no CPU."""
+  return os.cpu_count() if jax.default_backend() == 'cpu' else 1
 
 
 def _bar(models, progress):

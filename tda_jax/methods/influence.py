@@ -14,6 +14,7 @@ from tda_jax import trees
 from tda_jax.curvature import layers as layers_lib
 from tda_jax.curvature import products, taps
 from tda_jax.data import rows
+from tda_jax.inverses.coordinates import AT_ONCE
 from tda_jax.inverses.inverse import Inverse
 from tda_jax.methods.method import Method, Prepared
 
@@ -67,4 +68,7 @@ def inner_products(layer, a, g, queries):
     return jnp.einsum(
       'bso,qbso->bq', g, queries.at[:, a].get(mode='fill', fill_value=0)
     )
-  return jnp.einsum('bsi,bso,qio->bq', a, g, queries, optimize=True)
+  # Query by query: a V_q stays in the cache, and no a δᵀ is ever formed.
+  one = lambda v: jnp.einsum('bso,bso->b', a @ v, g)
+  together = max(1, AT_ONCE // (a.size * layer.num_out))
+  return jax.lax.map(one, queries, batch_size=together).T
