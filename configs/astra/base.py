@@ -75,6 +75,7 @@ def config(setting: str) -> config_dict.ConfigDict:
 def smoke(c: config_dict.ConfigDict) -> config_dict.ConfigDict:
   """Shrinks a setting to seconds; every stage still runs."""
   c.members = 2
+  c.checkpoints = min(c.checkpoints, 3)
   c.data.train = min(c.data.train, 128)
   c.data.queries = min(c.data.queries, 16)
   c.training.epochs = min(c.training.epochs, 5)

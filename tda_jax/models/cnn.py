@@ -71,7 +71,10 @@ class ResNet9(nn.Module):
     x = x + Block(b, self.groups)(Block(b, self.groups)(x))
     x = nn.max_pool(Block(c, self.groups)(x), (2, 2), (2, 2))
     x = x + Block(c, self.groups)(Block(c, self.groups)(x))
-    x = jnp.max(Block(d, self.groups, padding=0)(x), axis=(1, 2))
+    x = Block(d, self.groups, padding=0)(x)
+    # Not jnp.max: its gradient compares x with the maximum, and where XLA
+    # computes x twice with other rounding, no entry is equal (inf).
+    x = nn.max_pool(x, x.shape[1:3])[:, 0, 0]
     return self.scale * nn.Dense(self.outputs, use_bias=False)(x)
 
 
