@@ -1,6 +1,7 @@
 """Stage 2: scores all pairs with the methods of a config.
 
-`--config.only=NAME,...` takes some of config.methods. Scores are the zarr stores
+`--config.method=NAME,...` takes some of config.methods, or a kind of
+experiments.methods. Scores are the zarr stores
 <workdir>/scores/<setting>/<method>/<member>, [N, Q], positive where a row supports a
 query.
 """

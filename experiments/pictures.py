@@ -42,7 +42,7 @@ def draw(config, found, truth, workdir, folder) -> list[page.Plot]:
       plots.bars(
         [
           plots.Bar(
-            name if f.members == most else f'{name} ({f.members} models)',
+            name if f.members == most else f'{name} (of {f.members})',
             _span(f.single),
             _span(f.ensemble) if f.members > 1 else None,
           )

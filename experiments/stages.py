@@ -177,19 +177,31 @@ def chosen_dampings(config, task: Task, runs: Run, workdir) -> dict[str, float]:
 
 
 def methods_of(config) -> dict:
-  """The config's methods, or those that `config.only` names ('a,b').
+  """The config's methods, or those that `config.method` names ('a,b').
+
+  A name that the config does not have is taken as a kind with its defaults, at
+  the config's damping.
 
   Raises:
     ValueError: it names one that is not there.
   """
-  names = config.only.split(',') if config.only else list(config.methods)
-  for name in names:
-    if name not in config.methods:
+  if not config.method:
+    return dict(config.methods)
+  known = [*config.methods, *methods.KINDS]
+  found = {}
+  for name in config.method.split(','):
+    if name not in known:
       raise ValueError(
         f'unknown method {name!r}: this config has'
-        f' {", ".join(sorted(config.methods))}'
+        f' {", ".join(sorted(config.methods))}; others are'
+        f' {", ".join(sorted(set(known) - set(config.methods)))}'
       )
-  return {name: config.methods[name] for name in names}
+    found[name] = (
+      config.methods[name]
+      if name in config.methods
+      else methods.defaults(name, config.damping)
+    )
+  return found
 
 
 def resolved(settings: dict, chosen: dict[str, float]) -> dict:

@@ -65,7 +65,8 @@ def config(setting: str) -> config_dict.ConfigDict:
   c.choose = config_dict.ConfigDict()  # methods whose damping is chosen
   c.methods = config_dict.ConfigDict()  # name -> settings (experiments.methods)
   c.ablation = ''  # name of the one that the methods are
-  c.only = ''  # names of some methods, 'a,b'; empty: all
+  c.method = ''  # names of some methods or kinds, 'a,b'; empty: all methods
+  c.damping = 1e-3  # of a kind that `method` names
   c.claims = ()  # experiments.claims
   c.paper_damping = 0.0  # marked in plots
   c.report = config_dict.create(queries=12, evidence=6)

@@ -42,4 +42,7 @@ def get_config(arg=None):
     c.model.update(widths=(8, 8, 8, 8), groups=4)
     c.data.update(train=32, queries=8)
     c.truth.update(subsets=4, validation=2)
+    c.choose = {}
+    for name in ('grad_cos', 'ekfac_chosen', 'neumann', 'cg'):
+      del c.methods[name]  # minutes of compilation
   return c

@@ -12,7 +12,7 @@ def config(setting: str, damping: float, solver_members: int):
   """Methods at the paper's damping, and at one chosen on validation subsets."""
   c = base.config(setting)
   c.checkpoints = 6
-  c.paper_damping = damping
+  c.paper_damping = c.damping = damping
   few = {'members': solver_members}
   c.damping_grid = tuple(damping * f for f in (0.1, 0.3, 1.0, 3.0, 10.0))
   c.choose = {'ekfac': {'kind': 'ekfac', 'members': 1}}

@@ -85,15 +85,15 @@ def test_a_second_run_computes_nothing_and_says_the_same(smoke):
 
 BAD = {
   'unknown_method': (
-    ('--config.only=nope',),
+    ('--config.method=nope',),
     "unknown method 'nope': this config has",
   ),
   'damping': (
-    ('--config.methods.exact.damping=0.0', '--config.only=exact'),
+    ('--config.methods.exact.damping=0.0', '--config.method=exact'),
     'damping=0.0 leaves a singular curvature',
   ),
   'gram_memory': (
-    ('--config.only=exact', '--config.methods.exact.memory_limit=1e3'),
+    ('--config.method=exact', '--config.methods.exact.memory_limit=1e3'),
     'Gram matrix of 128 rows x 10 outputs needs',
   ),
   'too_many_rows': (
