@@ -14,7 +14,7 @@ from tda_jax import scoring, trees
 from tda_jax.data import rows as rows_lib
 from tda_jax.methods import method as method_lib
 from tda_jax.methods.unrolled import contributions, unrolled
-from tda_jax.training import members
+from tda_jax.training import fit, members
 from tda_jax.training.fit import Member, Recipe, total_steps
 
 KEYS = jax.random.split(jax.random.key(4), 3)
@@ -71,6 +71,16 @@ CASES = {
 }
 
 
+def parts_of(t, made, member, stops):
+  train, queries, member = jax.tree.map(
+    jnp.asarray, (t.train, t.queries, member)
+  )
+  call = jax.jit(
+    lambda: contributions(t.problem, made, member, train, queries, stops)
+  )
+  return call()
+
+
 @pytest.mark.parametrize('case', CASES)
 def test_scores_are_the_derivative_of_training(case):
   # 11 or 7 rows in batches of 4: the last batch of an epoch has 3. 9 or 6 steps.
@@ -78,16 +88,108 @@ def test_scores_are_the_derivative_of_training(case):
     made, member = CASES[case]
     t = tiny.classification(l2=0.02)
     want = differences(t, made, member)
-    stops = jnp.array([total_steps(made, 7 if 'subset' in case else 11)])
-    parts, end = jax.jit(
-      lambda: contributions(
+    total = total_steps(made, 11 if member.subset is None else 7)
+    parts, end = parts_of(t, made, member, jnp.array([total]))
+    assert end['layer0']['w'].dtype == jnp.float64
+    np.testing.assert_allclose(parts[0], want, atol=1e-6 * np.abs(want).max())
+    if case == 'sgd':
+      every, _ = parts_of(t, made, member, jnp.arange(1, total + 1))
+      stops = np.array([2, 3, total])
+      some, _ = parts_of(t, made, member, jnp.asarray(stops))
+      np.testing.assert_allclose(every.sum(0), parts[0], atol=1e-12)
+      np.testing.assert_allclose(
+        np.cumsum(some, 0), np.cumsum(every, 0)[stops - 1], atol=1e-12
+      )
+      order = fit.order(member.key, 1, 11, 4)  # of the second epoch, step 4
+      given = np.flatnonzero(np.abs(every[4]).max(1))
+      assert sorted(np.asarray(order[1])) == given.tolist()
+
+
+def test_memory_grows_with_the_root_of_the_steps():
+  t = tiny.classification(widths=(40, 64, 3))
+
+  def temporary(epochs):
+    init = lambda key: tiny.mlp_init((40, 64, 3), key)
+    made = recipe(epochs=epochs)._replace(init=init)
+    call = jax.jit(
+      lambda train, queries: contributions(
         t.problem,
         made,
-        jax.tree.map(jnp.asarray, member),
-        t.train,
-        t.queries,
-        stops,
+        Member(KEYS[0]),
+        train,
+        queries,
+        jnp.array([3 * epochs]),
       )
-    )()
-    assert end['layer0']['w'].dtype == jnp.float64
-  np.testing.assert_allclose(parts[0], want, atol=1e-6 * np.abs(want).max())
+    )
+    compiled = call.lower(t.train, t.queries).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  few, many = temporary(12), temporary(1200)  # 6 and 60 states kept
+  assert many < 12 * few, (few, many)
+
+
+def trained(t, made, count=2):
+  return members.train(t.problem, made, t.train, KEYS[:count], checkpoints=2)
+
+
+def test_an_ensemble_and_the_store_score_the_run_of_train(tmp_path):
+  t = tiny.classification(l2=0.02)
+  run = trained(t, recipe())
+  method = unrolled(recipe())
+  stored = scoring.score(
+    method,
+    t.problem,
+    run,
+    t.train,
+    t.queries,
+    tmp_path,
+    name='unrolled',
+    key=jax.random.key(0),
+    batch_size=4,
+    progress=False,
+  )
+  for e in range(2):
+    parts, _ = parts_of(t, recipe(), Member(KEYS[e]), jnp.array([9]))
+    np.testing.assert_allclose(
+      stored[e], parts[0], atol=1e-5 * np.abs(stored).max()
+    )
+  got = method_lib.attribute(
+    method_lib.ensemble(method), t.problem, run, t.train, t.queries
+  )
+  np.testing.assert_allclose(got, stored.mean(0), atol=1e-5)
+
+
+def test_another_run_is_refused():
+  t = tiny.classification(l2=0.02)
+  run = trees.row(method_lib.members_of(trained(t, recipe())), 0)
+  attribute = lambda made, run: method_lib.attribute(
+    unrolled(made), t.problem, run, t.train, t.queries
+  )
+  with pytest.raises(ValueError, match='does not know its keys'):
+    attribute(recipe(), run._replace(keys=None))
+  with pytest.raises(ValueError, match='diverged on 4 of 4'):
+    attribute(recipe(), run._replace(keys=KEYS[1]))
+  with pytest.raises(ValueError, match='diverged on 4 of 4'):
+    attribute(recipe(batch_size=5), run)
+
+
+def test_scores_foresee_fixed_seed_retraining_without_a_percent_of_rows():
+  t = tiny.classification(n=200, q=6, l2=0.01, widths=(5, 8, 3))
+  init = lambda key: tiny.mlp_init((5, 8, 3), key)
+  made = recipe(batch_size=20, epochs=4)._replace(init=init)
+  rng = np.random.default_rng(0)
+  weights = np.ones((41, 200), np.float32)
+  for line in weights[1:]:
+    line[rng.permutation(200)[:2]] = 0
+  keys = jnp.broadcast_to(KEYS[0], (41,))
+  run = members.train(t.problem, made, t.train, keys, weights=weights)
+  found = jax.jit(
+    jax.vmap(lambda p: problem_lib.measures(t.problem, p, t.queries))
+  )(run.params)
+  effects = np.asarray(found[:1] - found[1:])
+  parts, _ = parts_of(t, made, Member(KEYS[0]), jnp.array([40]))
+  foreseen = (1 - weights[1:]) @ np.asarray(parts[0])
+  for q in range(6):
+    assert np.corrcoef(foreseen[:, q], effects[:, q])[0, 1] > 0.98
+  slope = (foreseen * effects).sum() / (foreseen**2).sum()
+  assert 0.95 < slope < 1.05
