@@ -128,7 +128,8 @@ def dampings(run: Run, segments: int = 3, momentum: float = 0.9) -> np.ndarray:
 def response(values, span):
   """(1 − exp(−span·s))/s, which is span at s = 0; r_l on eigenvalues s."""
   t = span * values
-  return span * jnp.where(t > 0, -jnp.expm1(-t) / jnp.where(t > 0, t, 1), 1)
+  flat = t == 0
+  return span * jnp.where(flat, 1, -jnp.expm1(-t) / jnp.where(flat, 1, t))
 
 
 def decay(values, span):

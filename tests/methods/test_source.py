@@ -17,17 +17,9 @@ from tda_jax.methods import method as method_lib
 from tda_jax.methods.source import dampings, response, source
 from tda_jax.methods.unrolled import unrolled
 from tda_jax.training import members
-from tda_jax.training.fit import Recipe, Run
+from tda_jax.training.fit import Recipe
 
 KEY = jax.random.key(2)
-
-
-def run_of(params, count=4):
-  """Checkpoints on a straight way to params; η_c K_c / 0.1 = 20, 40, ..."""
-  along = jnp.linspace(0.4, 1.0, count)
-  checkpoints = jax.vmap(lambda s: trees.scaled(s, params))(along)
-  rates = 0.1 + 0.1 * np.arange(count)
-  return Run(params, checkpoints, rates, 20 * (1 + np.arange(count)))
 
 
 def attribute(method, t, run, **kwargs):
@@ -105,7 +97,7 @@ def least_squares(count, segments):
 @pytest.mark.parametrize('l2', [0.0, 0.01])
 def test_filters_equal_dense_matrix_functions(l2):
   t = tiny.classification(l2=l2)
-  run = run_of(t.params)
+  run = tiny.run(t.params)
   want = by_expm(t, run, 2)
   got = attribute(source(2, labels='exact'), t, run)
   np.testing.assert_allclose(got, want, atol=1e-3 * np.abs(want).max())
@@ -121,7 +113,7 @@ def test_the_response_is_smooth_at_zero():
 
 def test_one_segment_with_a_solver_is_influence():
   t = tiny.classification(l2=0.01)
-  run = run_of(t.params, 1)
+  run = tiny.run(t.params, 1)
   damping = dampings(run, 1, 0.9)
   np.testing.assert_allclose(damping, [0.1 / (0.1 * 20)], 1e-6)
   want = influence.influence(exact.exact(damping[0]))
@@ -133,7 +125,7 @@ def test_one_segment_with_a_solver_is_influence():
 def test_a_solver_works_at_the_mean_weights_and_its_report_is_kept():
   """L = 1: x = (G(θ̄) + damping)⁻¹ u, against ḡ of both checkpoints."""
   t = tiny.classification()
-  run = run_of(t.params, 2)
+  run = tiny.run(t.params, 2)
   solver = lambda damping: descent.astra(damping, steps=300, rounds=8)
   method = source(1, 0.9, solver, dampings(run, 1, 0.9))
   prepare = jax.jit(method.prepare, static_argnums=0)
@@ -155,7 +147,7 @@ def test_a_solver_that_diverges_in_one_segment_is_told():
   t = tiny.classification()
   solver = lambda damping: descent.neumann(damping, step_size=1e6, steps=20)
   with pytest.raises(ValueError, match='diverged on 4 of 4'):
-    attribute(source(2, 0.9, solver, [0.1, 0.1]), t, run_of(t.params))
+    attribute(source(2, 0.9, solver, [0.1, 0.1]), t, tiny.run(t.params))
 
 
 def test_segments_come_near_the_exact_derivative_as_they_get_shorter():
@@ -167,7 +159,7 @@ def test_segments_come_near_the_exact_derivative_as_they_get_shorter():
 def test_batches_and_members_do_not_change_the_scores():
   t = tiny.classification()
   method = source(2, labels='exact')
-  runs = [run_of(trees.scaled(s, t.params)) for s in (1.0, -0.5)]
+  runs = [tiny.run(trees.scaled(s, t.params)) for s in (1.0, -0.5)]
   alone = [attribute(method, t, run, batch_size=4) for run in runs]
   stack = lambda *x: jnp.stack(x)
   many = runs[0]._replace(
@@ -182,7 +174,7 @@ def test_batches_and_members_do_not_change_the_scores():
 
 def test_errors_say_what_to_do():
   t = tiny.classification()
-  run = run_of(t.params)
+  run = tiny.run(t.params)
   with pytest.raises(ValueError, match='has none: train it with checkpoints=6'):
     attribute(source(), t, run._replace(checkpoints=None))
   with pytest.raises(ValueError, match='4 checkpoints cannot be cut into 3'):
