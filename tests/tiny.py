@@ -68,7 +68,7 @@ def regression(n=11, q=4, l2=0.0, widths=(5, 4, 1)) -> Tiny:
 
 def run(params, count=4):
   """A Run of `count` checkpoints on a straight way to params."""
-  along = jnp.linspace(0.4, 1.0, count)
+  along = 1 - 0.2 * jnp.arange(count)[::-1]
   checkpoints = jax.vmap(lambda s: trees.scaled(s, params))(along)
   rates = 0.1 + 0.1 * np.arange(count)
   return Run(params, checkpoints, rates, 20 * (1 + np.arange(count)))

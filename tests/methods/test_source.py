@@ -130,7 +130,7 @@ def test_a_solver_works_at_the_mean_weights_and_its_report_is_kept():
   method = source(1, 0.9, solver, dampings(run, 1, 0.9))
   prepare = jax.jit(method.prepare, static_argnums=0)
   prepared = prepare(t.problem, run, t.train, t.queries, KEY)
-  at_mean = t._replace(params=trees.scaled(0.7, t.params))
+  at_mean = t._replace(params=trees.scaled(0.9, t.params))
   ggn = tiny.dense_ggn(at_mean, t.train)
   u = tiny.gradients(t.problem.measure, t, t.queries)
   x = np.linalg.solve(ggn + np.eye(len(ggn)) / 60, u.T)
