@@ -3,7 +3,8 @@
 from typing import Any
 
 from tda_jax.inverses import cg, descent, ekfac, exact, inverse
-from tda_jax.methods import gradients, influence, method
+from tda_jax.methods import gradients, influence, method, source, unrolled
+from tda_jax.training.fit import Recipe, Run
 
 INVERSES = {
   'identity': inverse.identity,
@@ -22,11 +23,47 @@ FIRST_ORDER = {
 }
 
 
-def make(kind: str = '', **settings: Any) -> method.Method:
-  """The method `kind`: one of FIRST_ORDER, or influence by one of INVERSES."""
+TRAINING = ('source', 'unrolled')  # they follow the training
+RATES = ('segments', 'momentum')  # of 'source', what its dampings depend on
+
+
+def make(
+  kind: str = '',
+  *,
+  recipe: Recipe | Run | None = None,
+  runs: Run | None = None,
+  **settings: Any,
+) -> method.Method:
+  """The method `kind`: FIRST_ORDER, TRAINING, or influence by an inverse.
+
+  Args:
+    recipe: of a task, which 'unrolled' replays.
+    runs: trained models, whose learning rates damp the `solver` of 'source'
+      (settings of an inverse without its damping).
+
+  Raises:
+    ValueError: unknown kind or argument; no recipe.
+  """
   if kind in FIRST_ORDER:
     return _called(FIRST_ORDER[kind], kind, settings)
+  if kind == 'source':
+    return _source(runs, **settings)
+  if kind == 'unrolled':
+    if not isinstance(recipe, Recipe):
+      raise ValueError(
+        'unrolled replays the training, and this task gives trained models (a'
+        ' Run) without a Recipe: let it return a Recipe'
+      )
+    return _called(unrolled.unrolled, kind, {'recipe': recipe, **settings})
   return influence.influence(make_inverse(kind, **settings))
+
+
+def _source(runs, solver: dict | None = None, **settings):
+  if solver:
+    rates = {name: settings[name] for name in RATES if name in settings}
+    settings.setdefault('damping', source.dampings(runs, **rates))
+    settings['solver'] = lambda damping: make_inverse(damping=damping, **solver)
+  return _called(source.source, 'source', settings)
 
 
 def make_inverse(
@@ -49,7 +86,7 @@ def make_inverse(
     ValueError: unknown kind or argument.
   """
   if kind not in INVERSES:
-    known = ', '.join([*FIRST_ORDER, *INVERSES])
+    known = ', '.join([*FIRST_ORDER, *TRAINING, *INVERSES])
     raise ValueError(f'unknown method {kind!r}: use one of {known}')
   if precondition:
     settings['precondition'] = make_inverse(**precondition)

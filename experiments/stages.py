@@ -114,9 +114,14 @@ def scores(
   settings = dict(settings)
   first = settings.pop('members', None)
   if first:
-    runs = jax.tree.map(lambda leaf: leaf[:first], method_lib.members_of(runs))
+    own = ('params', 'checkpoints', 'keys')  # have a member axis
+    cut = {
+      name: jax.tree.map(lambda leaf: leaf[:first], getattr(runs, name))
+      for name in own
+    }
+    runs = runs._replace(**cut)
   return scoring.score(
-    methods.make(**settings),
+    methods.make(recipe=task.recipe, runs=runs, **settings),
     task.problem,
     runs,
     task.train,

@@ -32,11 +32,16 @@ from tda_jax.methods.influence import influence as influence
 from tda_jax.methods.method import Method as Method
 from tda_jax.methods.method import attribute as attribute
 from tda_jax.methods.method import ensemble as ensemble
+from tda_jax.methods.source import dampings as dampings
+from tda_jax.methods.source import source as source
+from tda_jax.methods.unrolled import contributions as contributions
+from tda_jax.methods.unrolled import unrolled as unrolled
 from tda_jax.problem import Problem as Problem
 from tda_jax.problem import classification as classification
 from tda_jax.problem import regression as regression
 from tda_jax.scoring import score as score
 from tda_jax.scoring import top_k as top_k
+from tda_jax.training.fit import Member as Member
 from tda_jax.training.fit import Recipe as Recipe
 from tda_jax.training.fit import Run as Run
 from tda_jax.training.members import train as train

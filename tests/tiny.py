@@ -8,7 +8,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from tda_jax import problem as problem_lib
+from tda_jax import trees
 from tda_jax.data import rows as rows_lib
+from tda_jax.training.fit import Run
 
 
 class Tiny(NamedTuple):
@@ -62,6 +64,14 @@ def regression(n=11, q=4, l2=0.0, widths=(5, 4, 1)) -> Tiny:
     rows_lib.take(rows, slice(0, n)),
     rows_lib.take(rows, slice(n, n + q)),
   )
+
+
+def run(params, count=4):
+  """A Run of `count` checkpoints on a straight way to params."""
+  along = 1 - 0.2 * jnp.arange(count)[::-1]
+  checkpoints = jax.vmap(lambda s: trees.scaled(s, params))(along)
+  rates = 0.1 + 0.1 * np.arange(count)
+  return Run(params, checkpoints, rates, 20 * (1 + np.arange(count)))
 
 
 def batch(rows):

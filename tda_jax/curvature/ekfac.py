@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tda_jax import trees
 from tda_jax.curvature import layers as layers_lib
 from tda_jax.curvature import taps
 from tda_jax.data import rows
@@ -60,6 +61,44 @@ def fit(
   Raises:
     ValueError: unknown `kind` or `labels`; a layer that is applied more than once.
   """
+  mean = functools.partial(_mean, problem, params, stack)
+  return _fitted(mean, problem, params, stack, key, kind, labels)
+
+
+def fit_average(
+  problem: Problem,
+  checkpoints: PyTree,
+  stack: rows.Batch,
+  key: jax.Array,
+  *,
+  kind: str = 'ekfac',
+  labels: str = 'sampled',
+) -> dict[str, Block]:
+  """Blocks of the mean Fisher of C checkpoints, in one basis.
+
+  The eigenbasis is that of the factors' means over checkpoints, the eigenvalues
+  are the means of those that each checkpoint has in it (Bae et al. 2024, SOURCE,
+  App. D.2). One checkpoint is in memory at a time.
+
+  Args:
+    checkpoints: parameters, leaves [C, ...].
+    stack, kind, labels: see `fit`, and for what it raises.
+  """
+  count = trees.count(checkpoints)
+
+  def mean(key, *statistic):
+    def of(checkpoint):
+      return _mean(problem, checkpoint[0], stack, checkpoint[1], *statistic)
+
+    total = rows.total(of, (checkpoints, jax.random.split(key, count)))
+    return jax.tree.map(lambda x: x / count, total)
+
+  first = trees.row(checkpoints, 0)
+  return _fitted(mean, problem, first, stack, key, kind, labels)
+
+
+def _fitted(mean, problem, params, stack, key, kind, labels):
+  """The blocks from `mean`: (key, labels, statistic, aux) -> its mean."""
   if labels not in LABELS:
     raise ValueError(f'labels={labels!r} is unknown: use one of {[*LABELS]}')
   if kind not in KINDS:
@@ -67,7 +106,6 @@ def fit(
   example = jax.tree.map(lambda x: x[0, 0], stack.examples)
   layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
   _refuse_shared(layers)
-  mean = functools.partial(_mean, problem, params, stack)
   if kind == 'diagonal':
     blocks = {name: Block(None, None, None) for name in layers}
   else:

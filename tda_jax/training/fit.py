@@ -42,12 +42,15 @@ class Run(NamedTuple):
     checkpoints: leaves [E, C, ...], or None.
     learning_rates: [C] mean rate of the steps since the checkpoint before.
     steps: [C] steps done at each checkpoint.
+    keys: [E] typed keys that the members were trained with, or None where that
+      is not known.
   """
 
   params: PyTree
   checkpoints: PyTree
   learning_rates: jax.Array
   steps: jax.Array
+  keys: jax.Array | None = None
 
 
 class Member(NamedTuple):
@@ -69,6 +72,14 @@ class State(NamedTuple):
 
   params: PyTree
   optimizer: PyTree
+
+
+class Minibatch(NamedTuple):
+  """The rows of one step."""
+
+  examples: PyTree  # [B, ...], augmented
+  index: jax.Array  # [B] global row numbers
+  share: jax.Array  # [B] of each row in the batch's mean; 0 for padding
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
@@ -111,35 +122,67 @@ def advance(
 ) -> State:
   """Steps first..last−1 of an epoch of one model.
 
-  A step follows the gradient of (1/B) Σ_i w_i·loss_i + ½·l2·‖θ‖², B the number
-  of rows of the batch (not the sum of their weights).
-
   Args:
     rows: leaves [N, ...].
     epoch, first, last: integers, which may be traced.
   """
-  n = len(jax.tree.leaves(rows)[0] if member.subset is None else member.subset)
+  n = own_rows(rows, member)
   places = order(member.key, epoch, n, recipe.batch_size)
-  index = places if member.subset is None else member.subset[places]
-  optimizer = recipe.optimizer(total_steps(recipe, n))
-  fresh = jax.random.fold_in(jax.random.fold_in(member.key, 2), epoch)
-
-  def objective(params, examples, scale):
-    return jnp.sum(scale * losses(problem, params, examples))
 
   def step(t, state):
-    examples = jax.tree.map(lambda leaf: leaf[index[t]], rows)
-    if recipe.augment is not None:
-      keys = jax.random.split(jax.random.fold_in(fresh, t), index.shape[1])
-      examples = jax.vmap(recipe.augment)(keys, examples)
-    mask = t * index.shape[1] + jnp.arange(index.shape[1]) < n
-    scale = mask / jnp.sum(mask)
-    if member.weights is not None:
-      scale *= member.weights[index[t]]
-    gradient = jax.grad(objective)(state.params, examples, scale)
-    if problem.l2:
-      gradient = trees.add(gradient, state.params, problem.l2)
-    updates, moments = optimizer.update(gradient, state.optimizer, state.params)
-    return State(optax.apply_updates(state.params, updates), moments)
+    batch = minibatch(recipe, rows, member, places, epoch, t)
+    weights = None if member.weights is None else member.weights[batch.index]
+    return update(problem, recipe, n, state, batch, weights)
 
   return jax.lax.fori_loop(first, last, step, state)
+
+
+def own_rows(rows: PyTree, member: Member) -> int:
+  """Number of rows n that a member trains on."""
+  return len(
+    jax.tree.leaves(rows)[0] if member.subset is None else member.subset
+  )
+
+
+def minibatch(
+  recipe: Recipe, rows: PyTree, member: Member, places: jax.Array, epoch, t
+) -> Minibatch:
+  """The rows of step t of an epoch, whose `order` is `places`."""
+  n, size = own_rows(rows, member), places.shape[1]
+  index = places[t] if member.subset is None else member.subset[places[t]]
+  examples = jax.tree.map(lambda leaf: leaf[index], rows)
+  if recipe.augment is not None:
+    fresh = jax.random.fold_in(jax.random.fold_in(member.key, 2), epoch)
+    keys = jax.random.split(jax.random.fold_in(fresh, t), size)
+    examples = jax.vmap(recipe.augment)(keys, examples)
+  mask = t * size + jnp.arange(size) < n
+  return Minibatch(examples, index, mask / jnp.sum(mask))
+
+
+def update(
+  problem: Problem,
+  recipe: Recipe,
+  n: int,
+  state: State,
+  batch: Minibatch,
+  weights: jax.Array | None,
+) -> State:
+  """One step along the gradient of (1/B) Σ_i w_i·loss_i + ½·l2·‖θ‖².
+
+  B is the number of rows of the batch, not the sum of their weights.
+
+  Args:
+    n: rows that the run trains on, which tell its length.
+    weights: [B], or None for ones.
+  """
+  optimizer = recipe.optimizer(total_steps(recipe, n))
+  scale = batch.share if weights is None else batch.share * weights
+
+  def objective(params):
+    return jnp.sum(scale * losses(problem, params, batch.examples))
+
+  gradient = jax.grad(objective)(state.params)
+  if problem.l2:
+    gradient = trees.add(gradient, state.params, problem.l2)
+  updates, moments = optimizer.update(gradient, state.optimizer, state.params)
+  return State(optax.apply_updates(state.params, updates), moments)

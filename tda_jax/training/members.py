@@ -123,7 +123,8 @@ def train(
     record.complete(folder)
   stack = [kept[step] for step in steps]
   stack = jax.tree.map(lambda *x: np.stack(x, 1), *stack) if steps else None
-  return Run(state.params, stack, _rates(recipe, total, steps), np.array(steps))
+  rates = _rates(recipe, total, steps)
+  return Run(state.params, stack, rates, np.array(steps), members.key)
 
 
 def trained(

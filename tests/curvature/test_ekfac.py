@@ -8,6 +8,7 @@ import tiny
 
 from tda_jax import problem as problem_lib
 from tda_jax.curvature import ekfac
+from tda_jax.curvature import layers as layers_lib
 from tda_jax.data import rows
 
 KEY = jax.random.key(5)
@@ -123,6 +124,47 @@ def test_fit_under_jit_and_vmap_over_members():
     np.testing.assert_allclose(
       dense(alone, block), dense(alone, fit(alone, labels='exact')), atol=1e-4
     )
+
+
+def test_blocks_of_checkpoints_are_their_means_in_one_basis():
+  """Λ = mean over checkpoints of diag(Qᵀ G_c Q), Q of the mean factors."""
+  t = tiny.classification()
+  stack = rows.stacked(t.train, 4)
+  checkpoints = jax.tree.map(lambda x: jnp.stack([x, -0.5 * x]), t.params)
+  blocks = jax.jit(
+    lambda c: ekfac.fit_average(t.problem, c, stack, KEY, labels='exact')
+  )(checkpoints)
+  alone = [
+    t._replace(params=jax.tree.map(lambda x, c=c: x[c], checkpoints))
+    for c in range(2)
+  ]
+  ggn = np.mean([tiny.dense_ggn(one, t.train) for one in alone], 0)
+  layers = layers_lib.find(t.problem.outputs, t.params, rows.take(t.train, 0))
+  for name, block in blocks.items():
+    # Columns of Q as parameter trees, in the order of Λ's entries.
+    eye = np.eye(block.eigenvalues.size)
+    units = eye.reshape(len(eye), *block.eigenvalues.shape)
+    one = {name: block}
+    columns = tiny.flat(
+      jax.vmap(
+        lambda w, one=one, name=name: ekfac.unrotated(
+          one, layers, {name: w}, t.params
+        )
+      )(jnp.asarray(units, jnp.float32))
+    )
+    want = np.einsum('kp,pq,kq->k', columns, ggn, columns)
+    np.testing.assert_allclose(block.eigenvalues.ravel(), want, atol=1e-5)
+  hidden = [
+    np.tanh(
+      t.train['x'] @ one.params['layer0']['w'] + one.params['layer0']['b']
+    )
+    for one in alone
+  ]
+  a = [np.c_[h, np.ones(len(h))] for h in hidden]
+  moment = np.mean([x.T @ x / len(x) for x in a], 0)
+  q = np.asarray(next(b for n, b in blocks.items() if 'layer1' in n).inputs)
+  rotated = q.T @ moment @ q
+  np.testing.assert_allclose(rotated, np.diag(np.diag(rotated)), atol=1e-5)
 
 
 def test_stacked_layers_and_weight_sharing_keep_the_trace():

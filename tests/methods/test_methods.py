@@ -9,7 +9,7 @@ import tiny
 from tda_jax import problem as problem_lib
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import cg, ekfac, exact, inverse
-from tda_jax.methods import gradients, influence
+from tda_jax.methods import gradients, influence, source
 from tda_jax.methods import method as method_lib
 from tda_jax.training.fit import Run
 
@@ -20,6 +20,7 @@ METHODS = {
   'ekfac': influence.influence(ekfac.ekfac(0.1)),
   'cg': influence.influence(cg.cg(0.1, tolerance=1e-5)),
   'exact': influence.influence(exact.exact(0.1)),
+  'source': source.source(2, labels='exact'),
 }
 # One damped direction in it is exact: the dense answer, per method.
 ORACLES = {
@@ -41,8 +42,9 @@ def damped_inverse(t):
 
 def attribute(name, t, **kwargs):
   method = METHODS[name]
+  run = tiny.run(t.params) if name == 'source' else t.params
   return method_lib.attribute(
-    method, t.problem, t.params, t.train, t.queries, **kwargs
+    method, t.problem, run, t.train, t.queries, **kwargs
   )
 
 

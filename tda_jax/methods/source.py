@@ -1,0 +1,203 @@
+"""SOURCE: training unrolled in segments, each with one curvature.
+
+Training is cut into L segments of C/L checkpoints. In segment l the gradient
+ḡ_l(z) of a row and the curvature G_l are taken as constant, η_l K_l is the sum
+of its learning rates, and from the last segment to the first
+
+  u_L      = ∇measure_q(θ_T),
+  score   −= (1/N) u_lᵀ r_l ḡ_l(z),   r_l = (1 − exp(−η_l K_l G_l)) G_l⁻¹,
+  u_{l−1}  = exp(−η_l K_l G_l) u_l,
+
+Bae et al. 2024. G_l is the EKFAC of the segment's checkpoints, plus l2. With a
+solver, r_l is (G_l + 1/(η_l K_l))⁻¹ instead, solved at the mean of the segment's
+weights (ASTRA-SOURCE: Wang et al. 2025, App. C, option 3). L = 1 is then
+influence with damping 1/(ηK).
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tda_jax import trees
+from tda_jax.curvature import ekfac, products, taps
+from tda_jax.data import rows
+from tda_jax.inverses import inverse as inverse_lib
+from tda_jax.methods.influence import by_layer, inner_products
+from tda_jax.methods.method import Method, Prepared
+from tda_jax.training.fit import Run
+
+
+def source(
+  segments: int = 3,
+  momentum: float = 0.9,
+  solver: Callable | None = None,
+  damping: Sequence[float] | None = None,
+  *,
+  labels: str = 'sampled',
+  batch_size: int = 256,
+) -> Method:
+  """SOURCE by EKFAC, or ASTRA-SOURCE and its kin by a solver.
+
+  For SGD; other optimizers move by more than their learning rate says.
+
+  Args:
+    segments: L, of equally many checkpoints each.
+    momentum: of the optimizer, whose rate it multiplies by 1/(1 − momentum)
+      (terminal velocity).
+    solver: damping -> Inverse, as `exact`, `cg` or `astra`, for r_l; None:
+      the EKFAC's own. exp(−η_l K_l G_l) is EKFAC's either way.
+    damping: [L] of the solver; None: 1/(η_l K_l), which a solver must take as
+      a traced number. `dampings` gives the same as plain ones.
+    labels, batch_size: of the EKFAC; see `curvature.ekfac.fit`.
+
+  Raises:
+    ValueError: the run has no checkpoints, or not a multiple of `segments`;
+      `momentum` is not in [0, 1); the solver needs its damping as a number.
+  """
+  _check_settings(segments, momentum)
+  if damping is not None and len(damping) != segments:
+    raise ValueError(
+      f'{len(damping)} dampings for {segments} segments: give one for each'
+    )
+
+  def prepare(problem, run, train, queries, key):
+    parts = _parts(run, segments)
+    spans = _spans(run, segments, momentum)
+    example = rows.take(train, 0)
+    stack = rows.stacked(train, batch_size)
+    u = products.gradients(problem.measure, problem, run.params, queries)
+    found = []
+    for i in reversed(range(segments)):
+      part, span = trees.row(parts, i), spans[i]
+      own = jax.random.fold_in(key, i)
+      blocks = ekfac.fit_average(problem, part, stack, own, labels=labels)
+
+      def filtered(function, u, part=part, span=span, blocks=blocks):
+        of = lambda _, values: function(values + problem.l2, span)
+        params = trees.row(part, 0)
+        return ekfac.apply(blocks, of, problem, params, example, u)
+
+      if solver is None:
+        x = inverse_lib.direct(filtered(response, u), 1 / span)
+      else:
+        shift = 1 / span if damping is None else damping[i]
+        x = _solved(solver, shift, problem, part, train, u, own)
+      finite = jnp.isfinite(trees.norms(x.x))
+      found.append(x._replace(diverged=x.diverged | ~finite))
+      u = filtered(decay, u) if i else u
+    every = jax.tree.map(lambda *x: jnp.stack(x), *reversed(found))
+    scale = -1 / (rows.count(train) * trees.count(trees.row(parts, 0)))
+    vectors = jax.vmap(
+      lambda x: by_layer(problem, run.params, example, trees.scaled(scale, x))
+    )(every.x)
+    return Prepared(vectors, _worst(every))
+
+  def score(problem, run, prepared, batch):
+    def of_segment(segment):
+      part, vectors = segment
+
+      def at(params):
+        return taps.collect(
+          inner_products,
+          problem.outputs,
+          problem.loss,
+          params,
+          batch.examples,
+          vectors,
+          mask=batch.mask,
+          total=True,
+          as_leaf=problem.as_leaf,
+        )
+
+      return jax.lax.map(at, part).sum(0)
+
+    parts = _parts(run, segments)
+    return jax.lax.map(of_segment, (parts, prepared.state)).sum(0)
+
+  return Method(prepare, score)
+
+
+def dampings(run: Run, segments: int = 3, momentum: float = 0.9) -> np.ndarray:
+  """1/(η_l K_l) of each segment of a concrete run, [L]."""
+  _check_settings(segments, momentum)
+  return np.asarray(1 / _spans(run, segments, momentum))
+
+
+def response(values, span):
+  """(1 − exp(−span·s))/s, which is span at s = 0; r_l on eigenvalues s."""
+  t = span * values
+  flat = t == 0
+  return span * jnp.where(flat, 1, -jnp.expm1(-t) / jnp.where(flat, 1, t))
+
+
+def decay(values, span):
+  """exp(−span·s)."""
+  return jnp.exp(-span * values)
+
+
+def _solved(solver, shift, problem, part, train, u, key):
+  """(G + shift)⁻¹ u at the mean of the segment's weights."""
+  params = jax.tree.map(lambda x: jnp.mean(x, 0), part)
+  fit_key, solve_key = jax.random.split(jax.random.fold_in(key, 2))
+  try:
+    inverse = solver(shift)
+    state = inverse.fit(problem, params, train, fit_key)
+  except jax.errors.ConcretizationTypeError as error:
+    raise ValueError(
+      'the solver wants its damping as a number, and inside jit it is an'
+      ' array: give source(..., damping=dampings(run, segments, momentum))'
+    ) from error
+  return inverse.solve(state, problem, params, train, u, solve_key)
+
+
+def _worst(every: inverse_lib.Solution) -> inverse_lib.Solution:
+  """One report of L solutions: at each step that of the worst segment."""
+  return inverse_lib.Solution(
+    (),
+    residuals=every.residuals.max(0),
+    steps=every.steps.max(0),
+    converged=every.converged.all(0),
+    diverged=every.diverged.any(0),
+    damping=every.damping.mean(),
+  )
+
+
+def _check_settings(segments, momentum):
+  if segments < 1 or not 0 <= momentum < 1:
+    raise ValueError(
+      f'segments={segments} and momentum={momentum}: give at least 1 segment'
+      ' and a momentum from 0 to below 1'
+    )
+
+
+def _parts(run, segments):
+  """The checkpoints by segment, leaves [L, C/L, ...]."""
+  if run.checkpoints is None:
+    raise ValueError(
+      'source follows the training by its checkpoints, and this run has none:'
+      f' train it with checkpoints={2 * segments}'
+    )
+  count = trees.count(run.checkpoints)
+  _check_count(count, segments)
+  shape = (segments, count // segments)
+  return jax.tree.map(
+    lambda x: jnp.reshape(x, (*shape, *x.shape[1:])), run.checkpoints
+  )
+
+
+def _spans(run, segments, momentum):
+  """η_l K_l: the learning rates of each segment's steps, summed, [L]."""
+  _check_count(len(run.steps), segments)
+  steps = jnp.diff(jnp.asarray(run.steps), prepend=0)
+  rates = (jnp.asarray(run.learning_rates) * steps).reshape(segments, -1)
+  return rates.sum(1) / (1 - momentum)
+
+
+def _check_count(count, segments):
+  if count == 0 or count % segments:
+    raise ValueError(
+      f'{count} checkpoints cannot be cut into {segments} equal segments: train'
+      f' with a multiple, as checkpoints={2 * segments}'
+    )

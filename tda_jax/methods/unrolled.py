@@ -1,0 +1,189 @@
+"""Exact unrolling: the derivative of a query's measure through all of training.
+
+  score[i, q] = ∂measure_q(θ_T(w)) / ∂w_i  at w = 1,
+
+w_i the weight of row i's loss at every step. The run is replayed from its key
+(initialisation, order of rows, augmentation) and differentiated in reverse: the
+adjoint of (parameters, optimizer state) goes back through one step after
+another, for all queries at once, and a step adds what its own rows get. Nothing
+is approximated but the removal of a row by the first order of its weight. The
+target is this run, its seed, and not the mean over seeds. Ilyas & Engstrom 2025
+(MAGIC).
+
+√T of the T states are kept and the others computed again, √T at a time, so a
+run costs about two trainings and, per query, a backward pass of each gradient.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tda_jax import trees
+from tda_jax.inverses import inverse as inverse_lib
+from tda_jax.methods.method import Method, Prepared
+from tda_jax.problem import Problem
+from tda_jax.training import fit
+from tda_jax.training.fit import Member, Recipe, State
+
+PyTree = Any
+
+# Of the way that training went. Rounding, which another compilation of the same
+# run amplifies, stays well below it; another order of rows does not.
+TOLERANCE = 0.05
+
+
+def unrolled(recipe: Recipe, *, subset=None, weights=None) -> Method:
+  """The exact derivative through the training run, for any optax optimizer.
+
+  The run is replayed from `run.keys`. How far the replay ends from
+  `run.params`, as a share of how far training went, is the residual in
+  `Prepared.solution`; above `TOLERANCE` it counts as diverged, which is refused:
+  recipe, rows, subset or weights are then not those of the run.
+
+  Args:
+    recipe: that the run was trained with.
+    subset, weights: [n] row numbers and [N] weights of the losses that the run
+      was trained with, or None: all rows, ones. w_i multiplies the weight of
+      row i; a row outside the subset has score 0.
+
+  Raises:
+    ValueError: the run's keys are not known.
+  """
+
+  def prepare(problem, run, train, queries, key):
+    del key
+    if run.keys is None:
+      raise ValueError(
+        'unrolled replays the training, and this run does not know its keys:'
+        ' give the Run that tda_jax.train returns, or one with `keys`'
+      )
+    member = Member(run.keys, *jax.tree.map(jnp.asarray, (subset, weights)))
+    n = fit.own_rows(train, member)
+    stops = jnp.array([fit.total_steps(recipe, n)])
+    scores, end = contributions(problem, recipe, member, train, queries, stops)
+    begin = fit.start(recipe, n, run.keys).params
+    off = _distance(end, run.params) / _distance(run.params, begin)
+    off = jnp.full(scores.shape[2], off)
+    found = inverse_lib.direct(scores[0].T, 0.0)._replace(
+      x=(),
+      residuals=off[None],
+      steps=stops,
+      converged=off < TOLERANCE,
+      diverged=~(off < TOLERANCE),
+    )
+    return Prepared(scores[0], found)
+
+  def score(problem, run, prepared, batch):
+    del problem, run
+    return prepared.state[batch.index]
+
+  return Method(prepare, score)
+
+
+def contributions(
+  problem: Problem,
+  recipe: Recipe,
+  member: Member,
+  train: PyTree,
+  queries: PyTree,
+  stops: jax.Array,
+) -> tuple[jax.Array, PyTree]:
+  """What each stretch of the training adds to the scores.
+
+  Args:
+    member: one, as in `training.fit`; not a stack.
+    stops: [C] increasing step numbers, the last of them all T steps: as
+      `run.steps`, or 1, 2, ..., T for every step.
+
+  Returns:
+    (parts [C, N, Q], final parameters of the replay). parts[c] is the share of
+    steps stops[c−1], ..., stops[c] − 1 in ∂measure_q/∂w_i; `cumsum` over C is
+    what the run had gained until each stop, the sum over C is the score.
+  """
+  train, queries = jax.tree.map(jnp.asarray, (train, queries))
+  n = fit.own_rows(train, member)
+  total = fit.total_steps(recipe, n)
+  length = math.isqrt(total - 1) + 1  # of a leg; √T, rounded up
+
+  def batch_of(s):
+    epoch, t = jnp.divmod(s, fit.steps_per_epoch(n, recipe.batch_size))
+    places = fit.order(member.key, epoch, n, recipe.batch_size)
+    batch = fit.minibatch(recipe, train, member, places, epoch, t)
+    if member.weights is None:
+      return batch
+    return batch._replace(share=batch.share * member.weights[batch.index])
+
+  def step(s, state):
+    return fit.update(problem, recipe, n, state, batch_of(s), None)
+
+  def back(s, state, adjoint, parts):
+    batch = batch_of(s)
+    numbers, join = _split(state)
+
+    def forward(numbers, weights):
+      after = fit.update(problem, recipe, n, join(numbers), batch, weights)
+      return _split(after)[0]
+
+    _, pull = jax.vjp(forward, numbers, jnp.ones_like(batch.share))
+    adjoint, gained = jax.vmap(pull)(adjoint)
+    stretch = jnp.searchsorted(stops, s, side='right')
+    return adjoint, parts.at[stretch, batch.index].add(gained.T)
+
+  def leg(state, first):
+    last = jnp.minimum(first + length, total)
+    return jax.lax.fori_loop(first, last, step, state), state
+
+  def leg_back(carry, leg):
+    first, state = leg
+    again = lambda state, s: (step(s, state), state)
+    _, states = jax.lax.scan(again, state, first + jnp.arange(length))
+    steps = jnp.minimum(length, total - first)
+
+    def one(i, carry):
+      j = steps - 1 - i
+      return back(first + j, trees.row(states, j), *carry)
+
+    return jax.lax.fori_loop(0, steps, one, carry), None
+
+  firsts = jnp.arange(0, total, length)
+  end, kept = jax.lax.scan(leg, fit.start(recipe, n, member.key), firsts)
+  adjoint = _final_adjoint(problem, end, queries)
+  shape = (len(stops), len(jax.tree.leaves(train)[0]))
+  zero = jnp.zeros((*shape, trees.count(queries)), batch_of(0).share.dtype)
+  (_, parts), _ = jax.lax.scan(
+    leg_back, (adjoint, zero), (firsts, kept), reverse=True
+  )
+  return parts, end.params
+
+
+def _final_adjoint(problem, state: State, queries):
+  """∂measure_q in the numbers of the final state, a stack [Q, ...]."""
+  numbers, join = _split(state)
+
+  def measure(numbers, query):
+    outputs = problem.outputs(join(numbers).params, query)
+    return problem.measure(outputs, query)
+
+  return jax.vmap(jax.grad(measure), (None, 0))(numbers, queries)
+
+
+def _split(state: State):
+  """(its leaves that have a derivative, such leaves -> the state)."""
+  leaves, structure = jax.tree.flatten(state)
+  smooth = [jnp.issubdtype(x.dtype, jnp.inexact) for x in leaves]
+
+  def join(numbers):
+    given = iter(numbers)
+    mixed = [
+      next(given) if own else x for own, x in zip(smooth, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, mixed)
+
+  return [x for own, x in zip(smooth, leaves, strict=True) if own], join
+
+
+def _distance(a, b):
+  return optax.tree.norm(optax.tree.sub(a, b))

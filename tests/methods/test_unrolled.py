@@ -1,0 +1,195 @@
+"""Exact unrolling against finite differences of real training."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from tda_jax import problem as problem_lib
+from tda_jax import scoring, trees
+from tda_jax.data import rows as rows_lib
+from tda_jax.methods import method as method_lib
+from tda_jax.methods.unrolled import contributions, unrolled
+from tda_jax.training import fit, members
+from tda_jax.training.fit import Member, Recipe, total_steps
+
+KEYS = jax.random.split(jax.random.key(4), 3)
+RATES = {'sgd': 0.1, 'adam': 0.02}
+
+
+@functools.cache
+def recipe(kind='sgd', batch_size=4, epochs=3, augment=None):
+  schedule = lambda total: optax.linear_schedule(RATES[kind], 0.01, total)
+
+  def optimizer(total):
+    if kind == 'adam':
+      return optax.adam(schedule(total), eps_root=1e-4)
+    return optax.sgd(schedule(total), momentum=0.9)
+
+  init = lambda key: tiny.mlp_init((5, 4, 3), key)
+  return Recipe(init, optimizer, schedule, batch_size, epochs, augment)
+
+
+def noisy(key, example):
+  noise = jax.random.normal(key, example['x'].shape)
+  return {**example, 'x': example['x'] + 0.1 * noise}
+
+
+def differences(t, made, member, step=1e-4):
+  """∂measure_q/∂ log-weight of each row, by retraining in float64, [N, Q]."""
+  n = rows_lib.count(t.train)
+  base = np.ones(n) if member.weights is None else np.asarray(member.weights)
+  change = step * np.concatenate([np.eye(n), -np.eye(n)])
+  weights = base * (1 + change)
+  copies = len(weights)
+  subset = member.subset
+  subsets = None if subset is None else np.tile(subset, (copies, 1))
+  keys = jnp.broadcast_to(member.key, (copies,))
+  run = members.train(
+    t.problem, made, t.train, keys, subsets=subsets, weights=weights
+  )
+  measures = lambda p: problem_lib.measures(t.problem, p, t.queries)
+  found = np.asarray(jax.jit(jax.vmap(measures))(run.params))
+  return (found[:n] - found[n:]) / (2 * step)
+
+
+CASES = {
+  'sgd': (recipe('sgd'), Member(KEYS[0])),
+  'adam': (recipe('adam'), Member(KEYS[0])),
+  'subset, weights, augmentation': (
+    recipe('sgd', augment=noisy),
+    Member(
+      KEYS[1],
+      np.array([7, 2, 9, 10, 3, 0, 1]),
+      np.linspace(0.5, 1.5, 11),
+    ),
+  ),
+}
+
+
+def parts_of(t, made, member, stops):
+  train, queries, member = jax.tree.map(
+    jnp.asarray, (t.train, t.queries, member)
+  )
+  call = jax.jit(
+    lambda: contributions(t.problem, made, member, train, queries, stops)
+  )
+  return call()
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_scores_are_the_derivative_of_training(case):
+  # 11 or 7 rows in batches of 4: the last batch of an epoch has 3. 9 or 6 steps.
+  with jax.enable_x64(True):
+    made, member = CASES[case]
+    t = tiny.classification(l2=0.02)
+    want = differences(t, made, member)
+    total = total_steps(made, 11 if member.subset is None else 7)
+    parts, end = parts_of(t, made, member, jnp.array([total]))
+    assert end['layer0']['w'].dtype == jnp.float64
+    np.testing.assert_allclose(parts[0], want, atol=1e-6 * np.abs(want).max())
+    if case == 'sgd':
+      every, _ = parts_of(t, made, member, jnp.arange(1, total + 1))
+      stops = np.array([2, 3, total])
+      some, _ = parts_of(t, made, member, jnp.asarray(stops))
+      np.testing.assert_allclose(every.sum(0), parts[0], atol=1e-12)
+      np.testing.assert_allclose(
+        np.cumsum(some, 0), np.cumsum(every, 0)[stops - 1], atol=1e-12
+      )
+      order = fit.order(member.key, 1, 11, 4)  # of the second epoch, step 4
+      given = np.flatnonzero(np.abs(every[4]).max(1))
+      assert sorted(np.asarray(order[1])) == given.tolist()
+
+
+def test_memory_grows_with_the_root_of_the_steps():
+  t = tiny.classification(widths=(40, 64, 3))
+
+  def temporary(epochs):
+    init = lambda key: tiny.mlp_init((40, 64, 3), key)
+    made = recipe(epochs=epochs)._replace(init=init)
+    call = jax.jit(
+      lambda train, queries: contributions(
+        t.problem,
+        made,
+        Member(KEYS[0]),
+        train,
+        queries,
+        jnp.array([3 * epochs]),
+      )
+    )
+    compiled = call.lower(t.train, t.queries).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  few, many = temporary(12), temporary(1200)  # 6 and 60 states kept
+  assert many < 12 * few, (few, many)
+
+
+def trained(t, made, count=2):
+  return members.train(t.problem, made, t.train, KEYS[:count], checkpoints=2)
+
+
+def test_an_ensemble_and_the_store_score_the_run_of_train(tmp_path):
+  t = tiny.classification(l2=0.02)
+  run = trained(t, recipe())
+  method = unrolled(recipe())
+  stored = scoring.score(
+    method,
+    t.problem,
+    run,
+    t.train,
+    t.queries,
+    tmp_path,
+    name='unrolled',
+    key=jax.random.key(0),
+    batch_size=4,
+    progress=False,
+  )
+  for e in range(2):
+    parts, _ = parts_of(t, recipe(), Member(KEYS[e]), jnp.array([9]))
+    np.testing.assert_allclose(
+      stored[e], parts[0], atol=1e-5 * np.abs(stored).max()
+    )
+  got = method_lib.attribute(
+    method_lib.ensemble(method), t.problem, run, t.train, t.queries
+  )
+  np.testing.assert_allclose(got, stored.mean(0), atol=1e-5)
+
+
+def test_another_run_is_refused():
+  t = tiny.classification(l2=0.02)
+  run = trees.row(method_lib.members_of(trained(t, recipe())), 0)
+  attribute = lambda made, run: method_lib.attribute(
+    unrolled(made), t.problem, run, t.train, t.queries
+  )
+  with pytest.raises(ValueError, match='does not know its keys'):
+    attribute(recipe(), run._replace(keys=None))
+  with pytest.raises(ValueError, match='diverged on 4 of 4'):
+    attribute(recipe(), run._replace(keys=KEYS[1]))
+  with pytest.raises(ValueError, match='diverged on 4 of 4'):
+    attribute(recipe(batch_size=5), run)
+
+
+def test_scores_foresee_fixed_seed_retraining_without_a_percent_of_rows():
+  t = tiny.classification(n=200, q=6, l2=0.01, widths=(5, 8, 3))
+  init = lambda key: tiny.mlp_init((5, 8, 3), key)
+  made = recipe(batch_size=20, epochs=4)._replace(init=init)
+  rng = np.random.default_rng(0)
+  weights = np.ones((41, 200), np.float32)
+  for line in weights[1:]:
+    line[rng.permutation(200)[:2]] = 0
+  keys = jnp.broadcast_to(KEYS[0], (41,))
+  run = members.train(t.problem, made, t.train, keys, weights=weights)
+  found = jax.jit(
+    jax.vmap(lambda p: problem_lib.measures(t.problem, p, t.queries))
+  )(run.params)
+  effects = np.asarray(found[:1] - found[1:])
+  parts, _ = parts_of(t, made, Member(KEYS[0]), jnp.array([40]))
+  foreseen = (1 - weights[1:]) @ np.asarray(parts[0])
+  for q in range(6):
+    assert np.corrcoef(foreseen[:, q], effects[:, q])[0, 1] > 0.98
+  slope = (foreseen * effects).sum() / (foreseen**2).sum()
+  assert 0.95 < slope < 1.05
