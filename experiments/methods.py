@@ -2,14 +2,36 @@
 
 from typing import Any
 
-from tda_jax.inverses import cg, descent, ekfac, exact, inverse
-from tda_jax.methods import gradients, influence, method
+from tda_jax.inverses import (
+  arnoldi,
+  cg,
+  datainf,
+  dense,
+  descent,
+  ekfac,
+  exact,
+  inverse,
+)
+from tda_jax.methods import (
+  baselines,
+  gradients,
+  influence,
+  method,
+  relatif,
+  representer,
+  similarity,
+  tracin,
+)
 
 INVERSES = {
   'identity': inverse.identity,
   'diagonal': ekfac.diagonal,
   'kfac': ekfac.kfac,
   'ekfac': ekfac.ekfac,
+  'arnoldi': arnoldi.arnoldi,
+  'datainf': datainf.datainf,
+  'dense': dense.dense,
+  'lissa': descent.lissa,
   'neumann': descent.neumann,
   'descent': descent.descent,
   'astra': descent.astra,
@@ -19,13 +41,25 @@ INVERSES = {
 FIRST_ORDER = {
   'grad_dot': gradients.grad_dot,
   'grad_cos': gradients.grad_cos,
+  'tracin': tracin.tracin,
+  'representer': representer.representer,
+  'similarity': similarity.similarity,
+  'random': baselines.random,
+  'loss_only': baselines.loss_only,
 }
 
 
 def make(kind: str = '', **settings: Any) -> method.Method:
-  """The method `kind`: one of FIRST_ORDER, or influence by one of INVERSES."""
+  """The method `kind`: one of FIRST_ORDER, or influence by one of INVERSES.
+
+  'relatif' takes the settings of its inverse, with its own `kind`, as `inverse`.
+  """
   if kind in FIRST_ORDER:
     return _called(FIRST_ORDER[kind], kind, settings)
+  if kind == 'relatif':
+    if 'inverse' in settings:
+      settings['inverse'] = make_inverse(**settings['inverse'])
+    return _called(relatif.relatif, kind, settings)
   return influence.influence(make_inverse(kind, **settings))
 
 
@@ -49,7 +83,7 @@ def make_inverse(
     ValueError: unknown kind or argument.
   """
   if kind not in INVERSES:
-    known = ', '.join([*FIRST_ORDER, *INVERSES])
+    known = ', '.join([*FIRST_ORDER, 'relatif', *INVERSES])
     raise ValueError(f'unknown method {kind!r}: use one of {known}')
   if precondition:
     settings['precondition'] = make_inverse(**precondition)
