@@ -4,7 +4,6 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from test_gram import model
 
 from tda_jax.curvature import ekfac as blocks_lib
 from tda_jax.inverses import cg, ekfac, exact
@@ -23,7 +22,9 @@ def attribute(method, t, **kwargs):
 def inverse_matrix(t, kind):
   """(F + 0.1)⁻¹ with the blocks that the method fits, [P, P]."""
   solver = ekfac.ekfac(0.1, kind=kind, labels='data')
-  state = solver.fit(t.problem, t.params, t.train, KEY)
+  state = jax.jit(solver.fit, static_argnums=0)(
+    t.problem, t.params, t.train, KEY
+  )
   example = jax.tree.map(lambda x: x[0], t.train)
   x = blocks_lib.apply(
     state.blocks,
@@ -40,7 +41,7 @@ def inverse_matrix(t, kind):
 @pytest.mark.parametrize('kind', ['ekfac', 'diagonal'])
 @pytest.mark.parametrize('name', ['mlp', 'conv', 'scan'])
 def test_is_influence_over_its_norm(name, kind, norm):
-  t = model(name)
+  t = tiny.model(name)
   solver = ekfac.ekfac(0.1, kind=kind, labels='data')
   got = attribute(relatif.relatif(solver, norm), t)
   h = inverse_matrix(t, kind)
