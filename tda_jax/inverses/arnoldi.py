@@ -25,7 +25,7 @@ def arnoldi(
   """Σ_j ⟨v, e_j⟩ e_j / (λ_j + damping), j the `rank` largest |λ| found.
 
   (λ_j, e_j) are the Ritz pairs of A in the Krylov space of a random start, all
-  rows in every product (Schioppa et al. 2022, Algorithm 1). What is outside is
+  rows in every product (Schioppa et al. 2022). What is outside is
   dropped, not damped: x has no component of low curvature, and does not solve
   the system (`with_residual` says how far it is). The paper has no damping.
 

@@ -5,9 +5,9 @@ Per layer, with g_i = ∇loss_i of its own parameters and λ its damping + l2,
   ((1/N) Σ_i g_i g_iᵀ + λ)⁻¹ v ≈ (1/N) Σ_i (g_i g_iᵀ + λ)⁻¹ v
                                = (1/λ) [v − (1/N) Σ_i (v·g_i)/(λ + ‖g_i‖²) g_i]
 
-(Kwon et al. 2024, Eq. 5; Sherman-Morrison). The products v·g_i, the norms and
-the sum come from one backward pass over the rows, no g_i is formed. A layer is
-one of `curvature.layers`; each entry of its stack is a layer of its own here.
+(Kwon et al. 2024; Sherman-Morrison). The products v·g_i, the norms and the sum
+come from one backward pass over the rows, no g_i is formed. A layer is one of
+`curvature.layers`; each entry of its stack is a layer of its own here.
 """
 
 import jax
@@ -25,7 +25,7 @@ def datainf(damping='heuristic', *, batch_size: int = 256) -> Inverse:
 
   Args:
     damping: a number, or 'heuristic': 0.1 · the mean squared entry of g_i, per
-      layer (the paper's, §3.2).
+      layer (the paper's).
 
   Raises:
     ValueError: a layer is applied more than once.

@@ -6,10 +6,10 @@ changes everything). With H = F + damping + l2 and F in Kronecker factors,
   loss        score[i, q] = −∇measure_qᵀ H⁻¹ ∇loss_i / √(∇loss_iᵀ H⁻¹ ∇loss_i)
   parameters  score[i, q] = −∇measure_qᵀ H⁻¹ ∇loss_i / ‖H⁻¹ ∇loss_i‖
 
-(Barshan et al. 2020, ℓ-RelatIF and θ-RelatIF, Eqs. 8 and 6). A norm per
-training row would be a solve per row; in the eigenbasis of the factors it is a
-weighted sum of squares, Σ_io (Q_Aᵀ ∇W Q_S)²_io / (Λ_io + damping)ᵏ, k = 1 or 2,
-taken in the same backward pass as the scores.
+(Barshan et al. 2020, ℓ-RelatIF and θ-RelatIF). A norm per training row would be
+a solve per row; in the eigenbasis of the factors it is a weighted sum of
+squares, Σ_io (Q_Aᵀ ∇W Q_S)²_io / (Λ_io + l2 + damping)ᵏ, k = 1 or 2, taken in
+the same backward pass as the scores.
 """
 
 import jax

@@ -11,7 +11,7 @@ from tda_jax.methods.method import Method, Prepared
 def tracin() -> Method:
   """score[i, q] = −(1/N) Σ_c η_c·t_c ∇measure_q(θ_c) · ∇loss_i(θ_c).
 
-  TracInCP (Pruthi et al. 2020, Eq. 2): η_c is the mean learning rate of the t_c
+  TracInCP (Pruthi et al. 2020): η_c is the mean learning rate of the t_c
   steps since the checkpoint before. A step of SGD adds −η/N ∇loss_i of row i
   (its share of the mean over a batch, in expectation), so that the score
   estimates what the run would lose in the measure without the row, in the

@@ -53,11 +53,11 @@ def test_an_ensemble_is_the_mean_of_its_members():
 
 
 def test_sign_and_scale_are_those_of_training_without_the_row():
-  """Full-batch gradient descent, a checkpoint at every few steps."""
+  """Full-batch descent, so short that curvature has not damped the effect."""
   t = tiny.classification(n=8)
-  rate = lambda steps: optax.constant_schedule(0.02)
+  rate = lambda steps: optax.constant_schedule(0.004)
   init = lambda key: tiny.mlp_init((5, 4, 3), key)
-  recipe = Recipe(init, lambda steps: optax.sgd(0.02), rate, 8, 40)
+  recipe = Recipe(init, lambda steps: optax.sgd(0.004), rate, 8, 40)
   keys = jax.random.split(jax.random.key(0), 1)
   keys = jnp.repeat(keys, 9)
   weights = 1.0 - np.eye(9, 8)[np.r_[8, 0:8]]  # the first leaves out none
@@ -73,7 +73,7 @@ def test_sign_and_scale_are_those_of_training_without_the_row():
     checkpoints=jax.tree.map(lambda x: x[0], runs.checkpoints),
   )
   scores = attribute(t, whole)
-  assert np.corrcoef(scores.ravel(), effects.ravel())[0, 1] > 0.98
+  assert np.corrcoef(scores.ravel(), effects.ravel())[0, 1] > 0.99
   slope = (scores * effects).sum() / (effects**2).sum()
   assert 0.85 < slope < 1.15
 
