@@ -11,6 +11,10 @@ INVERSES = {
   'diagonal': ekfac.diagonal,
   'kfac': ekfac.kfac,
   'ekfac': ekfac.ekfac,
+  'arnoldi': arnoldi.arnoldi,
+  'datainf': datainf.datainf,
+  'dense': dense.dense,
+  'lissa': descent.lissa,
   'neumann': descent.neumann,
   'descent': descent.descent,
   'astra': descent.astra,
@@ -20,6 +24,11 @@ INVERSES = {
 FIRST_ORDER = {
   'grad_dot': gradients.grad_dot,
   'grad_cos': gradients.grad_cos,
+  'tracin': tracin.tracin,
+  'representer': representer.representer,
+  'similarity': similarity.similarity,
+  'random': baselines.random,
+  'loss_only': baselines.loss_only,
 }
 
 

@@ -74,6 +74,48 @@ def run(params, count=4):
   return Run(params, checkpoints, rates, 20 * (1 + np.arange(count)))
 
 
+def _conv(params, x):  # [B, 6, 6, 2]
+  x = jax.lax.conv_general_dilated(
+    x,
+    params['conv'],
+    (1, 1),
+    'SAME',
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )
+  return jnp.tanh(x).mean((1, 2)) @ params['out']
+
+
+def _scan(params, x):  # ids [B, T]
+  x = params['embed'][x]
+  x, _ = jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, params['layers'])
+  return x.mean(1) @ params['out']
+
+
+def model(name) -> Tiny:
+  """5 rows of: an 'mlp'; a 'conv'; a 'scan' of layers over an embedding."""
+  if name == 'mlp':
+    return classification(n=5)
+  keys = jax.random.split(jax.random.key(0), 4)
+  y = np.arange(5) % 3
+  if name == 'conv':
+    params = {
+      'conv': jax.random.normal(keys[0], (3, 3, 2, 4)),
+      'out': jax.random.normal(keys[1], (4, 3)),
+    }
+    x = np.asarray(jax.random.normal(keys[2], (5, 6, 6, 2)))
+    apply = _conv
+  else:
+    params = {
+      'embed': jax.random.normal(keys[0], (7, 4)),
+      'layers': jax.random.normal(keys[1], (2, 4, 4)),
+      'out': jax.random.normal(keys[2], (4, 3)),
+    }
+    x = np.array([[0, 1, 1], [2, 3, 4], [5, 6, 0], [1, 1, 1], [6, 2, 3]])
+    apply = _scan
+  rows = {'x': x, 'y': y}
+  return Tiny(problem_lib.classification(apply), params, rows, rows)
+
+
 def batch(rows):
   n = rows_lib.count(rows)
   return rows_lib.Batch(rows, np.arange(n), np.ones(n, np.float32))

@@ -20,6 +20,10 @@ from tda_jax.problem import Problem, num_outputs
 
 PyTree = Any
 
+# Rows × parameters × queries of one product: enough to fill the machine, and no
+# more, so that what is between two layers stays in the cache.
+AT_ONCE = 2**28
+
 
 class Factor(NamedTuple):
   """Inputs and output gradients of one layer at B rows."""
@@ -146,3 +150,48 @@ def norms(
     for n, f in of.items()
   }
   return jnp.sqrt(jax.vmap(squared, in_axes=(axes,))(single))
+
+
+# --- with vectors: statistics of `taps.collect` ------------------------------
+
+
+def by_layer(problem, params, example, vectors):
+  """A stack of Q vectors as {layer: [*stack, Q, I, O]}, for `inner_products`."""
+  layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
+  matrices = {}
+  for name, layer in layers.items():
+    w = jax.vmap(lambda v, layer=layer: layers_lib.matrix(layer, v))(vectors)
+    matrices[name] = jnp.moveaxis(w, 0, len(layer.stack))
+  return matrices
+
+
+def inner_products(layer, a, g, queries):
+  """⟨∇W_b, V_q⟩ = Σ_s a_bsᵀ V_q δ_bs, [B, Q]; a statistic of `taps.collect`."""
+  if layer.kind == 'embed':
+    return jnp.einsum(
+      'bso,qbso->bq', g, queries.at[:, a].get(mode='fill', fill_value=0)
+    )
+  # Query by query: a V_q stays in the cache, and no a δᵀ is ever formed.
+  one = lambda v: jnp.einsum('bso,bso->b', a @ v, g)
+  together = max(1, AT_ONCE // (a.size * layer.num_out))
+  return jax.lax.map(one, queries, batch_size=together).T
+
+
+def squared_norms(layer, a, g, _=None):
+  """‖∇W_b‖², [B]; a statistic of `taps.collect`."""
+  alone = layer._replace(stack=())
+
+  def one(a, g):
+    single = Factor(a[None], g[None, None])
+    return _pairs(alone, single, single)[0, 0, 0, 0]
+
+  return jax.vmap(one)(a, g)
+
+
+def combined(layer, a, g, weights):
+  """Σ_b weights_bq ∇W_b, [Q, I, O], from weights [B, Q]."""
+  if layer.kind == 'embed':
+    rows_of = jnp.einsum('bq,bso->bsqo', weights, g)
+    zero = jnp.zeros((layer.num_in, *rows_of.shape[2:]), g.dtype)
+    return zero.at[a].add(rows_of, mode='drop').swapaxes(0, 1)
+  return jnp.einsum('bsi,bq,bso->qio', a, weights, g)

@@ -17,15 +17,23 @@ def cg(
   tolerance: float = 1e-3,
   max_steps: int = 100,
   batch_size: int = 256,
+  curvature: str = 'ggn',
 ) -> Inverse:
-  """(G + damping)⁻¹ v by CG on all rows (Hestenes & Stiefel 1952).
+  """(A + damping)⁻¹ v by CG on all rows (Hestenes & Stiefel 1952).
+
+  CG needs a positive definite system. The damped GGN is one; of the Hessian, a
+  query that meets a direction of negative curvature stops there and has
+  diverged.
 
   Args:
     damping: a number, or 'heuristic' (needs a Kronecker preconditioner).
     precondition: KFAC, EKFAC or a diagonal; None: plain CG.
     tolerance: a query is frozen once its relative residual is below it.
     max_steps: a query that takes more is returned with converged False.
+    curvature: 'ggn' or 'hessian'.
   """
+  coordinates_lib.check_curvature(curvature)
+  indefinite = curvature == 'hessian'
 
   def fit(problem, params, train, key):
     inverse_lib.positive(damping, problem.l2)
@@ -36,20 +44,24 @@ def cg(
   def solve(state, problem, params, train, vectors, key):
     del key
     shift = system_damping(damping, state)
-    space = coordinates_lib.coordinates(state, problem, params, train)
-    system = inverse_lib.damped_ggn(space, train, batch_size, shift)
+    space = coordinates_lib.coordinates(
+      state, problem, params, train, curvature
+    )
+    system = inverse_lib.damped(space, train, batch_size, shift)
     vectors = space.enter(vectors)
     norms = trees.norms(vectors)
     limit = tolerance * norms
 
     def advance(carry):
-      x, r, z, p, rz, step, trace = carry
-      active = trees.norms(r) > limit
+      x, r, z, p, rz, negative, step, trace = carry
+      active = (trees.norms(r) > limit) & ~negative
       ap = system(p)
-      curvature = trees.dots(p, ap)
+      along = trees.dots(p, ap)
+      # Of the GGN, a sign that is not positive is rounding, and passes.
+      negative |= active & (along < 0) & indefinite
       # A query whose search direction vanished is done; 0/0 must not spread.
-      go = active & (curvature > 0)
-      alpha = jnp.where(go, rz / jnp.where(go, curvature, 1.0), 0.0)
+      go = active & (along > 0)
+      alpha = jnp.where(go, rz / jnp.where(go, along, 1.0), 0.0)
       x = trees.add(x, p, alpha)
       r = trees.add(r, ap, -alpha)
       z = space.precondition(r)
@@ -57,17 +69,22 @@ def cg(
       beta = jnp.where(go, new / jnp.where(rz == 0, 1.0, rz), 0.0)
       p = trees.add(z, p, beta)
       trace = trace.at[step].set(trees.norms(r) / jnp.maximum(norms, 1e-38))
-      return x, r, z, p, jnp.where(go, new, rz), step + 1, trace
+      rz = jnp.where(go, new, rz)
+      return x, r, z, p, rz, negative, step + 1, trace
 
     def unfinished(carry):
-      _, r, *_, step, _ = carry
-      return (step < max_steps) & jnp.any(trees.norms(r) > limit)
+      _, r, *_, negative, step, _ = carry
+      active = (trees.norms(r) > limit) & ~negative
+      return (step < max_steps) & jnp.any(active)
 
     z = space.precondition(vectors)
     zero = jax.tree.map(jnp.zeros_like, vectors)
     trace = jnp.full((max_steps, len(norms)), jnp.nan)
-    start = (zero, vectors, z, z, trees.dots(vectors, z), 0, trace)
-    x, *_, step, trace = jax.lax.while_loop(unfinished, advance, start)
+    none = jnp.zeros(len(norms), bool)
+    start = (zero, vectors, z, z, trees.dots(vectors, z), none, 0, trace)
+    x, *_, negative, step, trace = jax.lax.while_loop(
+      unfinished, advance, start
+    )
     # The recursion's residual drifts from the true one in float32.
     final = inverse_lib.relative_residual(system, x, vectors)
     done = jnp.where(jnp.arange(max_steps)[:, None] < step, trace, final)
@@ -77,7 +94,7 @@ def cg(
       residuals=jnp.concatenate([done, final[None]]),
       steps=jnp.append(steps, step),
       converged=final <= 2 * tolerance,
-      diverged=~jnp.isfinite(final) | (final > 10),
+      diverged=~jnp.isfinite(final) | (final > 10) | negative,
       damping=jnp.asarray(shift, jnp.float32),
     )
 

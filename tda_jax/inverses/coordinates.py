@@ -1,14 +1,15 @@
 """The coordinates in which an iterative solver works.
 
-Without a preconditioner: parameters, and products by `products.ggn`. With one:
-the eigenbasis of its Kronecker blocks, X = Q_Aᵀ V Q_S per layer. There P⁻¹ is a
-division, and the GGN needs no rotation of the Q vectors either, because the
-inputs and output gradients of a batch can be rotated instead:
+Without a preconditioner: parameters, and products by `curvature.products`. With
+one: the eigenbasis of its Kronecker blocks, X = Q_Aᵀ V Q_S per layer. There P⁻¹
+is a division, and the GGN needs no rotation of the Q vectors either, because
+the inputs and output gradients of a batch can be rotated instead:
 
   (Gx)_q = (1/B) Σ_{b,k} u_qbk · (a_b Q_A)ᵀ(δ_bk Q_S),
   u_qbk  = Σ_layers (a_b Q_A) X_q (δ_bk Q_S)ᵀ,
 
 δ_bk the rows of Sᵀ∂outputs/∂y (`curvature.gram`), taken once for all queries.
+The Hessian has no such rows: its products leave the coordinates and come back.
 """
 
 from collections.abc import Callable
@@ -25,9 +26,7 @@ from tda_jax.problem import Problem
 
 PyTree = Any
 
-# Rows × parameters × queries of one product: enough to fill the machine, and no
-# more, so that what is between two layers stays in the cache.
-AT_ONCE = 2**28
+CURVATURES = {'ggn': products.ggn, 'hessian': products.hessian}
 
 
 class Fitted(NamedTuple):
@@ -41,23 +40,42 @@ class Coordinates(NamedTuple):
   """Attributes, all on stacks of Q vectors:
   enter: parameter trees -> coordinates.
   leave: coordinates -> parameter trees.
-  ggn: batch -> (x -> Gx), the mean over the batch's rows, plus l2·x.
+  product: batch -> (x -> Ax), A the mean curvature of the batch's rows plus l2.
   precondition: r -> P⁻¹ r.
   """
 
   enter: Callable
   leave: Callable
-  ggn: Callable
+  product: Callable
   precondition: Callable
 
 
+def check_curvature(curvature: str) -> None:
+  """Raises ValueError unless it is one of CURVATURES."""
+  if curvature not in CURVATURES:
+    raise ValueError(
+      f'curvature={curvature!r} is unknown: use one of {[*CURVATURES]}'
+    )
+
+
 def coordinates(
-  fitted: Fitted | None, problem: Problem, params: PyTree, train: PyTree
+  fitted: Fitted | None,
+  problem: Problem,
+  params: PyTree,
+  train: PyTree,
+  curvature: str = 'ggn',
 ) -> Coordinates:
-  """Those of a fitted preconditioner, or of the parameters if None."""
+  """Those of a fitted preconditioner, or of the parameters if None.
+
+  Args:
+    curvature: 'ggn' or 'hessian'.
+  """
+
+  def plain(batch):
+    return jax.vmap(CURVATURES[curvature](problem, params, batch))
+
   if fitted is None:
-    ggn = lambda batch: jax.vmap(products.ggn(problem, params, batch))
-    return Coordinates(lambda v: v, lambda x: x, ggn, lambda r: r)
+    return Coordinates(lambda v: v, lambda x: x, plain, lambda r: r)
   example = rows_lib.take(train, 0)
   layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
   blocks = fitted.blocks
@@ -75,10 +93,13 @@ def coordinates(
       for name, block in blocks.items()
     }
 
-  def ggn(batch):
-    return _rotated_ggn(problem, params, batch, layers, blocks)
+  def product(batch):
+    if curvature == 'ggn':
+      return _rotated_ggn(problem, params, batch, layers, blocks)
+    inside = plain(batch)
+    return lambda x: enter(inside(leave(x)))
 
-  return Coordinates(enter, leave, ggn, precondition)
+  return Coordinates(enter, leave, product, precondition)
 
 
 def _rotated_ggn(problem, params, batch, layers, blocks):
@@ -100,7 +121,7 @@ def _rotated_ggn(problem, params, batch, layers, blocks):
     return jax.tree.map(lambda g, x: g + problem.l2 * x, back, x)
 
   rows = batch.mask.shape[0] * sum(b.eigenvalues.size for b in blocks.values())
-  together = max(1, AT_ONCE // rows)
+  together = max(1, gram.AT_ONCE // rows)
   return lambda x: jax.lax.map(one, x, batch_size=together)
 
 

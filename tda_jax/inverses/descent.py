@@ -1,23 +1,26 @@
-"""Stochastic descent on ½ xᵀ(G + damping)x − vᵀx: Neumann, LiSSA and ASTRA.
+"""Stochastic descent on ½ xᵀ(A + damping)x − vᵀx: Neumann, LiSSA and ASTRA.
 
 One function; what differs is the preconditioner P and the start:
 
-  r_k     = (G_k + damping) x_k − v        G_k: GGN of a fresh minibatch
+  r_k     = (A_k + damping) x_k − v        A_k: GGN of a fresh minibatch
   m_{k+1} = momentum · m_k + P⁻¹ r_k
   x_{k+1} = x_k − α_k m_{k+1}
 
-Neumann/LiSSA (Agarwal et al. 2017): P = I, x₀ = v, no momentum.
+Neumann (ASTRA paper, Eq. 7): P = I, x₀ = v, no momentum.
+LiSSA (Agarwal et al. 2017): the same from x₀ = α₀v, with α₀ = 1/scale, which
+makes x_k the series Σ_{j≤k} (I − (A + damping)/scale)ʲ v/scale; the mean of R
+such runs.
 ASTRA (Wang et al. 2025, Eq. 9): P = EKFAC + damping, x₀ = P⁻¹ v, momentum 0.9,
 α_k falling in steps.
 
 Minibatch noise leaves a residual that a smaller step removes only slowly. With
-`rounds` > 1 the same descent is applied to what is left, x ← x + solve(v − (G +
+`rounds` > 1 the same descent is applied to what is left, x ← x + solve(v − (A +
 damping)x), until the residual over all rows is below `tolerance` (iterative
 refinement): each round shrinks it by the factor that the first one reached.
 """
 
-import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +41,52 @@ def neumann(damping, **kwargs) -> Inverse:
   Args: see `descent`.
   """
   return descent(damping, **kwargs)
+
+
+class Descent(NamedTuple):
+  """What one round follows."""
+
+  product: Callable  # (run, step) -> the damped product of its minibatch
+  direction: Callable  # P⁻¹
+  rate: Callable  # step -> α
+  momentum: float
+  repeats: int  # R
+  start: float  # times P⁻¹ v is x₀
+
+
+def lissa(
+  damping,
+  *,
+  scale: float | None = None,
+  repeats: int = 1,
+  **kwargs,
+) -> Inverse:
+  """(A + damping)⁻¹ v by LiSSA, the mean of R runs (Agarwal et al. 2017).
+
+  y_{k+1} = v + (I − (A_k + damping)/scale) y_k from y₀ = v; x = y/scale. Damping
+  is added to A before it is scaled, so that it means what it does everywhere.
+
+  Args:
+    scale: above half the largest eigenvalue of a minibatch's A + damping, or
+      the series diverges; None: that eigenvalue, by power iteration.
+    repeats: R; minibatch noise falls as 1/√R.
+    Others: see `descent`; Koh & Liang 2017 use curvature='hessian'.
+
+  Raises:
+    ValueError: scale is not above 0.
+  """
+  if scale is not None and not scale > 0:
+    raise ValueError(
+      f'scale={scale} of lissa divides the curvature: give a number above its'
+      ' largest eigenvalue, or None to have it found'
+    )
+  return descent(
+    damping,
+    step_size=None if scale is None else 1 / scale,
+    scaled_start=True,
+    repeats=repeats,
+    **kwargs,
+  )
 
 
 def astra(
@@ -79,8 +128,11 @@ def descent(
   rounds: int = 1,
   tolerance: float = 1e-2,
   reports: int = 1,
+  repeats: int = 1,
+  scaled_start: bool = False,
+  curvature: str = 'ggn',
 ) -> Inverse:
-  """(G + damping)⁻¹ v by minibatch descent; see the module's formulas.
+  """(A + damping)⁻¹ v by minibatch descent; see the module's formulas.
 
   Args:
     damping: a number, or 'heuristic' (needs a Kronecker preconditioner).
@@ -95,7 +147,14 @@ def descent(
       query's residual is below `tolerance`.
     reports: how often a round measures the residual over all rows, at equal
       distances, the last at its end; each costs one product with all rows.
+    repeats: runs with minibatches of their own, one after the other, whose mean
+      is the solution of a round.
+    scaled_start: starts from α₀x₀ instead, as LiSSA.
+    curvature: 'ggn' or 'hessian'; on an indefinite Hessian the descent diverges.
   """
+  coordinates_lib.check_curvature(curvature)
+  if repeats < 1:
+    raise ValueError(f'repeats={repeats}: give at least 1')
   if step_size is not None and step_per_damping is not None:
     raise ValueError('give step_size or step_per_damping, not both')
   if steps % reports:
@@ -109,13 +168,15 @@ def descent(
 
   def solve(state, problem, params, train, vectors, key):
     shift = system_damping(damping, state)
-    space = coordinates_lib.coordinates(state, problem, params, train)
+    space = coordinates_lib.coordinates(
+      state, problem, params, train, curvature
+    )
     v = space.enter(vectors)
     draw = jax.random.fold_in(key, 0)
 
     def product(step):
       batch = _drawn(train, batch_size, jax.random.fold_in(draw, step))
-      return products.damped(space.ggn(batch), shift)
+      return products.damped(space.product(batch), shift)
 
     alpha = step_size
     if step_per_damping is not None:
@@ -126,8 +187,16 @@ def descent(
       )
     rate = lambda k: alpha * decay ** (k // decay_every)
     x, trace, done = _rounds(
-      functools.partial(_descend, product, space.precondition, rate, momentum),
-      inverse_lib.damped_ggn(space, train, batch_size, shift),
+      Descent(
+        # Every run draws its own minibatches; run 0 the same, whatever R.
+        product=lambda run, step: product(run * steps * rounds + step),
+        direction=space.precondition,
+        rate=rate,
+        momentum=momentum,
+        repeats=repeats,
+        start=alpha if scaled_start else 1.0,
+      ),
+      inverse_lib.damped(space, train, batch_size, shift),
       v,
       steps,
       rounds,
@@ -187,7 +256,7 @@ def system_damping(damping, fitted: coordinates_lib.Fitted | None):
   return 0.1 * blocks_lib.mean_eigenvalue(fitted.blocks)
 
 
-def _rounds(descend, system, v, steps, rounds, reports, tolerance):
+def _rounds(how: Descent, system, v, steps, rounds, reports, tolerance):
   """Iterative refinement: (x, residuals [1 + rounds·reports, Q], rounds)."""
   norms = trees.norms(v)
   norms = jnp.where(norms == 0, 1.0, norms)
@@ -198,7 +267,8 @@ def _rounds(descend, system, v, steps, rounds, reports, tolerance):
 
   def refine(carry):
     x, left, trace, done = carry
-    dx, left, lengths = descend(system, left, done * steps, steps, reports)
+    first = done * steps
+    dx, left, lengths = _descend(how, system, left, first, steps, reports)
     at = jnp.arange(len(trace))
     new = (lengths / norms)[jnp.clip(at - done * reports, 0, reports)]
     fresh = (at > done * reports) | (done == 0)  # keep the last round's end
@@ -213,28 +283,36 @@ def _rounds(descend, system, v, steps, rounds, reports, tolerance):
   return x, trace, done
 
 
-def _descend(
-  product, direction, rate, momentum, system, v, first, steps, reports
-):
-  """One round from P⁻¹v: (x, v − system(x), its norms [1 + reports, Q])."""
+def _descend(how: Descent, system, v, first, steps, reports):
+  """One round: (mean x of the runs, v − system(x), norms [1 + reports, Q])."""
 
-  def step(carry, k):
-    x, m = carry
-    r = trees.add(product(first + k)(x), v, -1.0)
-    m = trees.add(direction(r), m, momentum)
-    return (trees.add(x, m, -rate(k)), m), None
+  def followed(run, ks):
+    def step(carry, k):
+      x, m = carry
+      r = trees.add(how.product(which, first + k)(x), v, -1.0)
+      m = trees.add(how.direction(r), m, how.momentum)
+      return (trees.add(x, m, -how.rate(k)), m), None
+
+    which, carry = run
+    return which, jax.lax.scan(step, carry, ks)[0]
 
   def leg(carry, ks):
-    carry, _ = carry
-    carry, _ = jax.lax.scan(step, carry, ks)
-    left = trees.add(v, system(carry[0]), -1.0)
-    return (carry, left), trees.norms(left)
+    runs, _, _ = carry
+    runs = jax.lax.map(lambda run: followed(run, ks), runs)
+    _, (x, _) = runs
+    x = jax.tree.map(lambda leaf: leaf.mean(0), x)
+    left = trees.add(v, system(x), -1.0)
+    return (runs, x, left), trees.norms(left)
 
-  x = direction(v)
+  x = trees.scaled(how.start, how.direction(v))
   left = trees.add(v, system(x), -1.0)
-  start = ((x, jax.tree.map(jnp.zeros_like, x)), left)
+  pair = (x, jax.tree.map(jnp.zeros_like, x))
+  pairs = jax.tree.map(
+    lambda leaf: jnp.broadcast_to(leaf, (how.repeats, *leaf.shape)), pair
+  )
+  start = ((jnp.arange(how.repeats), pairs), x, left)
   ks = jnp.arange(steps).reshape(reports, -1)
-  ((x, _), end), lengths = jax.lax.scan(leg, start, ks)
+  (_, x, end), lengths = jax.lax.scan(leg, start, ks)
   lengths = jnp.concatenate([trees.norms(left)[None], lengths])
   return x, end, lengths
 

@@ -73,7 +73,7 @@ def exact(
       return trees.scaled(1 / total, trees.add(v, transpose(inner), -1.0))
 
     space = coordinates_lib.coordinates(None, problem, params, train)
-    system = inverse_lib.damped_ggn(space, train, batch_size, shift)
+    system = inverse_lib.damped(space, train, batch_size, shift)
     x = once(vectors)
     x = trees.add(x, once(trees.add(vectors, system(x), -1.0)))
     residual = inverse_lib.relative_residual(system, x, vectors)

@@ -1,7 +1,8 @@
 """An inverse: how (A + damping·I)⁻¹ v is found. A pair (fit, solve).
 
-The curvature A is the mean GGN (plus l2·I); `damping` is absolute. Solvers take
-all query vectors at once, as a stack whose leaves are [Q, ...].
+The curvature A is the mean GGN, or where asked the Hessian, plus l2·I; `damping`
+is absolute. Solvers take all query vectors at once, as a stack whose leaves are
+[Q, ...].
 """
 
 from collections.abc import Callable
@@ -81,8 +82,10 @@ def direct(x: PyTree, damping) -> Solution:
   )
 
 
-def with_residual(inner: Inverse, batch_size: int = 256) -> Inverse:
-  """The same solutions, their residual in the damped GGN measured.
+def with_residual(
+  inner: Inverse, batch_size: int = 256, curvature: str = 'ggn'
+) -> Inverse:
+  """The same solutions, their residual in the damped curvature measured.
 
   One product with all rows; a direct solver leaves it out unless asked. Where
   damping differs by layer, the residual is in the system of its mean.
@@ -90,8 +93,8 @@ def with_residual(inner: Inverse, batch_size: int = 256) -> Inverse:
 
   def solve(state, problem, params, train, vectors, key):
     found = inner.solve(state, problem, params, train, vectors, key)
-    space = coordinates_lib.coordinates(None, problem, params, train)
-    system = damped_ggn(space, train, batch_size, found.damping)
+    space = coordinates_lib.coordinates(None, problem, params, train, curvature)
+    system = damped(space, train, batch_size, found.damping)
     residual = relative_residual(system, found.x, vectors)
     return found._replace(
       residuals=jnp.concatenate([found.residuals, residual[None]]),
@@ -101,12 +104,12 @@ def with_residual(inner: Inverse, batch_size: int = 256) -> Inverse:
   return inverse(inner.fit, solve)
 
 
-def damped_ggn(
+def damped(
   space: coordinates_lib.Coordinates, train, batch_size: int, damping
 ) -> Callable:
-  """x -> (G + damping)x in the given coordinates, G over all rows."""
+  """x -> (A + damping)x in the given coordinates, A over all rows."""
   stack = rows_lib.stacked(train, batch_size)
-  return products.damped(products.averaged(space.ggn, stack), damping)
+  return products.damped(products.averaged(space.product, stack), damping)
 
 
 def relative_residual(system, x, vectors) -> jax.Array:
@@ -124,7 +127,8 @@ def check(solution: Solution, name: str) -> None:
     raise ValueError(
       f'{name} diverged on {int(bad.sum())} of {bad.size} queries (the first is'
       f' query {query}): check that parameters and data are finite; else raise'
-      f' damping (now {float(np.mean(solution.damping)):.3g}), or, of astra and'
+      f' damping (now {float(np.mean(solution.damping)):.3g}; with the Hessian'
+      ' it must be above minus the smallest eigenvalue), or, of astra and'
       ' neumann, lower step_size or raise batch_size'
     )
 

@@ -18,13 +18,12 @@ def grad_dot() -> Method:
 
   def prepare(problem, run, train, queries, key):
     del key
-    batch = _whole(queries)
-    factors = gram.factors(problem, run.params, batch, 'measure')
+    factors = factors_of(problem, run.params, queries)
     return Prepared((factors, 1 / rows_lib.count(train)))
 
   def score(problem, run, prepared, batch):
     factors, share = prepared.state
-    return -share * _dots(problem, run.params, batch, factors)
+    return -share * dots(problem, run.params, batch, factors)
 
   return Method(prepare, score)
 
@@ -34,15 +33,14 @@ def grad_cos() -> Method:
 
   def prepare(problem, run, train, queries, key):
     del train, key
-    batch = _whole(queries)
-    factors = gram.factors(problem, run.params, batch, 'measure')
-    norms = gram.norms(_layers(problem, run.params, batch), factors)
+    factors = factors_of(problem, run.params, queries)
+    norms = gram.norms(_layers(problem, run.params, queries), factors)
     return Prepared((factors, norms))
 
   def score(problem, run, prepared, batch):
     factors, norms = prepared.state
     left = gram.factors(problem, run.params, batch, 'loss')
-    layers = _layers(problem, run.params, batch)
+    layers = _layers(problem, run.params, batch.examples)
     size = gram.norms(layers, left)[:, None] * norms[None, :]
     dots = gram.gram(layers, left, factors)[:, 0, :, 0]
     return -jnp.where(size == 0, 0.0, dots / jnp.where(size == 0, 1.0, size))
@@ -50,21 +48,29 @@ def grad_cos() -> Method:
   return Method(prepare, score)
 
 
-def _dots(problem, params, batch, factors):
-  left = gram.factors(problem, params, batch, 'loss')
-  layers = _layers(problem, params, batch)
-  return gram.gram(layers, left, factors)[:, 0, :, 0]
-
-
-def _layers(problem, params, batch):
-  example = rows_lib.take(batch.examples, 0)
-  return layers_lib.find(problem.outputs, params, example, problem.as_leaf)
-
-
-def _whole(queries):
-  """All queries as one batch."""
+def factors_of(problem, params, queries):
+  """The factors of the measure's gradient at all queries (`gram.factors`)."""
   n = rows_lib.count(queries)
-  return jax.tree.map(
+  batch = jax.tree.map(
     jnp.asarray,
     rows_lib.Batch(queries, np.arange(n), np.ones(n, np.float32)),
   )
+  return gram.factors(problem, params, batch, 'measure')
+
+
+def dots(problem, params, batch, factors, only=None):
+  """∇loss_i · ∇measure_q, [B, Q], from `factors_of` the queries.
+
+  Args:
+    only: name of the one layer to take it over; None: all.
+  """
+  left = gram.factors(problem, params, batch, 'loss')
+  layers = _layers(problem, params, batch.examples)
+  if only is not None:
+    layers = {only: layers[only]}
+  return gram.gram(layers, left, factors)[:, 0, :, 0]
+
+
+def _layers(problem, params, rows):
+  example = rows_lib.take(rows, 0)
+  return layers_lib.find(problem.outputs, params, example, problem.as_leaf)

@@ -11,10 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from tda_jax import trees
-from tda_jax.curvature import layers as layers_lib
 from tda_jax.curvature import products, taps
+from tda_jax.curvature.gram import by_layer, inner_products
 from tda_jax.data import rows
-from tda_jax.inverses.coordinates import AT_ONCE
 from tda_jax.inverses.inverse import Inverse
 from tda_jax.methods.method import Method, Prepared
 
@@ -24,12 +23,7 @@ def influence(inverse: Inverse) -> Method:
 
   def prepare(problem, run, train, queries, key):
     params = run.params
-    fit_key, solve_key = jax.random.split(key)
-    vectors = products.gradients(problem.measure, problem, params, queries)
-    state = inverse.fit(problem, params, train, fit_key)
-    found = inverse.solve(state, problem, params, train, vectors, solve_key)
-    finite = jnp.isfinite(trees.norms(found.x))
-    found = found._replace(diverged=found.diverged | ~finite)
+    _, found = solved(inverse, problem, params, train, queries, key)
     scaled = trees.scaled(-1 / rows.count(train), found.x)
     example = rows.take(train, 0)
     return Prepared(
@@ -52,23 +46,11 @@ def influence(inverse: Inverse) -> Method:
   return Method(prepare, score)
 
 
-def by_layer(problem, params, example, vectors):
-  """A stack of Q vectors as {layer: [*stack, Q, I, O]}, for `inner_products`."""
-  layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
-  matrices = {}
-  for name, layer in layers.items():
-    w = jax.vmap(lambda v, layer=layer: layers_lib.matrix(layer, v))(vectors)
-    matrices[name] = jnp.moveaxis(w, 0, len(layer.stack))
-  return matrices
-
-
-def inner_products(layer, a, g, queries):
-  """⟨∇W_b, V_q⟩ = Σ_s a_bsᵀ V_q δ_bs, [B, Q]; a statistic of `taps.collect`."""
-  if layer.kind == 'embed':
-    return jnp.einsum(
-      'bso,qbso->bq', g, queries.at[:, a].get(mode='fill', fill_value=0)
-    )
-  # Query by query: a V_q stays in the cache, and no a δᵀ is ever formed.
-  one = lambda v: jnp.einsum('bso,bso->b', a @ v, g)
-  together = max(1, AT_ONCE // (a.size * layer.num_out))
-  return jax.lax.map(one, queries, batch_size=together).T
+def solved(inverse: Inverse, problem, params, train, queries, key):
+  """(fitted state, Solution for the measure's gradient at every query)."""
+  fit_key, solve_key = jax.random.split(key)
+  vectors = products.gradients(problem.measure, problem, params, queries)
+  state = inverse.fit(problem, params, train, fit_key)
+  found = inverse.solve(state, problem, params, train, vectors, solve_key)
+  finite = jnp.isfinite(trees.norms(found.x))
+  return state, found._replace(diverged=found.diverged | ~finite)

@@ -22,9 +22,9 @@ import numpy as np
 
 from tda_jax import trees
 from tda_jax.curvature import ekfac, products, taps
+from tda_jax.curvature.gram import by_layer, inner_products
 from tda_jax.data import rows
 from tda_jax.inverses import inverse as inverse_lib
-from tda_jax.methods.influence import by_layer, inner_products
 from tda_jax.methods.method import Method, Prepared
 from tda_jax.training.fit import Run
 

@@ -8,13 +8,23 @@ import numpy as np
 import pytest
 import tiny
 
-from tda_jax.inverses import cg, descent, ekfac, exact, inverse
+from tda_jax.inverses import (
+  arnoldi,
+  cg,
+  datainf,
+  dense,
+  descent,
+  ekfac,
+  exact,
+  inverse,
+)
 
 KEY = jax.random.key(2)
 DAMPING = 0.05
 EXACT = functools.partial(ekfac.ekfac, DAMPING, labels='exact')
 SOLVERS = {
   'exact': exact.exact(DAMPING, batch_size=4),
+  'dense': dense.dense(DAMPING, batch_size=4, columns=7),
   'cg': cg.cg(DAMPING, batch_size=4, tolerance=1e-5),
   'cg_ekfac': cg.cg(
     DAMPING, precondition=EXACT(), batch_size=4, tolerance=1e-5
@@ -22,11 +32,22 @@ SOLVERS = {
   'neumann': descent.neumann(
     DAMPING, steps=400, batch_size=11, rounds=20, tolerance=1e-3
   ),
+  'lissa': descent.lissa(
+    DAMPING,
+    repeats=2,
+    steps=200,
+    batch_size=16,
+    rounds=20,
+    tolerance=1e-3,
+  ),
   'astra': descent.astra(
     DAMPING, precondition=EXACT(), batch_size=8, rounds=12, tolerance=1e-3
   ),
 }
+STOCHASTIC = ('astra', 'lissa', 'neumann')
 CLOSED = {
+  'arnoldi': arnoldi.arnoldi(DAMPING, rank=8, steps=20, batch_size=4),
+  'datainf': datainf.datainf('heuristic', batch_size=4),
   'identity': inverse.identity(),
   'diagonal': ekfac.diagonal(DAMPING, batch_size=4),
   'kfac': ekfac.kfac(DAMPING, batch_size=4),
@@ -61,9 +82,8 @@ def test_solves_the_dense_system(name, l2):
   system = system + DAMPING * np.eye(len(system))
   want = np.linalg.solve(system, tiny.flat(v).T).T
   got = tiny.flat(found.x)
-  tolerance = (
-    1e-5 if name == 'exact' else 2e-2 if name in ('astra', 'neumann') else 1e-3
-  )
+  direct = name in ('exact', 'dense')
+  tolerance = 1e-5 if direct else 2e-2 if name in STOCHASTIC else 1e-3
   error = np.linalg.norm(got - want, axis=1) / np.linalg.norm(want, axis=1)
   assert error.max() < tolerance
   # What it says of its residual is the truth.
@@ -90,7 +110,7 @@ def test_vmapped_over_members_is_each_alone(name):
     got = tiny.flat(jax.tree.map(lambda x, e=e: x[e], many))
     want = tiny.flat(alone)
     # Stochastic solvers may take one more round beside a slower member.
-    loose = 5e-3 if name in ('astra', 'neumann') else 1e-3
+    loose = 5e-3 if name in STOCHASTIC else 1e-3
     assert np.abs(got - want).max() < loose * np.abs(want).max()
 
 
@@ -126,6 +146,7 @@ def test_heuristic_damping_is_a_tenth_of_the_mean_eigenvalue():
   want = 0.1 * np.trace(ggn) / len(ggn)
   for solver in (
     exact.exact('heuristic'),
+    dense.dense('heuristic'),
     cg.cg('heuristic', precondition=EXACT()),
   ):
     found = solve(solver, t, vectors(t))
@@ -214,13 +235,22 @@ def test_cg_survives_what_library_cg_does_not():
 
 def test_errors_say_what_to_change():
   t = tiny.classification()
-  for make in (exact.exact, cg.cg, descent.astra, ekfac.ekfac):
+  for make in (
+    exact.exact,
+    cg.cg,
+    descent.astra,
+    ekfac.ekfac,
+    dense.dense,
+    datainf.datainf,
+  ):
     with pytest.raises(ValueError, match='give a number above 0'):
       make(0.0).fit(t.problem, t.params, t.train, KEY)
   with pytest.raises(ValueError, match="damping='auto' is unknown"):
     cg.cg('auto').fit(t.problem, t.params, t.train, KEY)
   with pytest.raises(ValueError, match='needs 0.0 GB.*use cg or astra'):
     solve(exact.exact(DAMPING, memory_limit=1e3), t, vectors(t))
+  with pytest.raises(ValueError, match='of 39 parameters.*use exact, cg'):
+    solve(dense.dense(DAMPING, memory_limit=1e3), t, vectors(t))
   bad = solve(descent.astra(DAMPING, step_size=50.0), t, vectors(t))
   with pytest.raises(ValueError, match='ASTRA diverged on 3 of 3.*step_size'):
     inverse.check(bad, 'ASTRA')

@@ -1,0 +1,127 @@
+"""Arnoldi: the inverse on the leading eigenvectors of a Krylov space."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from tda_jax import trees
+from tda_jax.inverses import coordinates as coordinates_lib
+from tda_jax.inverses import inverse as inverse_lib
+from tda_jax.inverses.inverse import Inverse
+
+# Lengths and eigenvalues below this share of the largest are rounding.
+ROUNDING = 1e-6
+
+
+def arnoldi(
+  damping: float = 0.0,
+  *,
+  rank: int = 50,
+  steps: int = 200,
+  batch_size: int = 256,
+  curvature: str = 'ggn',
+) -> Inverse:
+  """Σ_j ⟨v, e_j⟩ e_j / (λ_j + damping), j the `rank` largest |λ| found.
+
+  (λ_j, e_j) are the Ritz pairs of A in the Krylov space of a random start, all
+  rows in every product (Schioppa et al. 2022). What is outside is
+  dropped, not damped: x has no component of low curvature, and does not solve
+  the system (`with_residual` says how far it is). The paper has no damping.
+
+  A space that closes early (fewer directions in the data than steps) ends the
+  recursion; the pairs it has are exact then, the rest are left out.
+
+  Args:
+    rank: eigenvectors kept.
+    steps: products with A; dimensions of the Krylov space.
+    curvature: 'ggn' or 'hessian', whose negative eigenvalues are kept too.
+
+  Raises:
+    ValueError: a negative damping; more eigenvectors than steps.
+  """
+  coordinates_lib.check_curvature(curvature)
+  if isinstance(damping, str) or not damping >= 0:
+    raise ValueError(
+      f'damping={damping!r} of arnoldi: give a number, 0 or above'
+    )
+  if not 0 < rank <= steps:
+    raise ValueError(f'rank={rank} of {steps} steps: give 1 to {steps}')
+
+  def fit(problem, params, train, key):
+    space = coordinates_lib.coordinates(None, problem, params, train, curvature)
+    system = inverse_lib.damped(space, train, batch_size, 0.0)
+    start, unravel = ravel_pytree(params)
+    one = lambda v: jax.tree.map(lambda leaf: leaf[None], unravel(v))
+    product = lambda v: ravel_pytree(trees.row(system(one(v)), 0))[0]
+    start = jax.random.normal(key, start.shape, start.dtype)
+    basis, projected = krylov(product, start, min(steps, start.size))
+    values, vectors = _eigh(projected)
+    top = jnp.argsort(-jnp.abs(values))[:rank]
+    return values[top], vectors[:, top].T @ basis
+
+  def solve(state, problem, params, train, vectors, key):
+    del problem, train, key
+    values, e = state
+    _, unravel = ravel_pytree(params)
+    v = jax.vmap(lambda one: ravel_pytree(one)[0])(vectors)
+    kept = jnp.abs(values) > ROUNDING * jnp.abs(values[0])
+    scale = jnp.where(kept, 1 / jnp.where(kept, values + damping, 1.0), 0.0)
+    # NaN in A must not pass as "nothing is kept".
+    scale = jnp.where(jnp.isnan(values[0]), jnp.nan, scale)
+    return inverse_lib.direct(jax.vmap(unravel)((v @ e.T * scale) @ e), damping)
+
+  return inverse_lib.inverse(fit, solve)
+
+
+def krylov(product, start: jax.Array, steps: int):
+  """Orthonormal basis Q of span{b, Ab, …} and QAQᵀ, A symmetric.
+
+  Arnoldi's recursion, every vector made orthogonal to all before it, twice.
+  Rows after a breakdown are 0.
+
+  Returns:
+    (Q [steps, P], QAQᵀ [steps, steps]).
+  """
+
+  def step(carry, j):
+    basis, largest = carry
+    w = product(basis[j])
+    along = basis @ w
+    largest = jnp.maximum(largest, jnp.linalg.norm(w))
+    w = w - along @ basis
+    w = w - (basis @ w) @ basis
+    length = jnp.linalg.norm(w)
+    closed = length <= ROUNDING * largest
+    following = jnp.where(closed, 0.0, w / jnp.where(closed, 1.0, length))
+    # Past the last row, nothing is written.
+    return (basis.at[j + 1].set(following, mode='drop'), largest), along
+
+  basis = jnp.zeros((steps, start.size), start.dtype)
+  basis = basis.at[0].set(start / jnp.linalg.norm(start))
+  carry = (basis, jnp.zeros((), start.dtype))
+  (basis, _), along = jax.lax.scan(step, carry, jnp.arange(steps))
+  # along[j, i] = q_i·Aq_j, of the q_i there were: i ≤ j.
+  lower = jnp.tril(along)
+  return basis, lower + jnp.tril(along, -1).T
+
+
+def _eigh(matrix):
+  """Eigenvalues and eigenvectors (columns), on the host in float64."""
+  return jax.pure_callback(
+    _host_eigh,
+    (
+      jax.ShapeDtypeStruct(matrix.shape[:-1], matrix.dtype),
+      jax.ShapeDtypeStruct(matrix.shape, matrix.dtype),
+    ),
+    matrix,
+    vmap_method='broadcast_all',
+  )
+
+
+def _host_eigh(matrix):
+  matrix = np.asarray(matrix)
+  if not np.isfinite(matrix).all():  # the solution will say so
+    return np.full_like(matrix[..., 0], np.nan), np.full_like(matrix, np.nan)
+  values, vectors = np.linalg.eigh(matrix.astype(np.float64))
+  return values.astype(matrix.dtype), vectors.astype(matrix.dtype)

@@ -1,0 +1,102 @@
+"""The curvature as an explicit P x P matrix, for small models."""
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from tda_jax import trees
+from tda_jax.curvature import products
+from tda_jax.data import rows as rows_lib
+from tda_jax.inverses import coordinates as coordinates_lib
+from tda_jax.inverses import inverse as inverse_lib
+from tda_jax.inverses.inverse import Inverse, Solution
+
+
+def dense(
+  damping,
+  *,
+  curvature: str = 'ggn',
+  batch_size: int = 256,
+  columns: int = 64,
+  memory_limit: float = 8e9,
+) -> Inverse:
+  """(A + damping)⁻¹ v by Cholesky of the matrix, one step of refinement.
+
+  On a Hessian that the damping does not make positive definite the factor is
+  NaN and every query has diverged.
+
+  Args:
+    damping: a number above minus the smallest eigenvalue of A; of the GGN also
+      'heuristic': 0.1 · trace / number of parameters.
+    curvature: 'ggn' or 'hessian'.
+    columns: products with unit vectors at once.
+    memory_limit: bytes that the matrix and its factor may take.
+
+  Raises:
+    ValueError: they would take more; the sentence says how much.
+  """
+  coordinates_lib.check_curvature(curvature)
+  if damping == 'heuristic' and curvature == 'hessian':
+    raise ValueError(
+      "damping='heuristic' is a share of the mean eigenvalue, which may be"
+      ' negative for the Hessian: give a number'
+    )
+
+  def fit(problem, params, train, key):
+    del key
+    inverse_lib.positive(damping, problem.l2)
+    size = trees.size(params)
+    need = 3 * 4 * size**2  # the matrix, its factor, a copy in the making
+    if need > memory_limit:
+      raise ValueError(
+        f'the curvature of {size} parameters needs {need / 1e9:.1f} GB with its'
+        f' factor, above memory_limit={memory_limit / 1e9:.1f} GB: use exact,'
+        ' cg or astra, or raise memory_limit'
+      )
+    a = matrix(problem, params, train, curvature, batch_size, columns)
+    shift = jnp.asarray(
+      0.1 * (jnp.trace(a) / size - problem.l2)
+      if damping == 'heuristic'
+      else damping,
+      a.dtype,
+    )
+    a = a + shift * jnp.eye(size)
+    return a, jnp.linalg.cholesky(a), shift
+
+  def solve(state, problem, params, train, vectors, key):
+    del problem, train, key
+    a, factor, shift = state
+    _, unravel = ravel_pytree(params)
+    v = jax.vmap(lambda one: ravel_pytree(one)[0])(vectors)
+    once = lambda b: jax.scipy.linalg.cho_solve((factor, True), b.T).T
+    x = once(v)
+    x = x + once(v - x @ a)
+    residual = inverse_lib.relative_residual(lambda x: x @ a, x, v)
+    return Solution(
+      jax.vmap(unravel)(x),
+      residuals=residual[None],
+      steps=jnp.ones(1, jnp.int32),
+      converged=residual < 1e-2,
+      diverged=~(residual < 1),
+      damping=shift,
+    )
+
+  return inverse_lib.inverse(fit, solve)
+
+
+def matrix(
+  problem, params, train, curvature: str, batch_size: int, columns: int = 64
+) -> jax.Array:
+  """A [P, P], parameters in the order of `ravel_pytree`, its two halves averaged."""
+  flat, unravel = ravel_pytree(params)
+  make = lambda b: coordinates_lib.CURVATURES[curvature](problem, params, b)
+  stack = rows_lib.stacked(train, batch_size)
+  product = products.averaged(make, stack)
+  indices = jnp.arange(flat.size)
+
+  def column(i):
+    unit = (indices == i).astype(flat.dtype)
+    return ravel_pytree(product(unravel(unit)))[0]
+
+  a = jax.lax.map(column, indices, batch_size=min(columns, flat.size))
+  return (a + a.T) / 2

@@ -1,0 +1,109 @@
+"""RelatIF: influence relative to how much a row moves the model at all.
+
+Influence functions favour rows of large gradient (outliers, whose removal
+changes everything). With H = F + damping + l2 and F in Kronecker factors,
+
+  loss        score[i, q] = −∇measure_qᵀ H⁻¹ ∇loss_i / √(∇loss_iᵀ H⁻¹ ∇loss_i)
+  parameters  score[i, q] = −∇measure_qᵀ H⁻¹ ∇loss_i / ‖H⁻¹ ∇loss_i‖
+
+(Barshan et al. 2020, ℓ-RelatIF and θ-RelatIF). A norm per training row would be
+a solve per row; in the eigenbasis of the factors it is a weighted sum of
+squares, Σ_io (Q_Aᵀ ∇W Q_S)²_io / (Λ_io + l2 + damping)ᵏ, k = 1 or 2, taken in
+the same backward pass as the scores.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from tda_jax import trees
+from tda_jax.curvature import gram, taps
+from tda_jax.data import rows
+from tda_jax.inverses.coordinates import Fitted
+from tda_jax.inverses.inverse import Inverse
+from tda_jax.methods import influence as influence_lib
+from tda_jax.methods.method import Method, Prepared
+
+POWERS = {'loss': 1, 'parameters': 2}
+
+
+def relatif(inverse: Inverse, norm: str = 'loss') -> Method:
+  """Relative influence; the scores carry no 1/N and have no unit.
+
+  Args:
+    inverse: `kfac`, `ekfac` or `diagonal`; or an iterative solver with one of
+      them as its preconditioner, which then gives the norms, at its own damping.
+    norm: 'loss' (ℓ-RelatIF) or 'parameters' (θ-RelatIF).
+
+  Raises:
+    ValueError: unknown norm; another inverse.
+  """
+  if norm not in POWERS:
+    raise ValueError(f'norm={norm!r} is unknown: use one of {[*POWERS]}')
+
+  def prepare(problem, run, train, queries, key):
+    params = run.params
+    state, found = influence_lib.solved(
+      inverse, problem, params, train, queries, key
+    )
+    if not isinstance(state, Fitted):
+      raise ValueError(
+        'relatif needs a norm for every training row, which only Kronecker'
+        ' factors give without a solve for each: use kfac, ekfac or diagonal,'
+        ' or precondition the solver with one of them'
+      )
+    matrices = gram.by_layer(
+      problem, params, rows.take(train, 0), trees.scaled(-1.0, found.x)
+    )
+    weights = {
+      name: block._replace(
+        eigenvalues=(block.eigenvalues + problem.l2 + state.damping[name])
+        ** -POWERS[norm]
+      )
+      for name, block in state.blocks.items()
+    }
+    aux = {name: (w, weights[name]) for name, w in matrices.items()}
+    return Prepared(aux, found._replace(x=()))
+
+  def score(problem, run, prepared, batch):
+    scores, squares = taps.collect(
+      _both,
+      problem.outputs,
+      problem.loss,
+      run.params,
+      batch.examples,
+      prepared.state,
+      mask=batch.mask,
+      total=True,
+      as_leaf=problem.as_leaf,
+    )
+    norms = jnp.sqrt(squares)[:, None]
+    return jnp.where(norms == 0, 0.0, scores / jnp.where(norms == 0, 1, norms))
+
+  return Method(prepare, score)
+
+
+def _both(layer, a, g, aux):
+  queries, weights = aux
+  squares = weighted_squares(layer, a, g, weights)
+  return gram.inner_products(layer, a, g, queries), squares
+
+
+def weighted_squares(layer, a, g, block):
+  """Σ_io (Q_Aᵀ ∇W_b Q_S)²_io w_io, [B]; a statistic of `taps.collect`.
+
+  Args:
+    block: a `curvature.ekfac.Block` with w [I, O] for its eigenvalues.
+  """
+  with jax.default_matmul_precision('highest'):
+    g = g if block.outputs is None else g @ block.outputs
+    if layer.kind == 'embed':
+      # Positions with the same id add up before they are squared.
+      same = (a[:, :, None] == a[:, None, :]).astype(g.dtype)
+      w = block.eigenvalues.at[a].get(mode='fill', fill_value=0)
+      return jnp.einsum('bst,bso,bto,bso->b', same, g, g, w)
+    a = a if block.inputs is None else a @ block.inputs
+    if layer.positions == 1:
+      a, g = a[:, 0], g[:, 0]
+      return jnp.einsum('bi,bo,io->b', a**2, g**2, block.eigenvalues)
+    gradients = jnp.einsum('bsi,bso->bio', a, g)
+    return jnp.einsum('bio,io->b', gradients**2, block.eigenvalues)

@@ -1,0 +1,62 @@
+"""Representer points: a layer's output as a sum over the training rows."""
+
+from tda_jax.curvature import layers as layers_lib
+from tda_jax.data import rows as rows_lib
+from tda_jax.methods.gradients import dots, factors_of
+from tda_jax.methods.method import Method, Prepared
+
+
+def representer(l2: float | None = None, layer: str | None = None) -> Method:
+  """score[i, q] = ∂measure_q/∂y_q · α_i (a_i · a_q), α_i = −(1/(l2·N)) ∂loss_i/∂y.
+
+  Yeh et al. 2018, Theorem 3.1, whose λ is l2/2. Where the gradient of the
+  objective in the layer's matrix W is zero, l2·W = −(1/N) Σ_i a_i (∂loss_i/∂y)ᵀ,
+  so that the layer's output at a query is y_q = Σ_i α_i (a_i · a_q). The score
+  is row i's term in it, in the measure's unit (to first order in y).
+
+  It is assumed, and not checked, that training ended at a stationary point of
+  the objective with this l2 on the layer, its bias included; elsewhere (the
+  paper trains the layer on until it is one) the scores say the same up to a
+  factor, but the terms do not add to y_q.
+
+  Args:
+    l2: coefficient of ½‖W‖²; None: the problem's.
+    layer: its name; None: the last dense layer that the model applies.
+
+  Raises:
+    ValueError: no l2; no such layer.
+  """
+
+  def prepare(problem, run, train, queries, key):
+    del key
+    strength = problem.l2 if l2 is None else l2
+    if not strength > 0:
+      raise ValueError(
+        f'representer divides by l2={strength}, with which the layer was'
+        ' regularised: give representer(l2=...) a number above 0'
+      )
+    name = _layer(problem, run.params, queries)
+    factors = factors_of(problem, run.params, queries)
+    share = 1 / (strength * rows_lib.count(train))
+    return Prepared(({name: factors[name]}, share))
+
+  def score(problem, run, prepared, batch):
+    factors, share = prepared.state
+    (name,) = factors
+    return -share * dots(problem, run.params, batch, factors, only=name)
+
+  def _layer(problem, params, rows):
+    example = rows_lib.take(rows, 0)
+    layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
+    dense = [n for n, found in layers.items() if found.kind == 'dense']
+    if layer is None and dense:
+      return dense[-1]
+    if layer not in dense:
+      raise ValueError(
+        f'the model has no dense layer {layer!r}: it has {dense}'
+        if layer
+        else 'representer needs a dense layer, and the model has none'
+      )
+    return layer
+
+  return Method(prepare, score)

@@ -1,0 +1,63 @@
+"""TracIn: the first-order effect of a row over a whole run, by checkpoints."""
+
+import jax
+import jax.numpy as jnp
+
+from tda_jax.data import rows as rows_lib
+from tda_jax.methods.gradients import dots, factors_of
+from tda_jax.methods.method import Method, Prepared
+
+
+def tracin() -> Method:
+  """score[i, q] = −(1/N) Σ_c η_c·t_c ∇measure_q(θ_c) · ∇loss_i(θ_c).
+
+  TracInCP (Pruthi et al. 2020): η_c is the mean learning rate of the t_c
+  steps since the checkpoint before. A step of SGD adds −η/N ∇loss_i of row i
+  (its share of the mean over a batch, in expectation), so that the score
+  estimates what the run would lose in the measure without the row, in the
+  measure's unit, to first order and with the checkpoint standing for the steps
+  before it. Of SGD without momentum; momentum μ makes every step up to 1/(1 − μ)
+  times as long, and with Adam the scale means nothing.
+
+  Its run has `checkpoints` (`train(..., checkpoints=C)`). No gradient is formed:
+  see `curvature.gram`.
+
+  Raises:
+    ValueError: the run has no checkpoints.
+  """
+
+  def prepare(problem, run, train, queries, key):
+    del key
+    _check(run)
+    factors = jax.lax.map(
+      lambda params: factors_of(problem, params, queries), run.checkpoints
+    )
+    steps = jnp.diff(jnp.asarray(run.steps), prepend=0)
+    shares = jnp.asarray(run.learning_rates) * steps / rows_lib.count(train)
+    return Prepared((factors, shares))
+
+  def score(problem, run, prepared, batch):
+    def of_checkpoint(checkpoint):
+      params, factors, share = checkpoint
+      return share * dots(problem, params, batch, factors)
+
+    every = (run.checkpoints, *prepared.state)
+    return -jax.lax.map(of_checkpoint, every).sum(0)
+
+  return Method(prepare, score)
+
+
+def _check(run):
+  if run.checkpoints is None or not jax.tree.leaves(run.checkpoints):
+    raise ValueError(
+      'tracin follows a run by its checkpoints, and this one has none: train'
+      ' with checkpoints=C (C of 1 or more), or use grad_dot'
+    )
+  count = jax.tree.leaves(run.checkpoints)[0].shape[0]
+  for name in ('learning_rates', 'steps'):
+    given = getattr(run, name)
+    if given is None or jnp.shape(given) != (count,):
+      raise ValueError(
+        f'the run has {count} checkpoints and {name}={given}: give one number'
+        ' for each checkpoint'
+      )
