@@ -3,7 +3,7 @@
 from typing import Any
 
 from tda_jax.inverses import cg, descent, ekfac, exact, inverse
-from tda_jax.methods import gradients, influence, method
+from tda_jax.methods import gradients, influence, logra, method, trak
 
 INVERSES = {
   'identity': inverse.identity,
@@ -20,12 +20,18 @@ FIRST_ORDER = {
   'grad_dot': gradients.grad_dot,
   'grad_cos': gradients.grad_cos,
 }
+PROJECTED = {
+  'trak': trak.trak,
+  'logra': logra.logra,
+}
 
 
 def make(kind: str = '', **settings: Any) -> method.Method:
-  """The method `kind`: one of FIRST_ORDER, or influence by one of INVERSES."""
-  if kind in FIRST_ORDER:
-    return _called(FIRST_ORDER[kind], kind, settings)
+  """The method `kind`: one of FIRST_ORDER or PROJECTED, or influence by
+  one of INVERSES."""
+  whole = {**FIRST_ORDER, **PROJECTED}
+  if kind in whole:
+    return _called(whole[kind], kind, settings)
   return influence.influence(make_inverse(kind, **settings))
 
 
@@ -49,7 +55,7 @@ def make_inverse(
     ValueError: unknown kind or argument.
   """
   if kind not in INVERSES:
-    known = ', '.join([*FIRST_ORDER, *INVERSES])
+    known = ', '.join([*FIRST_ORDER, *PROJECTED, *INVERSES])
     raise ValueError(f'unknown method {kind!r}: use one of {known}')
   if precondition:
     settings['precondition'] = make_inverse(**precondition)
