@@ -29,9 +29,9 @@ PROJECTED = {
 def make(kind: str = '', **settings: Any) -> method.Method:
   """The method `kind`: one of FIRST_ORDER or PROJECTED, or influence by
   one of INVERSES."""
-  whole = {**FIRST_ORDER, **PROJECTED}
-  if kind in whole:
-    return _called(whole[kind], kind, settings)
+  alone = {**FIRST_ORDER, **PROJECTED}
+  if kind in alone:
+    return _called(alone[kind], kind, settings)
   return influence.influence(make_inverse(kind, **settings))
 
 
