@@ -1,9 +1,33 @@
 """Methods by name: a config's dict of settings -> a Method of the library."""
 
+import inspect
 from typing import Any
 
-from tda_jax.inverses import cg, descent, ekfac, exact, inverse
-from tda_jax.methods import gradients, influence, method, source, unrolled
+from tda_jax.inverses import (
+  arnoldi,
+  cg,
+  datainf,
+  dense,
+  descent,
+  ekfac,
+  exact,
+  inverse,
+)
+from tda_jax.methods import (
+  baselines,
+  displaced,
+  gradients,
+  influence,
+  logra,
+  method,
+  relatif,
+  representer,
+  similarity,
+  source,
+  tracin,
+  trak,
+  unrolled,
+)
 from tda_jax.training.fit import Recipe, Run
 
 INVERSES = {
@@ -21,18 +45,22 @@ INVERSES = {
   'cg': cg.cg,
   'exact': exact.exact,
 }
-FIRST_ORDER = {
+METHODS = {
   'grad_dot': gradients.grad_dot,
   'grad_cos': gradients.grad_cos,
   'tracin': tracin.tracin,
+  'trak': trak.trak,
+  'logra': logra.logra,
+  'relatif': relatif.relatif,
+  'displaced': displaced.displaced_influence,
+  'source': source.source,
+  'unrolled': unrolled.unrolled,
   'representer': representer.representer,
   'similarity': similarity.similarity,
   'random': baselines.random,
   'loss_only': baselines.loss_only,
 }
-
-
-TRAINING = ('source', 'unrolled')  # they follow the training
+KINDS = (*METHODS, *INVERSES)
 RATES = ('segments', 'momentum')  # of 'source', what its dampings depend on
 
 
@@ -43,36 +71,34 @@ def make(
   runs: Run | None = None,
   **settings: Any,
 ) -> method.Method:
-  """The method `kind`: FIRST_ORDER, TRAINING, or influence by an inverse.
+  """The method `kind`: one of METHODS, or influence by one of INVERSES.
 
   Args:
     recipe: of a task, which 'unrolled' replays.
-    runs: trained models, whose learning rates damp the `solver` of 'source'
-      (settings of an inverse without its damping).
+    runs: trained models, whose learning rates damp the `solver` of 'source'.
+    settings: keyword arguments; an inverse (`inverse` of 'relatif' and
+      'displaced', `solver` of 'source') is a dict of its own settings.
 
   Raises:
     ValueError: unknown kind or argument; no recipe.
   """
-  if kind in FIRST_ORDER:
-    return _called(FIRST_ORDER[kind], kind, settings)
-  if kind == 'source':
-    return _source(runs, **settings)
+  if kind not in METHODS:
+    return influence.influence(make_inverse(kind, **settings))
+  if 'inverse' in settings:
+    settings['inverse'] = make_inverse(**settings['inverse'])
+  if settings.get('solver'):
+    rates = {name: settings[name] for name in RATES if name in settings}
+    settings.setdefault('damping', source.dampings(runs, **rates))
+    solver = settings['solver']
+    settings['solver'] = lambda damping: make_inverse(damping=damping, **solver)
   if kind == 'unrolled':
     if not isinstance(recipe, Recipe):
       raise ValueError(
         'unrolled replays the training, and this task gives trained models (a'
         ' Run) without a Recipe: let it return a Recipe'
       )
-    return _called(unrolled.unrolled, kind, {'recipe': recipe, **settings})
-  return influence.influence(make_inverse(kind, **settings))
-
-
-def _source(runs, solver: dict | None = None, **settings):
-  if solver:
-    rates = {name: settings[name] for name in RATES if name in settings}
-    settings.setdefault('damping', source.dampings(runs, **rates))
-    settings['solver'] = lambda damping: make_inverse(damping=damping, **solver)
-  return _called(source.source, 'source', settings)
+    settings['recipe'] = recipe
+  return _called(METHODS[kind], kind, settings)
 
 
 def make_inverse(
@@ -95,8 +121,9 @@ def make_inverse(
     ValueError: unknown kind or argument.
   """
   if kind not in INVERSES:
-    known = ', '.join([*FIRST_ORDER, *TRAINING, *INVERSES])
-    raise ValueError(f'unknown method {kind!r}: use one of {known}')
+    raise ValueError(
+      f'unknown method {kind!r}: use one of {", ".join(sorted(KINDS))}'
+    )
   if precondition:
     settings['precondition'] = make_inverse(**precondition)
   made = _called(INVERSES[kind], kind, settings)
@@ -105,6 +132,25 @@ def make_inverse(
   if project_above is not None:
     made = ekfac.projected(made, project_above)
   return made
+
+
+def defaults(kind: str, damping: float, l2: float) -> dict:
+  """Settings of a kind that a config does not have.
+
+  Args:
+    damping: where one must be given.
+    l2: the weight decay of training, for 'representer'.
+  """
+  if kind == 'representer':
+    return {'kind': kind, 'l2': l2}
+  if kind in ('relatif', 'displaced'):
+    return {'kind': kind, 'inverse': {'kind': 'ekfac', 'damping': damping}}
+  settings = {'kind': kind}
+  parameters = inspect.signature({**INVERSES, **METHODS}[kind]).parameters
+  given = parameters.get('damping')
+  if given is not None and given.default is inspect.Parameter.empty:
+    settings['damping'] = damping
+  return settings
 
 
 def _called(function, kind, settings):

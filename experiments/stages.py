@@ -204,7 +204,7 @@ def methods_of(config) -> dict:
     found[name] = (
       config.methods[name]
       if name in config.methods
-      else methods.defaults(name, config.damping)
+      else methods.defaults(name, config.damping, config.training.weight_decay)
     )
   return found
 

@@ -35,6 +35,7 @@ from tda_jax.methods.baselines import random as random
 from tda_jax.methods.gradients import grad_cos as grad_cos
 from tda_jax.methods.gradients import grad_dot as grad_dot
 from tda_jax.methods.influence import influence as influence
+from tda_jax.methods.logra import logra as logra
 from tda_jax.methods.method import Method as Method
 from tda_jax.methods.method import attribute as attribute
 from tda_jax.methods.method import ensemble as ensemble
@@ -46,6 +47,8 @@ from tda_jax.methods.source import source as source
 from tda_jax.methods.tracin import tracin as tracin
 from tda_jax.methods.unrolled import contributions as contributions
 from tda_jax.methods.unrolled import unrolled as unrolled
+from tda_jax.methods.trak import trak as trak
+from tda_jax.methods.trak import trak_ensemble as trak_ensemble
 from tda_jax.problem import Problem as Problem
 from tda_jax.problem import classification as classification
 from tda_jax.problem import regression as regression

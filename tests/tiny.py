@@ -9,6 +9,8 @@ from jax.flatten_util import ravel_pytree
 
 from tda_jax import problem as problem_lib
 from tda_jax import trees
+from tda_jax.curvature import layers as layers_lib
+from tda_jax.curvature import projections
 from tda_jax.data import rows as rows_lib
 from tda_jax.training.fit import Run
 
@@ -181,6 +183,23 @@ def gradients(of, tiny: Tiny, rows):
     value = lambda v, e: of(tiny.problem.outputs(unravel(v), e), e)
     gradients = jax.jit(jax.vmap(jax.grad(value), (None, 0)))
     return np.asarray(gradients(vector, rows))
+
+
+def projection(tiny: Tiny, size, kind, key):
+  """The matrix R/√k [P, k] of a random projection, from unit gradients."""
+  example = rows_lib.take(tiny.train, 0)
+  layers = layers_lib.find(tiny.problem.outputs, tiny.params, example)
+  keys = projections.layer_keys(layers, key)
+  total = 0
+  for name, layer in layers.items():
+    i, o = jnp.eye(layer.num_in), jnp.eye(layer.num_out)
+    a = jnp.repeat(i, layer.num_out, 0)[:, None]
+    g = jnp.tile(o, (layer.num_in, 1))[:, None]
+    signs = projections.KINDS[kind](size, layer, a, g, keys[name])
+    signs = signs.T.reshape(size, layer.num_in, layer.num_out)
+    back = lambda w, layer=layer: layers_lib.unmatrix(layer, w, tiny.params)
+    total += flat(jax.vmap(back)(signs))
+  return total.T
 
 
 def _wide(tree):

@@ -129,7 +129,8 @@ def check(solution: Solution, name: str) -> None:
       f' query {query}): check that parameters and data are finite; else raise'
       f' damping (now {float(np.mean(solution.damping)):.3g}; with the Hessian'
       ' it must be above minus the smallest eigenvalue), or, of astra and'
-      ' neumann, lower step_size or raise batch_size'
+      ' neumann, lower step_size or raise batch_size, or, of trak, raise ridge or'
+      ' lower projection_dim'
     )
 
 

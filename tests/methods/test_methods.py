@@ -13,11 +13,13 @@ from tda_jax.methods import (
   baselines,
   gradients,
   influence,
+  logra,
   relatif,
   representer,
   similarity,
   source,
   tracin,
+  trak,
 )
 from tda_jax.methods import method as method_lib
 from tda_jax.training.fit import Run
@@ -36,6 +38,8 @@ METHODS = {
   'relatif': relatif.relatif(ekfac.ekfac(0.1)),
   'random': baselines.random(),
   'loss_only': baselines.loss_only(),
+  'trak': trak.trak(8, ridge=0.1, batch_size=4),
+  'logra': logra.logra(0.1, rank=(3, 2), batch_size=4),
 }
 # One damped direction in it is exact: the dense answer, per method.
 ORACLES = {

@@ -1,0 +1,177 @@
+"""Random projections of the gradient of each row, none of them ever held.
+
+A projection of P parameters to k numbers is drawn from a key while it is
+applied, one layer at a time and, inside a layer, one block of rows of its
+matrix at a time: neither the P x k signs nor the B x P gradients exist whole.
+Signs come from the bits of random words, 32 of a word. Both kinds are linear in
+the gradient, keep inner products in expectation, E⟨φ, φ'⟩ = ⟨g, g'⟩, and have
+independent signs in every layer and every entry of its stack:
+
+  dense     φ = Rᵀ g / √k, R of signs [P, k]; costs B·P·k;
+            Var⟨φ, φ'⟩ ≤ (‖g‖²‖g'‖² + ⟨g, g'⟩²) / k
+  factored  φ_j = Σ_layers Σ_s (a_s · p_j)(δ_s · r_j) / √k, p_j and r_j of
+            signs: R's columns are p_j ⊗ r_j. Costs B·S·(I + O)·k, forms no
+            gradient; Var⟨φ, φ'⟩ ≤ 9 ‖g‖²‖g'‖² / k
+
+Random signs for a Gaussian: Achlioptas 2003. Products p ⊗ r as columns are a
+Khatri-Rao product of two projections; 9 bounds the fourth moments of a form of
+degree two in signs (Bonami).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tda_jax.curvature import layers as layers_lib
+from tda_jax.curvature import taps, walk
+from tda_jax.data import rows
+from tda_jax.problem import Problem
+
+PyTree = Any
+
+BLOCK = 2**22  # signs of a dense projection that exist at one time
+
+
+def project(
+  of: Callable,
+  problem: Problem,
+  params: PyTree,
+  batch: rows.Batch,
+  key: jax.Array,
+  size: int,
+  kind: str = 'factored',
+) -> jax.Array:
+  """φ = projection of ∇ of(outputs, example) for each row, [B, k].
+
+  The same key gives the same projection, whatever the rows and the batch.
+
+  Args:
+    of: (outputs, example) -> scalar, `problem.loss` or `problem.measure`.
+    size: k.
+    kind: 'factored' or 'dense'.
+
+  Raises:
+    ValueError: unknown `kind`; `size` below 1; one parameter belongs to two
+      layers.
+  """
+  if kind not in KINDS:
+    raise ValueError(f'projection={kind!r} is unknown: use one of {[*KINDS]}')
+  if size < 1:
+    raise ValueError(f'projection_dim={size}: give at least 1')
+  example = rows.take(batch.examples, 0)
+  layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
+  check_apart(layers, params)
+  with jax.default_matmul_precision('highest'):
+    return taps.collect(
+      functools.partial(KINDS[kind], size),
+      problem.outputs,
+      of,
+      params,
+      batch.examples,
+      layer_keys(layers, key),
+      mask=batch.mask,
+      total=True,
+      as_leaf=problem.as_leaf,
+    )
+
+
+def layer_keys(layers, key: jax.Array) -> dict[str, jax.Array]:
+  """A key for each entry of each layer's stack, [*stack]."""
+  return {
+    name: jax.random.split(jax.random.fold_in(key, i), layer.stack)
+    for i, (name, layer) in enumerate(layers.items())
+  }
+
+
+def check_apart(layers: dict[str, layers_lib.Layer], params: PyTree) -> None:
+  """Raises ValueError if a parameter belongs to two layers.
+
+  Its gradient is then a sum over both, which projections of each alone miss. A
+  layer that is applied more than once is no trouble.
+  """
+  parts = {}
+  for layer in layers.values():
+    parts.setdefault(layer.leaf, []).append(layer)
+  for leaf, group in parts.items():
+    if not any(layer.shared for layer in group):
+      continue
+    shape = jax.tree.leaves(params)[leaf].shape
+    at = np.arange(np.prod(shape, dtype=int)).reshape(shape)
+    entries = [walk.seen(layer.steps, at).ravel() for layer in group]
+    entries = np.concatenate(entries)
+    if np.unique(entries).size < entries.size:
+      names = [layer.name for layer in group]
+      raise ValueError(
+        f'the layers {names} share parameters, so that their gradients cannot'
+        f' be projected apart: give the problem as_leaf=({names[0]!r},)'
+      )
+
+
+# --- projections of one layer, for taps.collect -----------------------------
+
+
+def _factored(size, layer, a, g, key):
+  """Σ_s (a_s · p_j)(δ_s · r_j) / √k, [B, k]."""
+  left, right = jax.random.split(key)
+  p, r = _words(left, layer.num_in, size), _words(right, layer.num_out, size)
+  if layer.kind == 'embed':
+    inside = (a < layer.num_in)[..., None]  # padding is out of range
+    along = inside * _signs(p.at[a].get(mode='clip'), size, g.dtype)
+  else:
+    along = a @ _signs(p, size, g.dtype)
+  return jnp.sum(along * (g @ _signs(r, size, g.dtype)), 1) / np.sqrt(size)
+
+
+def _dense(size, layer, a, g, key):
+  """Σ_io ∇W_io R_io / √k, [B, k]; the signs of row i from fold i of the key."""
+  if layer.kind == 'leaf':  # its gradient g as a column: blocks are short
+    a, g = g, a
+  outs = g.shape[-1]
+
+  def signs(row):
+    words = _words(jax.random.fold_in(key, row), outs, size)
+    return _signs(words, size, g.dtype)
+
+  together = max(1, BLOCK // (outs * size))
+  if layer.kind == 'embed':
+    parts = jax.lax.map(
+      lambda pair: pair[1] @ signs(pair[0]),
+      (
+        a.ravel(),
+        jnp.where((a < layer.num_in)[..., None], g, 0).reshape(-1, outs),
+      ),
+      batch_size=together,
+    )
+    return parts.reshape(*a.shape, size).sum(1) / np.sqrt(size)
+  together = min(together, a.shape[-1])
+  count = -(-a.shape[-1] // together)
+  a = jnp.pad(a, ((0, 0), (0, 0), (0, count * together - a.shape[-1])))
+
+  def add(total, block):
+    first = block * together
+    cut = jax.lax.dynamic_slice_in_dim(a, first, together, 2)
+    gradient = jnp.einsum('bsi,bso->bio', cut, g)
+    r = jax.vmap(signs)(first + jnp.arange(together))
+    return total + jnp.einsum('bio,iok->bk', gradient, r), None
+
+  zero = jnp.zeros((len(a), size), g.dtype)
+  return jax.lax.scan(add, zero, jnp.arange(count))[0] / np.sqrt(size)
+
+
+def _words(key, rows, size):
+  """Random words whose bits are [rows, size] signs."""
+  return jax.random.bits(key, (rows, -(-size // 32)), jnp.uint32)
+
+
+def _signs(words, size, dtype):
+  """Bits as ±1, [..., size]."""
+  bits = words[..., None] >> jnp.arange(32, dtype=jnp.uint32) & 1
+  flat = bits.reshape(*words.shape[:-1], -1)[..., :size]
+  return 1 - 2 * flat.astype(dtype)
+
+
+KINDS = {'factored': _factored, 'dense': _dense}

@@ -1,0 +1,193 @@
+"""LoGra: influence in a small subspace of every layer's gradients.
+
+Choe et al. 2024 ("What is Your Data Worth to GPT?", §3.1). The gradient Σ_s a_s
+δ_sᵀ of a layer is seen only through two bases with orthonormal columns, U [I, r]
+and V [O, r']:
+
+  γ = Σ_s (Uᵀ a_s)(Vᵀ δ_s)ᵀ   [r, r'], never the I x O gradient;
+  score[i, q] = −(1/N) Σ_layers γ_q · (F + l2 + damping)⁻¹ γ_i,
+
+F the mean of γ γᵀ over training rows, per layer and entry of its stack: the
+Fisher restricted to span(U ⊗ V), so that with r = I and r' = O the score is
+influence with the block Fisher itself.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from tda_jax import trees
+from tda_jax.curvature import ekfac, projections, taps
+from tda_jax.curvature import layers as layers_lib
+from tda_jax.data import rows as rows_lib
+from tda_jax.inverses import inverse as inverse_lib
+from tda_jax.methods.method import Method, Prepared
+
+
+def logra(
+  damping='heuristic',
+  *,
+  rank: tuple[int, int] = (16, 16),
+  basis: str = 'pca',
+  labels: str = 'sampled',
+  batch_size: int = 256,
+) -> Method:
+  """LoGra of one model; positive supports, in the measure's unit.
+
+  Args:
+    damping: a number, or 'heuristic': 0.1 · mean eigenvalue of each F.
+    rank: (r, r') of every layer; a side that is no larger is taken whole.
+    basis: 'pca', the leading eigenvectors of KFAC's two factors, or 'random'.
+      'pca' refuses layers that are applied more than once.
+    labels: of the Fisher, 'sampled' from the model or the rows' own, 'data'
+      (the paper's choice; the empirical Fisher).
+
+  Raises:
+    ValueError: unknown `basis` or `labels`; a rank below 1; damping and l2 both
+      0; F is singular to rounding (the solver diverged).
+  """
+  if basis not in ('pca', 'random'):
+    raise ValueError(f"basis={basis!r} is unknown: use 'pca' or 'random'")
+  if labels not in ('sampled', 'data'):
+    raise ValueError(f"labels={labels!r} is unknown: use 'sampled' or 'data'")
+  if min(rank) < 1:
+    raise ValueError(f'rank={rank}: give two numbers of at least 1')
+
+  def prepare(problem, run, train, queries, key):
+    inverse_lib.positive(damping, problem.l2)
+    params, stack = run.params, rows_lib.stacked(train, batch_size)
+    if basis == 'pca':
+      bases = _leading(problem, params, stack, key, labels, rank)
+    else:
+      bases = _random(_layers(problem, params, train), key, rank)
+    seen = functools.partial(_collect, _gradients, problem, params, bases)
+    loss, drawn = ekfac.LABELS[labels](problem), jax.random.fold_in(key, 2)
+
+    def fisher(batch):
+      return {
+        name: jnp.einsum('...bi,...bj->...ij', x, x, precision='highest')
+        for name, x in seen(loss, batch, drawn).items()
+      }
+
+    n = rows_lib.count(train)
+    total = rows_lib.total(fisher, stack)
+    every = rows_lib.stacked(queries, rows_lib.count(queries))
+    measure = lambda outputs, row, key: problem.measure(outputs, row)
+    of_queries = seen(measure, trees.row(every, 0), drawn)
+    x, shifts = {}, []
+    for name, block in total.items():
+      x[name], shift = _solved(block / n, of_queries[name], damping, problem.l2)
+      shifts.append(shift)
+    finite = jnp.stack(
+      [
+        jnp.isfinite(one).all(-1).reshape(-1, one.shape[-2]).all(0)
+        for one in x.values()
+      ]
+    )
+    solution = inverse_lib.direct(finite.T, jnp.stack(shifts).mean())
+    solution = solution._replace(x=(), diverged=~finite.all(0))
+    return Prepared((bases, trees.scaled(-1 / n, x)), solution)
+
+  def score(problem, run, prepared, batch):
+    bases, x = prepared.state
+    loss = lambda outputs, row, key: problem.loss(outputs, row)
+    aux = {name: (bases[name], x[name]) for name in x}
+    unused = jax.random.key(0)
+    return _collect(
+      _products, problem, run.params, aux, loss, batch, unused, total=True
+    )
+
+  return Method(prepare, score)
+
+
+def _gradients(layer, a, g, bases):
+  """γ = Σ_s (Uᵀ a_s)(Vᵀ δ_s)ᵀ, [B, r·r']; a basis None is the identity."""
+  u, v = bases
+  g = g if v is None else g @ v
+  if layer.kind == 'embed':
+    u = jnp.eye(layer.num_in, dtype=g.dtype) if u is None else u
+    a = u.at[a].get(mode='fill', fill_value=0)
+  elif u is not None:
+    a = a @ u
+  return jnp.einsum('bsi,bso->bio', a, g).reshape(len(g), -1)
+
+
+def _products(layer, a, g, aux):
+  """γ_b · x_q, [B, Q]."""
+  bases, x = aux
+  return _gradients(layer, a, g, bases) @ x.T
+
+
+def _collect(statistic, problem, params, aux, loss, batch, key, total=False):
+  """A statistic of every layer for `loss(outputs, row, key of the row)`."""
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.index)
+  with jax.default_matmul_precision('highest'):
+    return taps.collect(
+      statistic,
+      lambda params, example: problem.outputs(params, example['row']),
+      lambda outputs, example: loss(outputs, **example),
+      params,
+      {'row': batch.examples, 'key': keys},
+      aux,
+      mask=batch.mask,
+      total=total,
+      as_leaf=problem.as_leaf,
+    )
+
+
+def _solved(block, vectors, damping, l2):
+  """((F + l2 + damping)⁻¹ v [*stack, Q, D], the mean damping)."""
+  size = block.shape[-1]
+  shift = jnp.full(block.shape[:-2], damping if damping != 'heuristic' else 0.0)
+  if damping == 'heuristic':
+    shift = 0.1 * jnp.trace(block, axis1=-2, axis2=-1) / size
+  diagonal = (shift + l2)[..., None, None] * jnp.eye(size)
+  factor = jnp.linalg.cholesky(block + diagonal)
+  x = jax.scipy.linalg.cho_solve((factor, True), jnp.swapaxes(vectors, -1, -2))
+  return jnp.swapaxes(x, -1, -2), shift.mean()
+
+
+def _leading(problem, params, stack, key, labels, rank):
+  """Eigenvectors of KFAC's factors with the largest eigenvalues."""
+  blocks = ekfac.fit(problem, params, stack, key, kind='kfac', labels=labels)
+  return {
+    name: (
+      _columns(block.inputs, block.eigenvalues.sum(-1), rank[0]),
+      _columns(block.outputs, block.eigenvalues.sum(-2), rank[1]),
+    )
+    for name, block in blocks.items()
+  }
+
+
+def _columns(basis, values, rank):
+  """The last columns of an ascending eigenbasis; of the identity, by value."""
+  size = values.shape[-1]
+  if rank >= size:
+    return None
+  if basis is not None:
+    return basis[..., -rank:]
+  unit = jax.nn.one_hot(jax.lax.top_k(values, rank)[1], size)
+  return jnp.swapaxes(unit, -1, -2)
+
+
+def _random(layers, key, rank):
+  """Orthonormal bases of random subspaces."""
+  bases = {}
+  for i, (name, layer) in enumerate(layers.items()):
+    sides = zip((layer.num_in, layer.num_out), rank, strict=True)
+    keys = jax.random.split(jax.random.fold_in(key, i))
+    bases[name] = tuple(
+      jnp.linalg.qr(jax.random.normal(k, (*layer.stack, size, r)))[0]
+      if r < size
+      else None
+      for k, (size, r) in zip(keys, sides, strict=True)
+    )
+  return bases
+
+
+def _layers(problem, params, train):
+  example = rows_lib.take(train, 0)
+  layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
+  projections.check_apart(layers, params)
+  return layers

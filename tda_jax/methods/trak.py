@@ -1,0 +1,204 @@
+"""TRAK: influence of a linear model on randomly projected gradients.
+
+Park et al. 2023 ("TRAK: Attributing Model Behavior at Scale", §3). The measure f
+is taken as linear in the parameters, with features φ = Rᵀ ∇f, R a random
+projection (`curvature.projections`), and the loss as a function ℓ of f:
+
+  score[i, q] = (1/N) φ_qᵀ (K + ridge·I)⁻¹ φ_i · Q_i,
+  K = (1/N) Σ_i W_i φ_i φ_iᵀ,   Q_i = −ℓ'(f_i),   W_i = 1 or ℓ''(f_i).
+
+The paper's case is the softmax and the margin f = log p/(1 − p): then ℓ(f) =
+log(1 + exp(−f)) and Q_i = 1 − p_i; it leaves the weights W_i out.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import linalg
+
+from tda_jax.curvature import projections
+from tda_jax.data import rows as rows_lib
+from tda_jax.inverses import inverse as inverse_lib
+from tda_jax.methods import method as method_lib
+from tda_jax.methods.method import Method, Prepared
+
+
+def trak(
+  projection_dim: int = 512,
+  *,
+  projection: str = 'factored',
+  ridge: float = 0.0,
+  weighted: bool = False,
+  batch_size: int = 256,
+) -> Method:
+  """TRAK of one model; positive supports, in the measure's unit.
+
+  Q_i is found in the space of the outputs z, −(∂loss/∂z · ∂f/∂z) / |∂f/∂z|²,
+  which is −ℓ'(f_i) wherever the loss is a function of the measure: 1 − p_i for
+  classification, 2|error| for regression on one target, 1 for a measure that is
+  minus the loss.
+
+  Args:
+    projection_dim: k, the numbers that a gradient is projected to.
+    projection: 'factored' (fast) or 'dense'; see `curvature.projections`.
+    ridge: added to the mean kernel K, so ridge·N to the ΦᵀΦ of the paper. The
+      problem's l2 is not added.
+    weighted: W_i = ℓ''(f_i), as Newton's method has it: K is then the projected
+      curvature of the loss, and scores keep the scale of a removal also where
+      ℓ'' is not about 1 (it is 2 in regression). False: the paper's W_i = 1.
+    batch_size: rows projected at once for K.
+
+  Raises:
+    ValueError: the kernel is singular, as it is for k > N without a ridge; the
+      loss is not a function of the measure.
+  """
+
+  def prepare(problem, run, train, queries, key):
+    n = rows_lib.count(train)
+    _check_ridge(ridge, projection_dim, n)
+    _check_slope(problem, run.params, train)
+    project = functools.partial(
+        projections.project, problem.measure, problem, run.params, key=key,
+        size=projection_dim, kind=projection,
+    )  # fmt: skip
+
+    def gram(batch):
+      features = project(batch)
+      weights = _slopes(problem, run.params, batch)[1] if weighted else 1.0
+      weighed = (weights * features.T).T
+      return jnp.matmul(features.T, weighed, precision='highest')
+
+    kernel = rows_lib.total(gram, rows_lib.stacked(train, batch_size)) / n
+    of_queries = jax.lax.map(project, rows_lib.stacked(queries, batch_size))
+    of_queries = of_queries.reshape(-1, projection_dim)
+    of_queries = of_queries[: rows_lib.count(queries)]
+    x = _solved(kernel + ridge * jnp.eye(projection_dim), of_queries)
+    solution = inverse_lib.direct(x, ridge)._replace(
+      x=(), diverged=~jnp.isfinite(x).all(-1)
+    )
+    return Prepared((x / n, key), solution)
+
+  def score(problem, run, prepared, batch):
+    kernel, slopes = _factors(projection, problem, run, prepared, batch)
+    return kernel * slopes[:, None]
+
+  return Method(prepare, score)
+
+
+def trak_ensemble(
+  projection_dim: int = 512, *, projection: str = 'factored', **kwargs
+) -> Method:
+  """TRAK of E models: mean of (1/N) φ_qᵀ(K + ridge)⁻¹φ_i times mean of Q_i.
+
+  The two factors are averaged apart, as in the paper (`ensemble(trak())`
+  averages their products), and every member has a projection of its own. The
+  run has a leading member axis.
+
+  Args:
+    projection_dim, projection, kwargs: see `trak`.
+  """
+  one = trak(projection_dim, projection=projection, **kwargs)
+
+  def score(problem, run, prepared, batch):
+    def factors(member):
+      run, prepared = member
+      return _factors(projection, problem, run, prepared, batch)
+
+    every = jax.lax.map(factors, (method_lib.members_of(run), prepared))
+    kernel, slopes = (factor.mean(0) for factor in every)
+    return kernel * slopes[:, None]
+
+  return Method(method_lib.ensemble(one).prepare, score, members=True)
+
+
+def _factors(projection, problem, run, prepared, batch):
+  """((1/N) φ_qᵀ(K + ridge)⁻¹φ_i [B, Q], Q_i [B]) of one model."""
+  x, key = prepared.state
+  features = projections.project(
+    problem.measure, problem, run.params, batch, key, x.shape[-1], projection
+  )
+  kernel = jnp.matmul(features, x.T, precision='highest')
+  return kernel, -_slopes(problem, run.params, batch)[0]
+
+
+def _slopes(problem, params, batch):
+  """(ℓ', ℓ'') of each row, [B] each."""
+  outputs = jax.vmap(problem.outputs, (None, 0))(params, batch.examples)
+  of_row = functools.partial(_slope, problem)
+  return jax.vmap(of_row)(outputs, batch.examples)
+
+
+def _slope(problem, outputs, example):
+  """(ℓ', ℓ'') of loss = ℓ(measure), along the measure's gradient in outputs."""
+  gradient = jax.grad(problem.measure)(outputs, example)
+  square = jnp.vdot(gradient, gradient)
+  along = gradient * jnp.where(
+    square > 0, 1 / jnp.where(square > 0, square, 1), 0
+  )
+  first = jnp.vdot(along, jax.grad(problem.loss)(outputs, example))
+
+  def curved(z):  # ∂²loss − ℓ' ∂²f = ℓ'' ∂f ∂fᵀ
+    return problem.loss(z, example) - first * problem.measure(z, example)
+
+  bent = jax.jvp(jax.grad(curved), (outputs,), (along,))[1]
+  return first, jnp.vdot(along, bent)
+
+
+def _check_ridge(ridge, size, n):
+  if ridge < 0:
+    raise ValueError(f'ridge={ridge}: give a number of at least 0')
+  if size > n and ridge == 0:
+    raise ValueError(
+      f'projection_dim={size} is above the {n} training rows, so that the'
+      ' kernel is singular: lower projection_dim, or give a ridge above 0'
+    )
+
+
+def _check_slope(problem, params, train):
+  """Raises unless ∂loss and ∂measure are parallel at some outputs."""
+  shape = lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+  example = jax.tree.map(shape, train)
+  outputs = jax.eval_shape(problem.outputs, params, example)
+  with jax.ensure_compile_time_eval():  # probed: no value of the data is read
+    z = jax.random.normal(jax.random.key(0), outputs.shape, outputs.dtype)
+    example = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), example)
+    loss = jax.grad(problem.loss)(z, example).ravel()
+    measure = jax.grad(problem.measure)(z, example).ravel()
+    lengths = jnp.linalg.norm(loss) * jnp.linalg.norm(measure)
+    apart = float(lengths) - abs(float(loss @ measure))
+    parallel = apart <= 1e-3 * float(lengths)
+  if not parallel:
+    raise ValueError(
+      'trak needs a loss that is a function of the measure, and their gradients'
+      f' in the {z.size} outputs are not parallel (regression on several targets'
+      ' is such a case): give the problem a measure that its loss depends on'
+      ' alone, or use influence'
+    )
+
+
+def _solved(kernel, vectors):
+  """K⁻¹ v [Q, k], on the host in float64; NaN where K is singular."""
+  return jax.pure_callback(
+    _host_solved,
+    jax.ShapeDtypeStruct(vectors.shape, vectors.dtype),
+    kernel,
+    vectors,
+    vmap_method='sequential',
+  )
+
+
+def _host_solved(kernel, vectors):
+  nothing = np.full_like(vectors, np.nan)
+  wide = np.asarray(kernel, np.float64)
+  try:
+    factor = linalg.cho_factor(wide, lower=True)
+  except (linalg.LinAlgError, ValueError):  # not definite; not finite
+    return nothing
+  size = np.linalg.norm(wide, 1)
+  condition = linalg.lapack.dpocon(factor[0], size, uplo='L')[0]
+  if condition < np.finfo(kernel.dtype).eps:  # what is left is rounding
+    return nothing
+  vectors = np.asarray(vectors)
+  return linalg.cho_solve(factor, vectors.T).T.astype(vectors.dtype)
