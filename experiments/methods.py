@@ -3,7 +3,7 @@
 from typing import Any
 
 from tda_jax.inverses import cg, descent, ekfac, exact, inverse
-from tda_jax.methods import gradients, influence, method
+from tda_jax.methods import displaced, gradients, influence, method
 
 INVERSES = {
   'identity': inverse.identity,
@@ -22,10 +22,18 @@ FIRST_ORDER = {
 }
 
 
-def make(kind: str = '', **settings: Any) -> method.Method:
-  """The method `kind`: one of FIRST_ORDER, or influence by one of INVERSES."""
+def make(
+  kind: str = '', *, displace: bool = False, **settings: Any
+) -> method.Method:
+  """The method `kind`: one of FIRST_ORDER, or influence by one of INVERSES.
+
+  Args:
+    displace: influence at the displaced parameters (`methods.displaced`).
+  """
   if kind in FIRST_ORDER:
     return _called(FIRST_ORDER[kind], kind, settings)
+  if displace:
+    return displaced.displaced_influence(make_inverse(kind, **settings))
   return influence.influence(make_inverse(kind, **settings))
 
 

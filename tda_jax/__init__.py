@@ -9,6 +9,10 @@ from tda_jax.curvature import layers as _layers
 from tda_jax.curvature.layers import check_independent as check_independent
 from tda_jax.curvature.layers import coverage as coverage
 from tda_jax.data.subsets import half_subsets as half_subsets
+from tda_jax.evaluation.further_training import adjusted as adjusted
+from tda_jax.evaluation.further_training import (
+  further_training as further_training,
+)
 from tda_jax.evaluation.lds import lds as lds
 from tda_jax.evaluation.reliability import ceiling as ceiling
 from tda_jax.evaluation.retraining import leave_one_out as leave_one_out
@@ -26,6 +30,7 @@ from tda_jax.inverses.inverse import Inverse as Inverse
 from tda_jax.inverses.inverse import Solution as Solution
 from tda_jax.inverses.inverse import identity as identity
 from tda_jax.inverses.inverse import with_residual as with_residual
+from tda_jax.methods.displaced import displaced_influence as displaced_influence
 from tda_jax.methods.gradients import grad_cos as grad_cos
 from tda_jax.methods.gradients import grad_dot as grad_dot
 from tda_jax.methods.influence import influence as influence

@@ -14,7 +14,7 @@ from tda_jax import trees
 from tda_jax.curvature import layers as layers_lib
 from tda_jax.curvature import products, taps
 from tda_jax.data import rows
-from tda_jax.inverses.inverse import Inverse
+from tda_jax.inverses.inverse import Inverse, Solution
 from tda_jax.methods.method import Method, Prepared
 
 
@@ -23,12 +23,8 @@ def influence(inverse: Inverse) -> Method:
 
   def prepare(problem, run, train, queries, key):
     params = run.params
-    fit_key, solve_key = jax.random.split(key)
     vectors = products.gradients(problem.measure, problem, params, queries)
-    state = inverse.fit(problem, params, train, fit_key)
-    found = inverse.solve(state, problem, params, train, vectors, solve_key)
-    finite = jnp.isfinite(trees.norms(found.x))
-    found = found._replace(diverged=found.diverged | ~finite)
+    found = solved(inverse, problem, params, train, vectors, key)
     scaled = trees.scaled(-1 / rows.count(train), found.x)
     example = rows.take(train, 0)
     return Prepared(
@@ -36,19 +32,33 @@ def influence(inverse: Inverse) -> Method:
     )
 
   def score(problem, run, prepared, batch):
-    return taps.collect(
-      inner_products,
-      problem.outputs,
-      problem.loss,
-      run.params,
-      batch.examples,
-      prepared.state,
-      mask=batch.mask,
-      total=True,
-      as_leaf=problem.as_leaf,
-    )
+    return along(problem, run.params, prepared.state, batch)
 
   return Method(prepare, score)
+
+
+def solved(inverse: Inverse, problem, params, train, vectors, key) -> Solution:
+  """The inverse fitted and applied to a stack of vectors [Q, ...]."""
+  fit_key, solve_key = jax.random.split(key)
+  state = inverse.fit(problem, params, train, fit_key)
+  found = inverse.solve(state, problem, params, train, vectors, solve_key)
+  finite = jnp.isfinite(trees.norms(found.x))
+  return found._replace(diverged=found.diverged | ~finite)
+
+
+def along(problem, params, vectors, batch) -> jax.Array:
+  """⟨∇loss_b(params), V_q⟩, [B, Q]; vectors of `by_layer`."""
+  return taps.collect(
+    inner_products,
+    problem.outputs,
+    problem.loss,
+    params,
+    batch.examples,
+    vectors,
+    mask=batch.mask,
+    total=True,
+    as_leaf=problem.as_leaf,
+  )
 
 
 def by_layer(problem, params, example, vectors):

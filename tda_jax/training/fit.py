@@ -57,11 +57,17 @@ class Member(NamedTuple):
     key: typed key; its initialisation, order of rows and augmentation.
     subset: [n] the rows it trains on, or None for all.
     weights: [N] of the losses of all rows, or None for ones.
+    removed: a row whose loss over n is taken off the mean loss of every batch
+      (−1: no row), or None.
+    deleted: a row dropped from the order of rows, those after it moving up
+      (−1: no row), or None.
   """
 
   key: jax.Array
   subset: jax.Array | None = None
   weights: jax.Array | None = None
+  removed: jax.Array | None = None
+  deleted: jax.Array | None = None
 
 
 class State(NamedTuple):
@@ -121,6 +127,9 @@ def advance(
   n = len(jax.tree.leaves(rows)[0] if member.subset is None else member.subset)
   places = order(member.key, epoch, n, recipe.batch_size)
   index = places if member.subset is None else member.subset[places]
+  count = n
+  if member.deleted is not None:
+    index, count = _without(index, n, member.deleted)
   optimizer = recipe.optimizer(total_steps(recipe, n))
   fresh = jax.random.fold_in(jax.random.fold_in(member.key, 2), epoch)
 
@@ -132,14 +141,28 @@ def advance(
     if recipe.augment is not None:
       keys = jax.random.split(jax.random.fold_in(fresh, t), index.shape[1])
       examples = jax.vmap(recipe.augment)(keys, examples)
-    mask = t * index.shape[1] + jnp.arange(index.shape[1]) < n
+    mask = t * index.shape[1] + jnp.arange(index.shape[1]) < count
     scale = mask / jnp.sum(mask)
     if member.weights is not None:
       scale *= member.weights[index[t]]
     gradient = jax.grad(objective)(state.params, examples, scale)
+    if member.removed is not None:
+      own = jax.tree.map(lambda leaf: leaf[member.removed][None], rows)
+      share = jnp.where(member.removed < 0, 0.0, -1 / n)[None]
+      less = jax.grad(objective)(state.params, own, share)
+      gradient = trees.add(gradient, less)
     if problem.l2:
       gradient = trees.add(gradient, state.params, problem.l2)
     updates, moments = optimizer.update(gradient, state.optimizer, state.params)
     return State(optax.apply_updates(state.params, updates), moments)
 
   return jax.lax.fori_loop(first, last, step, state)
+
+
+def _without(index, n, row):
+  """The order of n rows with `row` deleted, and how many rows are left."""
+  flat = index.reshape(-1)
+  found = flat[:n] == row
+  after = jnp.arange(len(flat)) >= jnp.where(found.any(), found.argmax(), n)
+  kept = jnp.where(after, jnp.roll(flat, -1), flat)
+  return kept.reshape(index.shape), n - found.any()
