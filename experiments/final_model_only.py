@@ -57,7 +57,7 @@ def main(config, workdir: pathlib.Path) -> None:
     found[name] = compared(scores[0][left], effects, seconds)
   points = config.further.points
   rows = result_rows(found, points)
-  claims = claims_lib.computed(found, points)
+  claims = claims_lib.computed(found, points, config.plotted)
   record.results(
     workdir / 'results.json', config.experiment, config.setting, rows, claims
   )
@@ -77,7 +77,8 @@ def of_loss(task: tasks.Task) -> tasks.Task:
 def mean_square_gradient(task: tasks.Task, params) -> float:
   """Mean over rows and parameters of a squared entry of ∇loss_i.
 
-  The unit of the paper's dampings (after Grosse et al. 2023).
+  The unit of the paper's dampings (after Grosse et al. 2023), to 6 digits, so
+  that a resumed run finds the same.
   """
   problem = task.problem
   example = rows_lib.take(task.train, 0)
@@ -90,7 +91,8 @@ def mean_square_gradient(task: tasks.Task, params) -> float:
 
   batches = rows_lib.batches(task.train, 256)
   total = sum(float(squares(jax.tree.map(jnp.asarray, b))) for b in batches)
-  return total / (rows_lib.count(task.train) * trees.size(params))
+  mean = total / (rows_lib.count(task.train) * trees.size(params))
+  return float(f'{mean:.6g}')
 
 
 def compared(scores, effects, seconds: float) -> Found:

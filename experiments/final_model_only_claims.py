@@ -7,30 +7,31 @@ error.
 import numpy as np
 
 PAPER = 'final-model-only paper, §5'
-FIRST_ORDER = ('grad_dot', 'grad_cos')
+EARLY = ('grad_dot', 'grad_cos', 'datainf')  # best early, in the paper
 
 
-def computed(found: dict, points) -> list[dict]:
+def computed(found: dict, points, plotted) -> list[dict]:
   """All claims whose methods were measured.
 
   Args:
     found: name -> final_model_only.Found.
     points: [T] epochs of further training.
+    plotted: names of the methods, each at the damping that the paper plots.
   """
   first, last = f'epoch {points[0]:g}', f'epoch {points[-1]:g}'
   cosines = {name: f.by_point['cosine'] for name, f in found.items()}
-  second = [name for name in found if name not in FIRST_ORDER]
+  shown = [name for name in plotted if name in found]
   out = []
-  for name in FIRST_ORDER:
-    if name in found:
-      gap = cosines[name][0] - cosines[name][-1]
+  for name in shown:
+    rise = cosines[name][-1] - cosines[name][0]
+    if name.startswith(EARLY):
       out.append(
         _claim(
           f'{name} decays with further training', PAPER,
-          f'cosine at {first} − at {last} above 0', gap,
+          f'cosine at {first} − at {last} above 0', -rise,
         )
       )  # fmt: skip
-  for name in second:
+      continue
     if 'grad_dot' in found:
       out.append(
         _claim(
@@ -42,18 +43,19 @@ def computed(found: dict, points) -> list[dict]:
     out.append(
       _claim(
         f'{name} does not decay', PAPER,
-        f'cosine at {last} − at {first} not significantly below 0',
-        cosines[name][-1] - cosines[name][0], strict=False,
+        f'cosine at {last} − at {first} not significantly below 0', rise,
+        strict=False,
       )
     )  # fmt: skip
-  for name, f in found.items():
-    most = max(f.by_seeds)
+  for name in shown:
+    by_seeds = found[name].by_seeds
+    most = max(by_seeds)
     if most > 1:
       out.append(
         _claim(
           f'averaging seeds matters to {name}', PAPER,
           f'best cosine of {most} seeds − of 1 above 0',
-          f.by_seeds[most] - f.by_seeds[1],
+          by_seeds[most] - by_seeds[1],
         )
       )  # fmt: skip
   return out + _displacement(cosines, last)
