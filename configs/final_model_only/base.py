@@ -16,7 +16,7 @@ SECOND_ORDER = {
 # The same at the largest damping only: what costs most, or repeats another.
 LARGEST = {
   'cg': {'kind': 'cg', 'tolerance': 1e-3, 'max_steps': 1000},
-  'neumann': {'kind': 'neumann', 'steps': 2000},
+  'neumann': {'kind': 'neumann', 'steps': 400},
   'astra': {'kind': 'astra', 'steps': 200},
 }
 

@@ -160,7 +160,8 @@ def test_ridge_influence_is_leave_one_out_with_its_sign_and_scale():
 def test_a_training_row_supports_itself():
   t = tiny.classification()
   twin = t._replace(queries=t.train)
-  for name in METHODS:
+  # Displaced influence weighs a row by its gradient elsewhere.
+  for name in METHODS.keys() - {'displaced'}:
     assert (np.diag(attribute(name, twin)) >= 0).all(), name
 
 
