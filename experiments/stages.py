@@ -1,10 +1,11 @@
-"""The stages of a workdir: train, truth, scores. Each complete or absent.
+"""The stages of a workdir: train, truth, further, scores. Each complete or absent.
 
 A stage records what it was made from; the same command continues a killed one
 and a changed one is refused.
 """
 
 import pathlib
+import types
 from typing import Any
 
 import jax
@@ -12,15 +13,15 @@ import numpy as np
 from absl import logging
 
 import tda_jax
-from experiments import methods
+from experiments import methods, tasks
 from experiments.tasks import Task
 from tda_jax import scoring
 from tda_jax.data import rows as rows_lib
 from tda_jax.data import subsets as subsets_lib
-from tda_jax.evaluation import lds, retraining
+from tda_jax.evaluation import further_training, lds, retraining
 from tda_jax.methods import method as method_lib
 from tda_jax.storage import record
-from tda_jax.training import members
+from tda_jax.training import fit, members
 from tda_jax.training.fit import Run
 
 PyTree = Any
@@ -105,6 +106,38 @@ def left_out(config, task: Task, workdir: pathlib.Path):
     at_once=config.truth.at_once,
   )
   return rows, base[None] - without
+
+
+def further(config, task: Task, params: PyTree, workdir: pathlib.Path):
+  """Further training of one model: (rows [L], effects [L, R, T, Q]).
+
+  The rows to leave out are every (N // L)-th, as in the paper's tables.
+  """
+  settings = config.further
+  _claim(config, workdir, 'further', further=settings)
+  recipe = tasks.recipe(types.SimpleNamespace(training=settings), None)
+  n = rows_lib.count(task.train)
+  if not 0 < settings.rows <= n:
+    raise ValueError(
+      f'further.rows={settings.rows} of {n} training rows: give 1 to {n}'
+    )
+  rows = np.arange(settings.rows) * (n // settings.rows)
+  steps = fit.steps_per_epoch(n, settings.batch_size)
+  base, without = further_training.further_training(
+    task.problem,
+    recipe,
+    params,
+    task.train,
+    task.queries,
+    rows,
+    settings.repeats,
+    _key(config.seed, 'further'),
+    workdir / 'further',
+    points=[max(1, round(epoch * steps)) for epoch in settings.points],
+    mode=settings.mode,
+    at_once=settings.at_once,
+  )
+  return rows, further_training.adjusted(base, without, settings.subtract_mean)
 
 
 def scores(

@@ -115,22 +115,15 @@ def digits(config) -> Task:
 def table(config) -> Task:
   """Regression or classification on a table.
 
-  `data.name` is concrete, diabetes or breast_cancer, or a user's .csv or .npz
-  file, whose target column is `data.target`.
+  `data.name` is concrete, diabetes or breast_cancer; or a user's .csv or .npz
+  file; or one of FILES, read from `data.path`. A file's target column is
+  `data.target`.
   """
   data = config.data
-  if data.name.endswith(('.csv', '.csv.gz', '.npz')):
-    read = tables.read(
-      data.name, data.target, classification=data.classification
-    )
-    rows, columns = read.rows, read.columns
-  elif data.name in TABLES:
+  if data.name in TABLES:
     rows, columns = TABLES[data.name](), tables.columns(data.name)
   else:
-    raise ValueError(
-      f'unknown table {data.name!r}: use one of {sorted(TABLES)}, or the path'
-      ' of a .csv or .npz file'
-    )
+    rows, columns = _read(data)
   rows_lib.check(rows, data.name)
   (train, queries), index = prepare.split(
     rows, data.seed, data.train, data.queries
@@ -192,6 +185,19 @@ TABLES = {
   'diabetes': tables.diabetes,
   'breast_cancer': tables.breast_cancer,
 }
+FILES = {  # tables that no package ships -> where to get them
+  'energy': (
+    'the UCI Energy Efficiency data (archive.ics.uci.edu/dataset/242, the sheet'
+    ' of ENB2012_data.xlsx saved as CSV)'
+  ),
+  'heloc': (
+    'the FICO HELOC data (community.fico.com, or Kaggle; heloc_dataset_v1.csv)'
+  ),
+  'folktables': (
+    'ACSIncome of Massachusetts, 2018, one-hot, as the docstring of'
+    ' configs/final_model_only/folktables.py makes it'
+  ),
+}
 IMAGE_FILES = {
   'mnist': images_lib.mnist,
   'fashion_mnist': images_lib.fashion_mnist,
@@ -205,6 +211,27 @@ CIFAR = (
     'airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse',
     'ship', 'truck',
 )  # fmt: skip
+
+
+def _read(data):
+  """(rows, columns) of a user's file."""
+  path = data.path if data.name in FILES else data.name
+  if not path.endswith(('.csv', '.csv.gz', '.npz')):
+    if data.name in FILES:
+      raise ValueError(
+        f'data.path={path!r} is no .csv or .npz file: get'
+        f' {FILES[data.name]} and give its path as --config.data.path=FILE'
+      )
+    raise ValueError(
+      f'unknown table {data.name!r}: use one of {sorted([*TABLES, *FILES])}, or'
+      ' the path of a .csv or .npz file'
+    )
+  read = tables.read(path, data.target, classification=data.classification)
+  keep = [c not in data.get('drop', ()) for c in read.columns]
+  columns = tuple(c for c, kept in zip(read.columns, keep, strict=True) if kept)
+  if all(keep):
+    return read.rows, columns
+  return {**read.rows, 'x': read.rows['x'][:, keep]}, columns
 
 
 def _split(index):

@@ -9,6 +9,10 @@ from tda_jax.curvature import layers as _layers
 from tda_jax.curvature.layers import check_independent as check_independent
 from tda_jax.curvature.layers import coverage as coverage
 from tda_jax.data.subsets import half_subsets as half_subsets
+from tda_jax.evaluation.further_training import adjusted as adjusted
+from tda_jax.evaluation.further_training import (
+  further_training as further_training,
+)
 from tda_jax.evaluation.lds import lds as lds
 from tda_jax.evaluation.reliability import ceiling as ceiling
 from tda_jax.evaluation.retraining import leave_one_out as leave_one_out
@@ -32,6 +36,7 @@ from tda_jax.inverses.inverse import identity as identity
 from tda_jax.inverses.inverse import with_residual as with_residual
 from tda_jax.methods.baselines import loss_only as loss_only
 from tda_jax.methods.baselines import random as random
+from tda_jax.methods.displaced import displaced_influence as displaced_influence
 from tda_jax.methods.gradients import grad_cos as grad_cos
 from tda_jax.methods.gradients import grad_dot as grad_dot
 from tda_jax.methods.influence import influence as influence
@@ -45,10 +50,10 @@ from tda_jax.methods.similarity import similarity as similarity
 from tda_jax.methods.source import dampings as dampings
 from tda_jax.methods.source import source as source
 from tda_jax.methods.tracin import tracin as tracin
-from tda_jax.methods.unrolled import contributions as contributions
-from tda_jax.methods.unrolled import unrolled as unrolled
 from tda_jax.methods.trak import trak as trak
 from tda_jax.methods.trak import trak_ensemble as trak_ensemble
+from tda_jax.methods.unrolled import contributions as contributions
+from tda_jax.methods.unrolled import unrolled as unrolled
 from tda_jax.problem import Problem as Problem
 from tda_jax.problem import classification as classification
 from tda_jax.problem import regression as regression

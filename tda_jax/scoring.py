@@ -202,7 +202,7 @@ def _about(problem, run, train, queries, key, name) -> dict:
     'sign': 'positive supports',
     'reduction': 'mean loss',
     'l2': problem.l2,
-    'models': digest(run.params),
+    'models': digest((run.params, run.checkpoints)),
     'train': digest(train),
     'queries': digest(queries),
     'key': digest(jax.random.key_data(key)),

@@ -20,17 +20,8 @@ def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     ValueError: the shapes differ or are not [N, Q] with N > 1; a value is not
       finite.
   """
-  a, b = matrix(a, 'the first matrix'), matrix(b, 'the second matrix')
-  if a.shape != b.shape:
-    raise ValueError(
-      f'cannot compare matrices of shapes {a.shape} and {b.shape}: give the'
-      ' same rows and queries to both'
-    )
-  a, b = _centred(a), _centred(b)
-  norms = np.linalg.norm(a, axis=0) * np.linalg.norm(b, axis=0)
-  return np.divide(
-    (a * b).sum(axis=0), norms, out=np.zeros_like(norms), where=norms > 0
-  )
+  a, b = _pair(a, b)
+  return _cosine(_centred(a), _centred(b))
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -40,6 +31,14 @@ def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
   """
   a, b = matrix(a, 'the first matrix'), matrix(b, 'the second matrix')
   return pearson(stats.rankdata(a, axis=0), stats.rankdata(b, axis=0))
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  """Cosine similarity of each column, in float64: Pearson without centring.
+
+  A column of zeros has similarity 0. Arguments, result, errors as in `pearson`.
+  """
+  return _cosine(*_pair(a, b))
 
 
 def matrix(values: np.ndarray, name: str, rows: str = 'rows') -> np.ndarray:
@@ -64,6 +63,23 @@ def matrix(values: np.ndarray, name: str, rows: str = 'rows') -> np.ndarray:
       ' that makes them to its end'
     )
   return values
+
+
+def _pair(a, b):
+  a, b = matrix(a, 'the first matrix'), matrix(b, 'the second matrix')
+  if a.shape != b.shape:
+    raise ValueError(
+      f'cannot compare matrices of shapes {a.shape} and {b.shape}: give the'
+      ' same rows and queries to both'
+    )
+  return a, b
+
+
+def _cosine(a, b):
+  norms = np.linalg.norm(a, axis=0) * np.linalg.norm(b, axis=0)
+  return np.divide(
+    (a * b).sum(axis=0), norms, out=np.zeros_like(norms), where=norms > 0
+  )
 
 
 def _centred(values):

@@ -20,7 +20,7 @@ from tda_jax.data import rows as data
 from tda_jax.methods import method
 from tda_jax.problem import Problem
 from tda_jax.storage import scores
-from tda_jax.training import members
+from tda_jax.training import fit, members
 from tda_jax.training.fit import Member, Recipe
 
 PyTree = Any
@@ -64,12 +64,12 @@ def outcomes(
 
   def variant(j):
     repeat, m = divmod(j, len(subsets))
-    return Member(_keys(key, repeat, m), subsets[m])
+    return Member(folded(key, repeat, m), subsets[m])
 
   def name(j):
     return f'the model of subset {j % len(subsets)}, repeat {j // len(subsets)}'
 
-  return _retrained(
+  found = retrained(
       problem, recipe, train, queries, variant, name,
       count=len(subsets), repeats=repeats, path=path, at_once=at_once,
       progress=progress,
@@ -81,6 +81,7 @@ def outcomes(
           **(attributes or {}),
       },
   )  # fmt: skip
+  return found[:, :, 0]
 
 
 def leave_one_out(
@@ -110,24 +111,15 @@ def leave_one_out(
   Returns:
     (base [R, Q], left_out [L, R, Q]).
   """
-  indices, rows = np.asarray(indices), data.count(train)
-  if indices.ndim != 1 or indices.min() < 0 or indices.max() >= rows:
-    raise ValueError(f'indices must be [L] rows from 0 to {rows - 1}')
+  rows = data.count(train)
+  indices = checked_indices(indices, rows)
 
   def variant(j):
-    repeat, left = divmod(j, len(indices) + 1)
-    weights = np.ones((len(j), rows), np.float32)
-    out = np.flatnonzero(left)
-    weights[out, indices[left[out] - 1]] = 0
-    return Member(_keys(key, repeat), weights=weights)
+    repeat, out = left_out(j, indices)
+    return Member(folded(key, repeat), weights=without(out, rows))
 
-  def name(j):
-    repeat, left = divmod(j, len(indices) + 1)
-    which = f'without row {indices[left - 1]}' if left else 'of all rows'
-    return f'the model {which}, repeat {repeat}'
-
-  found = _retrained(
-      problem, recipe, train, queries, variant, name,
+  found = retrained(
+      problem, recipe, train, queries, variant, left_out_name(indices),
       count=len(indices) + 1, repeats=repeats, path=path, at_once=at_once,
       progress=progress,
       attributes={
@@ -137,19 +129,51 @@ def leave_one_out(
           **members.identity(recipe, train, rows),
           **(attributes or {}),
       },
-  )  # fmt: skip
+  )[:, :, 0]  # fmt: skip
   return found[0], found[1:]
 
 
-def _retrained(
+def checked_indices(indices, rows: int) -> np.ndarray:
+  """Rows to leave out, [L]; raises ValueError unless they are from 0 to N−1."""
+  indices = np.asarray(indices)
+  if indices.ndim != 1 or not ((indices >= 0) & (indices < rows)).all():
+    raise ValueError(f'indices must be [L] rows from 0 to {rows - 1}')
+  return indices
+
+
+def left_out(j, indices) -> tuple[np.ndarray, np.ndarray]:
+  """(repeat, row left out or −1) of models j, L + 1 a repeat: all rows first."""
+  repeat, left = np.divmod(j, len(indices) + 1)
+  return repeat, np.append(-1, indices)[left]
+
+
+def without(out: np.ndarray, rows: int) -> np.ndarray:
+  """Weights [E, N] that are 0 for the row of each model in `out` (−1: none)."""
+  return (out[:, None] != np.arange(rows)).astype(np.float32)
+
+
+def left_out_name(indices) -> Callable:
+  """j -> what to call that model of `left_out`."""
+
+  def name(j):
+    repeat, out = left_out(j, indices)
+    which = 'of all rows' if out < 0 else f'without row {out}'
+    return f'the model {which}, repeat {repeat}'
+
+  return name
+
+
+def retrained(
     problem, recipe, train, queries, variant, name, *, count, repeats, path,
-    at_once, progress, attributes,
+    at_once, progress, attributes, points=None,
 ):  # fmt: skip
-  """Measures [count, R, Q] of models 0..R·count−1, streamed to `path`.
+  """Measures [count, R, T, Q] of models 0..R·count−1, streamed to `path`.
 
   Args:
     variant: j [E] -> stack of members.
     name: j -> what to call that model.
+    points: [T] steps of the run after which to measure; None: its end, for
+      which the store has no axis.
   """
   total = count * repeats
   data.check(queries, 'the query set')
@@ -162,14 +186,15 @@ def _retrained(
     'l2': problem.l2,
     'queries': members.digest(queries),
   }
-  shape = (total, data.count(queries))
+  axes = () if points is None else (len(points),)
+  shape = (total, *axes, data.count(queries))
   store = scores.create(path, shape, min(at_once, total), attributes)
   block = store.rows_per_block
   workers = min(_workers(), block)
   size = -(-min(at_once, block) // workers)
   todo = [int(b) * block for b in _mine(np.flatnonzero(~scores.done(store)))]
   spans = [np.arange(first, min(first + block, total)) for first in todo]
-  measured = _measured(problem, recipe, train, queries, variant, name)
+  measured = _measured(problem, recipe, train, queries, variant, name, points)
   with (
     _bar(sum(map(len, spans)), progress) as bar,
     futures.ThreadPoolExecutor(workers) as pool,
@@ -177,27 +202,37 @@ def _retrained(
     for span in spans:
       parts = [span[i : i + size] for i in range(0, len(span), size)]
       found = pool.map(lambda p: measured(p, size, bar.update), parts)
-      scores.write(store, int(span[0]), np.concatenate([*found]))
+      found = np.concatenate([*found]).reshape(-1, *shape[1:])
+      scores.write(store, int(span[0]), found)
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices('retraining')
-  return scores.read(store).reshape(repeats, count, -1).swapaxes(0, 1)
+  found = scores.read(store).reshape(repeats, count, *(axes or (1,)), -1)
+  return found.swapaxes(0, 1)
 
 
-def _measured(problem, recipe, train, queries, variant, name) -> Callable:
-  """(models j, size, update) -> measures [len(j), Q], `size` models at once."""
+def _measured(
+  problem, recipe, train, queries, variant, name, points
+) -> Callable:
+  """(models j, size, update) -> [len(j), T, Q], `size` models at once."""
   train, queries = members.on_device((train, queries))
 
-  def run(j, size, update):
+  def measured(j, size, update):
     # A smaller last part trains its last model more than once: compiling for
     # another size would cost more.
     padded = np.minimum(j[0] + np.arange(size), j[-1])
-    params = members.trained(
-        problem, recipe, train, members.on_device(variant(padded)),
-        name=lambda e: name(int(padded[e])),
-        each=lambda: update(len(j) / recipe.epochs),
+    stack = members.on_device(variant(padded))
+    total = fit.total_steps(recipe, members.own_rows(train, stack))
+    wanted, found = points or (total,), []
+    run = members.trained(
+        problem, recipe, train, stack,
+        lambda e: name(int(padded[e])), wanted,
     )  # fmt: skip
-    found = np.asarray(measures(problem, params, queries))[: len(j)]
-    bad = ~np.isfinite(found).all(axis=1)
+    for part, params in run:
+      if part.done in wanted:
+        found.append(measures(problem, params, queries))
+      update(len(j) * (part.last - part.first) / total)
+    found = np.stack(found, 1)[: len(j)]
+    bad = ~np.isfinite(found).all(axis=(1, 2))
     if bad.any():
       raise ValueError(
         f'{name(int(j[np.argmax(bad)]))} gives a query a measure that is not'
@@ -205,7 +240,7 @@ def _measured(problem, recipe, train, queries, variant, name) -> Callable:
       )
     return found
 
-  return run
+  return measured
 
 
 @functools.partial(jax.jit, static_argnames='problem')
@@ -222,7 +257,7 @@ def measures(problem: Problem, params: PyTree, queries: PyTree) -> jax.Array:
   return jax.vmap(one)(params)
 
 
-def _keys(key, *numbers):
+def folded(key, *numbers):
   """`key` folded by each of the numbers in turn, [E]."""
   keys = jnp.broadcast_to(key, numbers[0].shape)
   for number in numbers:

@@ -141,6 +141,8 @@ def positive(damping, l2: float = 0.0) -> None:
       raise ValueError(
         f"damping={damping!r} is unknown: give a number or 'heuristic'"
       )
+  elif isinstance(damping, jax.core.Tracer):
+    return  # its value is not known yet
   elif not (damping + l2 > 0 and damping >= 0):
     raise ValueError(
       f'damping={damping} leaves a singular curvature (it has more parameters'

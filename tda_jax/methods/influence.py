@@ -23,7 +23,8 @@ def influence(inverse: Inverse) -> Method:
 
   def prepare(problem, run, train, queries, key):
     params = run.params
-    _, found = solved(inverse, problem, params, train, queries, key)
+    vectors = products.gradients(problem.measure, problem, params, queries)
+    _, found = solved(inverse, problem, params, train, vectors, key)
     scaled = trees.scaled(-1 / rows.count(train), found.x)
     example = rows.take(train, 0)
     return Prepared(
@@ -31,26 +32,30 @@ def influence(inverse: Inverse) -> Method:
     )
 
   def score(problem, run, prepared, batch):
-    return taps.collect(
-      inner_products,
-      problem.outputs,
-      problem.loss,
-      run.params,
-      batch.examples,
-      prepared.state,
-      mask=batch.mask,
-      total=True,
-      as_leaf=problem.as_leaf,
-    )
+    return along(problem, run.params, prepared.state, batch)
 
   return Method(prepare, score)
 
 
-def solved(inverse: Inverse, problem, params, train, queries, key):
-  """(fitted state, Solution for the measure's gradient at every query)."""
+def solved(inverse: Inverse, problem, params, train, vectors, key):
+  """(fitted state, Solution for a stack of vectors [Q, ...])."""
   fit_key, solve_key = jax.random.split(key)
-  vectors = products.gradients(problem.measure, problem, params, queries)
   state = inverse.fit(problem, params, train, fit_key)
   found = inverse.solve(state, problem, params, train, vectors, solve_key)
   finite = jnp.isfinite(trees.norms(found.x))
   return state, found._replace(diverged=found.diverged | ~finite)
+
+
+def along(problem, params, vectors, batch) -> jax.Array:
+  """⟨∇loss_b(params), V_q⟩, [B, Q]; vectors of `by_layer`."""
+  return taps.collect(
+    inner_products,
+    problem.outputs,
+    problem.loss,
+    params,
+    batch.examples,
+    vectors,
+    mask=batch.mask,
+    total=True,
+    as_leaf=problem.as_leaf,
+  )

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from tda_jax import trees
-from tda_jax.curvature import gram, taps
+from tda_jax.curvature import gram, products, taps
 from tda_jax.data import rows
 from tda_jax.inverses.coordinates import Fitted
 from tda_jax.inverses.inverse import Inverse
@@ -42,8 +42,9 @@ def relatif(inverse: Inverse, norm: str = 'loss') -> Method:
 
   def prepare(problem, run, train, queries, key):
     params = run.params
+    vectors = products.gradients(problem.measure, problem, params, queries)
     state, found = influence_lib.solved(
-      inverse, problem, params, train, queries, key
+      inverse, problem, params, train, vectors, key
     )
     if not isinstance(state, Fitted):
       raise ValueError(

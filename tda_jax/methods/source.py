@@ -21,10 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from tda_jax import trees
-from tda_jax.curvature import ekfac, products, taps
-from tda_jax.curvature.gram import by_layer, inner_products
+from tda_jax.curvature import ekfac, products
+from tda_jax.curvature.gram import by_layer
 from tda_jax.data import rows
 from tda_jax.inverses import inverse as inverse_lib
+from tda_jax.methods.influence import along
 from tda_jax.methods.method import Method, Prepared
 from tda_jax.training.fit import Run
 
@@ -98,19 +99,7 @@ def source(
     def of_segment(segment):
       part, vectors = segment
 
-      def at(params):
-        return taps.collect(
-          inner_products,
-          problem.outputs,
-          problem.loss,
-          params,
-          batch.examples,
-          vectors,
-          mask=batch.mask,
-          total=True,
-          as_leaf=problem.as_leaf,
-        )
-
+      at = lambda params: along(problem, params, vectors, batch)
       return jax.lax.map(at, part).sum(0)
 
     parts = _parts(run, segments)

@@ -110,8 +110,8 @@ def contributions(
 
   def batch_of(s):
     epoch, t = jnp.divmod(s, fit.steps_per_epoch(n, recipe.batch_size))
-    places = fit.order(member.key, epoch, n, recipe.batch_size)
-    batch = fit.minibatch(recipe, train, member, places, epoch, t)
+    index, count = fit.epoch_rows(recipe, train, member, epoch)
+    batch = fit.minibatch(recipe, train, member, index, count, epoch, t)
     if member.weights is None:
       return batch
     return batch._replace(share=batch.share * member.weights[batch.index])

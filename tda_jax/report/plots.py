@@ -202,17 +202,37 @@ def ensemble(
   title: str = 'LDS against ensemble size',
 ) -> str:
   """LDS against the number of models whose scores are averaged."""
-  _some(curves, 'ensemble')
+  return points(
+      curves, path, 'models in the ensemble', 'LDS', ceiling=ceiling,
+      title=title,
+  )  # fmt: skip
+
+
+def points(
+  curves: Sequence[Curve],
+  path: str | os.PathLike,
+  setting: str,
+  unit: str,
+  *,
+  ceiling: Span | None = None,
+  title: str = '',
+) -> str:
+  """Any number at a few points, logarithmic in x, each of them a tick.
+
+  Args:
+    setting, unit: what x and y are.
+  """
+  _some(curves, title)
   with matplotlib.rc_context(STYLE):
     figure, axes = _figure(4.6)
     axes.set_xscale('log')
     _lines(axes, curves, marker='o')
-    sizes = sorted({int(x) for curve in curves for x in curve.x})
-    axes.set_xticks(sizes, [str(size) for size in sizes])
+    ticks = sorted({float(x) for curve in curves for x in curve.x})
+    axes.set_xticks(ticks, [f'{tick:g}' for tick in ticks])
     axes.minorticks_off()
     axes.set_title(title)
-    axes.set_xlabel('models in the ensemble')
-    axes.set_ylabel('LDS')
+    axes.set_xlabel(setting)
+    axes.set_ylabel(unit)
     lines = _lds_axis(axes, ceiling)
     _label_ends(axes, [*curves, *lines])
     return _save(figure, path)

@@ -60,11 +60,17 @@ class Member(NamedTuple):
     key: typed key; its initialisation, order of rows and augmentation.
     subset: [n] the rows it trains on, or None for all.
     weights: [N] of the losses of all rows, or None for ones.
+    removed: a row whose loss over n is taken off the mean loss of every batch
+      (−1: no row), or None.
+    deleted: a row dropped from the order of rows, those after it moving up
+      (−1: no row), or None.
   """
 
   key: jax.Array
   subset: jax.Array | None = None
   weights: jax.Array | None = None
+  removed: jax.Array | None = None
+  deleted: jax.Array | None = None
 
 
 class State(NamedTuple):
@@ -127,10 +133,10 @@ def advance(
     epoch, first, last: integers, which may be traced.
   """
   n = own_rows(rows, member)
-  places = order(member.key, epoch, n, recipe.batch_size)
+  index, count = epoch_rows(recipe, rows, member, epoch)
 
   def step(t, state):
-    batch = minibatch(recipe, rows, member, places, epoch, t)
+    batch = minibatch(recipe, rows, member, index, count, epoch, t)
     weights = None if member.weights is None else member.weights[batch.index]
     return update(problem, recipe, n, state, batch, weights)
 
@@ -144,19 +150,39 @@ def own_rows(rows: PyTree, member: Member) -> int:
   )
 
 
+def epoch_rows(recipe: Recipe, rows: PyTree, member: Member, epoch):
+  """The rows of an epoch: (index [steps, B], how many of them count)."""
+  n = own_rows(rows, member)
+  places = order(member.key, epoch, n, recipe.batch_size)
+  index = places if member.subset is None else member.subset[places]
+  if member.deleted is None:
+    return index, n
+  return _without(index, n, member.deleted)
+
+
 def minibatch(
-  recipe: Recipe, rows: PyTree, member: Member, places: jax.Array, epoch, t
+  recipe: Recipe, rows: PyTree, member: Member, index, count, epoch, t
 ) -> Minibatch:
-  """The rows of step t of an epoch, whose `order` is `places`."""
-  n, size = own_rows(rows, member), places.shape[1]
-  index = places[t] if member.subset is None else member.subset[places[t]]
+  """Step t of an epoch, whose `epoch_rows` are (index, count)."""
+  size, index = index.shape[1], index[t]
   examples = jax.tree.map(lambda leaf: leaf[index], rows)
   if recipe.augment is not None:
     fresh = jax.random.fold_in(jax.random.fold_in(member.key, 2), epoch)
     keys = jax.random.split(jax.random.fold_in(fresh, t), size)
     examples = jax.vmap(recipe.augment)(keys, examples)
-  mask = t * size + jnp.arange(size) < n
-  return Minibatch(examples, index, mask / jnp.sum(mask))
+  mask = t * size + jnp.arange(size) < count
+  batch = Minibatch(examples, index, mask / jnp.sum(mask))
+  if member.removed is None:
+    return batch
+  # The removed row is one more of the batch, whose share is negative.
+  share = jnp.where(member.removed < 0, 0.0, -1 / own_rows(rows, member))
+  own = jax.tree.map(lambda leaf: leaf[member.removed], rows)
+  more = Minibatch(own, member.removed, share)
+  return jax.tree.map(
+    lambda x, y: jnp.concatenate([x, jnp.asarray(y, x.dtype)[None]]),
+    batch,
+    more,
+  )
 
 
 def update(
@@ -167,9 +193,9 @@ def update(
   batch: Minibatch,
   weights: jax.Array | None,
 ) -> State:
-  """One step along the gradient of (1/B) Σ_i w_i·loss_i + ½·l2·‖θ‖².
+  """One step along the gradient of Σ_b share_b·w_b·loss_b + ½·l2·‖θ‖².
 
-  B is the number of rows of the batch, not the sum of their weights.
+  The shares are 1/B, B the number of rows, not the sum of their weights.
 
   Args:
     n: rows that the run trains on, which tell its length.
@@ -186,3 +212,12 @@ def update(
     gradient = trees.add(gradient, state.params, problem.l2)
   updates, moments = optimizer.update(gradient, state.optimizer, state.params)
   return State(optax.apply_updates(state.params, updates), moments)
+
+
+def _without(index, n, row):
+  """The order of n rows with `row` deleted, and how many rows are left."""
+  flat = index.reshape(-1)
+  found = flat[:n] == row
+  after = jnp.arange(len(flat)) >= jnp.where(found.any(), found.argmax(), n)
+  kept = jnp.where(after, jnp.roll(flat, -1), flat)
+  return kept.reshape(index.shape), n - found.any()

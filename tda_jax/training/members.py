@@ -6,7 +6,7 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -105,7 +105,7 @@ def train(
   """
   members = Member(jnp.asarray(keys), subsets, weights)
   check(problem, recipe, rows, members)
-  n = _own_rows(rows, members)
+  n = own_rows(rows, members)
   total = fit.total_steps(recipe, n)
   if not 0 <= checkpoints <= total:
     raise ValueError(
@@ -133,26 +133,28 @@ def trained(
   rows: PyTree,
   members: Member,
   name: Callable = 'member {}'.format,
-  each: Callable = lambda: None,
-) -> PyTree:
-  """Final parameters [E, ...] of a stack of members; nothing is kept.
+  stops: Sequence[int] = (),
+) -> Iterator[tuple[Segment, PyTree]]:
+  """Trains a stack of members; nothing is kept.
+
+  Yields the parameters [E, ...] after every segment, to be used before the next
+  is asked for: their memory is then written over.
 
   Args:
     rows, members: of `on_device`.
     name: what to call member e if it diverges.
-    each: called after every epoch.
+    stops: steps of the run at which a segment ends too.
   """
-  n = _own_rows(rows, members)
+  n = own_rows(rows, members)
   state = start(recipe, n, members.key)
-  for part in segments(recipe, n):
+  for part in segments(recipe, n, stops):
     state, finite = advance(problem, recipe, rows, members, state, *part[:3])
     _converging(finite, part, recipe, name)
-    each()
-  return state.params
+    yield part, state.params
 
 
 def segments(
-  recipe: Recipe, n: int, stops: list[int] = ()
+  recipe: Recipe, n: int, stops: Sequence[int] = ()
 ) -> Iterator[Segment]:
   """The run cut at the ends of epochs and after the steps in `stops`."""
   steps = fit.steps_per_epoch(n, recipe.batch_size)
@@ -172,7 +174,7 @@ def on_device(tree: PyTree) -> PyTree:
 def check(problem: Problem, recipe: Recipe, rows: PyTree, members: Member):
   """Raises ValueError for what cannot be trained."""
   data.check(rows, 'the training set')
-  keys, subsets, weights = members
+  keys, subsets, weights = members[:3]
   count = data.count(rows)
   if recipe.batch_size < 1 or recipe.epochs < 1:
     raise ValueError(
@@ -232,7 +234,7 @@ def _followed(
 ):
   """The final state and {step: snapshot}, from where `folder` is."""
   rows, members = on_device((rows, members))
-  n = _own_rows(rows, members)
+  n = own_rows(rows, members)
   total = fit.total_steps(recipe, n)
   state, begun, kept = _resumed(recipe, n, members, steps, folder)
   saved = time.monotonic()
@@ -293,7 +295,7 @@ def _saved_steps(folder):
   return sorted(int(name) for name in names if name.isdigit())
 
 
-def _own_rows(rows, members: Member):
+def own_rows(rows, members: Member):
   """Rows n that a member trains on."""
   if members.subset is None:
     return data.count(rows)
@@ -339,7 +341,7 @@ def _of_members(array, members, name, rows=None):
 
 def _inputs(recipe, rows, members, steps):
   return {
-    **identity(recipe, rows, _own_rows(rows, members)),
+    **identity(recipe, rows, own_rows(rows, members)),
     'members': len(members.key),
     'keys': digest(jax.random.key_data(members.key)),
     'subsets': digest(members.subset),

@@ -26,6 +26,17 @@ def test_constant_columns_correlate_zero(name):
   np.testing.assert_allclose(getattr(agreement, name)(a, b), [0, 0, 1])
 
 
+def test_cosine_is_pearson_without_centring():
+  rng = np.random.default_rng(0)
+  a, b = rng.normal(size=(2, 30, 3)) + 1
+  a[:, 1], b[:, 2] = 0, 2.0
+  found = agreement.cosine(a, b)
+  wanted = a[:, 0] @ b[:, 0] / np.linalg.norm(a[:, 0]) / np.linalg.norm(b[:, 0])
+  flat = a[:, 2].sum() / np.linalg.norm(a[:, 2]) / 30**0.5
+  np.testing.assert_allclose(found, [wanted, 0, flat], 1e-12)
+  assert abs(found[0] - agreement.pearson(a, b)[0]) > 0.1
+
+
 def test_pearson_ignores_large_offsets():
   rng = np.random.default_rng(0)
   a, b = rng.normal(size=(2, 50, 4))
@@ -37,6 +48,8 @@ def test_bad_input_is_named():
   a = np.ones((5, 2))
   with pytest.raises(ValueError, match=r'shapes \(5, 2\) and \(5, 1\)'):
     agreement.pearson(a, a[:, :1])
+  with pytest.raises(ValueError, match=r'shapes \(5, 2\) and \(5, 1\)'):
+    agreement.cosine(a, a[:, :1])
   with pytest.raises(ValueError, match=r'shape is \(5,\)'):
     agreement.spearman(a[:, 0], a[:, 0])
   broken = a.copy()

@@ -1,0 +1,188 @@
+"""Attribution of a model of which only the end is known (Wei et al. 2025).
+
+Trains one model, trains it further with all rows and without each of some, and
+tells which method's scores agree with what that changed, by the amount of
+further training and by the number of averaged seeds: a table, results.json and
+plots in the workdir. The measure is minus the loss.
+"""
+
+import pathlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import final_model_only_claims as claims_lib
+from experiments import launch, stages, tasks
+from tda_jax import trees
+from tda_jax.curvature import gram
+from tda_jax.curvature import layers as layers_lib
+from tda_jax.data import rows as rows_lib
+from tda_jax.evaluation import agreement
+from tda_jax.report import plots, table
+from tda_jax.storage import record
+
+AGREEMENTS = {'cosine': agreement.cosine, 'spearman': agreement.spearman}
+SEEDS = (1, 2, 5, 10, 20, 50, 100)
+
+
+class Found(NamedTuple):
+  """How one method agrees with further training.
+
+  Attributes:
+    by_point: name of the agreement -> [T, Q], with all seeds averaged.
+    by_seeds: number of seeds k -> cosine [Q] at the best point, mean over
+      disjoint groups of k seeds.
+    seconds: of scoring all pairs.
+  """
+
+  by_point: dict[str, np.ndarray]
+  by_seeds: dict[int, np.ndarray]
+  seconds: float
+
+
+def main(config, workdir: pathlib.Path) -> None:
+  task = of_loss(tasks.load(config))
+  run = stages.train(config, task, workdir)
+  params = trees.row(run.params, 0)
+  left, effects = stages.further(config, task, params, workdir)
+  number = {'mean_square': mean_square_gradient(task, params)}
+  found = {}
+  for name, settings in stages.methods_of(config).items():
+    settings = stages.resolved(settings, number)
+    scores = stages.scores(config, name, settings, task, run, workdir)
+    facts = stages.facts(config, workdir, name, 1)[0]
+    seconds = facts['prepare_seconds'] + facts['score_seconds']
+    found[name] = compared(scores[0][left], effects, seconds)
+  points = config.further.points
+  rows = result_rows(found, points)
+  claims = claims_lib.computed(found, points, config.plotted)
+  record.results(
+    workdir / 'results.json', config.experiment, config.setting, rows, claims
+  )
+  table.print_results(rows, f'{config.experiment} {config.setting}')
+  table.print_claims(claims)
+  for path in draw(config, found, workdir / 'plots'):
+    print(f'plot: {path}')
+
+
+def of_loss(task: tasks.Task) -> tasks.Task:
+  """The task whose queries are asked for minus their loss."""
+  loss = task.problem.loss
+  measure = lambda outputs, example: -loss(outputs, example)
+  return task._replace(problem=task.problem._replace(measure=measure))
+
+
+def mean_square_gradient(task: tasks.Task, params) -> float:
+  """Mean over rows and parameters of a squared entry of ∇loss_i.
+
+  The unit of the paper's dampings (after Grosse et al. 2023), to 6 digits, so
+  that a resumed run finds the same.
+  """
+  problem = task.problem
+  example = rows_lib.take(task.train, 0)
+  layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
+
+  @jax.jit
+  def squares(batch):
+    norms = gram.norms(layers, gram.factors(problem, params, batch, 'loss'))
+    return jnp.sum(batch.mask * norms**2)
+
+  batches = rows_lib.batches(task.train, 256)
+  total = sum(float(squares(jax.tree.map(jnp.asarray, b))) for b in batches)
+  mean = total / (rows_lib.count(task.train) * trees.size(params))
+  return float(f'{mean:.6g}')
+
+
+def compared(scores, effects, seconds: float) -> Found:
+  """Agreement of scores [L, Q] with effects [L, R, T, Q], query by query."""
+  mean = effects.mean(1)
+  by_point = {
+    name: np.stack([of(scores, mean[:, t]) for t in range(mean.shape[1])])
+    for name, of in AGREEMENTS.items()
+  }
+  repeats, by_seeds = effects.shape[1], {}
+  for k in sorted({k for k in SEEDS if k <= repeats} | {repeats}):
+    groups = [
+      effects[:, g : g + k].mean(1) for g in range(0, repeats - k + 1, k)
+    ]
+    cosines = np.mean(
+      [
+        [agreement.cosine(scores, gold[:, t]) for t in range(gold.shape[1])]
+        for gold in groups
+      ],
+      axis=0,
+    )  # [T, Q]
+    by_seeds[k] = cosines[cosines.mean(1).argmax()]
+  return Found(by_point, by_seeds, seconds)
+
+
+def result_rows(found: dict[str, Found], points) -> list[dict]:
+  """Means over queries, ± 1 standard error of that mean."""
+  out = []
+  for name, f in found.items():
+    for metric, values in f.by_point.items():
+      for point, value in zip(points, values, strict=True):
+        out.append(_row(name, f'{metric}@epoch {point:g}', value, f.seconds))
+    for k, value in f.by_seeds.items():
+      seeds = '1 seed' if k == 1 else f'{k} seeds'
+      out.append(_row(name, f'best cosine, {seeds}', value, f.seconds))
+  return out
+
+
+def draw(config, found: dict[str, Found], folder: pathlib.Path) -> list[str]:
+  """Agreement against further training, and against averaged seeds."""
+  folder.mkdir(exist_ok=True)
+  shown = {name: found[name] for name in config.plotted if name in found}
+  shown = shown or found
+  paths = [
+    plots.points(
+      [
+        _curve(name, config.further.points, f.by_point[metric])
+        for name, f in shown.items()
+      ],
+      folder / f'{config.setting}_{metric}.png',
+      'epochs of further training',
+      f'{metric} over rows left out, mean over queries',
+      title=f'Agreement with further training: {config.setting}',
+    )
+    for metric in AGREEMENTS
+  ]
+  seeds = [
+    _curve(name, list(f.by_seeds), np.stack(list(f.by_seeds.values())))
+    for name, f in shown.items()
+  ]
+  paths.append(
+    plots.points(
+      seeds,
+      folder / f'{config.setting}_seeds.png',
+      'seeds averaged in further training',
+      'cosine at the best epoch, mean over queries',
+      title=f'Agreement by averaged seeds: {config.setting}',
+    )
+  )
+  return paths
+
+
+def _row(method, metric, values, seconds):
+  mean, error = claims_lib.mean_and_error(values)
+  return {
+    'method': method,
+    'metric': metric,
+    'value': mean,
+    'low': mean - error,
+    'high': mean + error,
+    'n': len(values),
+    'seconds': seconds,
+  }
+
+
+def _curve(name, x, values):
+  mean, error = zip(*map(claims_lib.mean_and_error, values), strict=True)
+  mean, error = np.array(mean), np.array(error)
+  return plots.Curve(name, list(x), mean, mean - error, mean + error)
+
+
+if __name__ == '__main__':
+  launch.launch(main)

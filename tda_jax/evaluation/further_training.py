@@ -1,0 +1,151 @@
+"""Ground truth for a model of which only the final parameters are known.
+
+How sensitive is the given model to a row? It is trained further from θ_f, with
+all rows and with each row left out, all with the same order of rows, and the
+queries are measured along the way (Wei et al. 2025, "Final-Model-Only Data
+Attribution", §3). The amount of further training is part of the question: the
+answer is a curve.
+"""
+
+import os
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from tda_jax.data import rows as data
+from tda_jax.evaluation import retraining
+from tda_jax.problem import Problem, PyTree
+from tda_jax.training import fit, members
+from tda_jax.training.fit import Member, Recipe
+
+MODES = ('zero weight', 'every batch', 'delete')
+
+
+def further_training(
+  problem: Problem,
+  recipe: Recipe,
+  params: PyTree,
+  train: PyTree,
+  queries: PyTree,
+  indices: np.ndarray,
+  repeats: int,
+  key: jax.Array,
+  path: str | os.PathLike,
+  *,
+  points: Sequence[int] | None = None,
+  mode: str = 'zero weight',
+  at_once: int = 50,
+  attributes: dict | None = None,
+  progress: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Measures along further training, with all rows and without each of L.
+
+  Repeat r has one key, fold_in(key, r), for all its L + 1 models: the same
+  order of rows, only the row differs. Results stream to the score store at
+  `path` ([R·(L+1), T, Q], row r·(L+1) for all rows); the same call continues a
+  store that a killed process left, to the same numbers.
+
+  Args:
+    recipe: of the further training; its `init` is not used.
+    params: θ_f, of one model.
+    indices: [L] rows to leave out, one at a time.
+    points: [T] steps of the run after which to measure, rising; None: the end
+      of every epoch.
+    mode: how row i is left out. 'zero weight': its loss is 0 in the batches
+      where it occurs. 'every batch': every batch follows mean loss − loss_i/N
+      (the paper's for SST-2), which has the same expected gradient at θ_f and
+      less variance. 'delete': the order without i, later rows moving up
+      between batches (the paper's for tables); most variance.
+    at_once: models trained together.
+    attributes: what else the store is to say of itself.
+
+  Returns:
+    (base [R, T, Q], left_out [L, R, T, Q]); `adjusted` makes effects of them.
+
+  Raises:
+    ValueError: bad rows, indices, points or mode; parameters with NaN, or that
+      do not fit the problem; a model diverged; the store is of another run.
+  """
+  rows = data.count(train)
+  indices = retraining.checked_indices(indices, rows)
+  points = _points(points, recipe, rows)
+  _check(mode, params, recipe, rows)
+  recipe = recipe._replace(init=lambda key: members.on_device(params))
+
+  def variant(j):
+    repeat, out = retraining.left_out(j, indices)
+    keys = retraining.folded(key, repeat)
+    if mode == 'zero weight':
+      return Member(keys, weights=retraining.without(out, rows))
+    field = {'every batch': 'removed', 'delete': 'deleted'}[mode]
+    return Member(keys, **{field: out})
+
+  found = retraining.retrained(
+      problem, recipe, train, queries, variant,
+      retraining.left_out_name(indices),
+      count=len(indices) + 1, repeats=repeats, path=path, at_once=at_once,
+      progress=progress, points=points,
+      attributes={
+          'kind': 'further training',
+          'mode': mode,
+          'points': points,
+          'params': members.digest(params),
+          'indices': members.digest(indices),
+          'key': members.digest(jax.random.key_data(key)),
+          **members.identity(recipe, train, rows),
+          **(attributes or {}),
+      },
+  )  # fmt: skip
+  return found[0], found[1:]
+
+
+def adjusted(
+  base: np.ndarray, left_out: np.ndarray, subtract_mean: bool = True
+) -> np.ndarray:
+  """Effects of rows on queries, with the sign of a score: positive supports.
+
+  effect[i, r, t, q] = base[r, t, q] − left_out[i, r, t, q]: the run of all
+  rows, of the same seed, tells how far θ_f was from stationary (the paper's
+  Eq. 17). Then, with `subtract_mean`, less its mean over the rows i (Eq. 13,
+  which by itself makes the first needless). Average over R for the estimate.
+
+  Args:
+    base, left_out: [R, T, Q] and [L, R, T, Q], of `further_training`.
+
+  Returns:
+    [L, R, T, Q] in float64.
+  """
+  effects = np.asarray(base, np.float64)[None] - left_out
+  return effects - effects.mean(0) if subtract_mean else effects
+
+
+def _points(points, recipe, rows):
+  """Checked steps of the run, as a tuple."""
+  steps = fit.steps_per_epoch(rows, recipe.batch_size)
+  total = fit.total_steps(recipe, rows)
+  if points is None:
+    return tuple(range(steps, total + 1, steps))
+  points = tuple(int(point) for point in points)
+  if not points or points != tuple(sorted({*points} & {*range(1, total + 1)})):
+    raise ValueError(
+      f'points {list(points)} of a run of {total} steps: give rising steps from'
+      f' 1 to {total}'
+    )
+  return points
+
+
+def _check(mode, params, recipe, rows):
+  if mode not in MODES:
+    raise ValueError(f'mode={mode!r}: use one of {", ".join(MODES)}')
+  leaves = jax.tree.leaves(params)
+  if not leaves or not all(np.isfinite(leaf).all() for leaf in leaves):
+    raise ValueError(
+      'params are empty or hold NaN or infinity: give the final parameters of'
+      ' one trained model'
+    )
+  if mode == 'delete' and rows % recipe.batch_size == 1:
+    raise ValueError(
+      f'deleting one of {rows} rows leaves the last batch of'
+      f' {recipe.batch_size} empty: give another batch_size'
+    )

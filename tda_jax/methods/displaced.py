@@ -1,0 +1,65 @@
+"""Influence functions for a model that is not at a stationary point.
+
+  score[i, q] = −(1/N) ∇measure_qᵀ (G + damping)⁻¹ ∇loss_i(θ_f + Δ)
+  Δ = −(G + damping)⁻¹ ∇L(θ_f)
+
+Δ is where further training of all rows goes, to second order and damped; a row
+weighs by its gradient there, not at θ_f. Wei et al. 2025, "Final-Model-Only
+Data Attribution", Proposition 1; no published method has this term. Where ∇L =
+0 these are influence functions.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from tda_jax import trees
+from tda_jax.curvature import gram, products
+from tda_jax.data import rows
+from tda_jax.inverses.inverse import Inverse
+from tda_jax.methods import influence
+from tda_jax.methods.method import Method, Prepared
+from tda_jax.problem import losses
+
+ROWS_AT_ONCE = 256
+
+
+def displaced_influence(inverse: Inverse) -> Method:
+  """Influence functions at the displaced parameters, by the given inverse.
+
+  The objective's gradient is one more vector for the same solve, the last in
+  what is reported of it; L includes ½·l2·‖θ‖².
+  """
+
+  def prepare(problem, run, train, queries, key):
+    params = run.params
+    vectors = products.gradients(problem.measure, problem, params, queries)
+    slope = objective_gradient(problem, params, train)
+    vectors = jax.tree.map(
+      lambda v, g: jnp.concatenate([v, g[None]]), vectors, slope
+    )
+    _, found = influence.solved(inverse, problem, params, train, vectors, key)
+    there = jax.tree.map(lambda p, x: p - x[-1], params, found.x)
+    queried = jax.tree.map(lambda x: x[:-1], found.x)
+    scaled = trees.scaled(-1 / rows.count(train), queried)
+    example = rows.take(train, 0)
+    state = gram.by_layer(problem, params, example, scaled), there
+    return Prepared(state, found._replace(x=()))
+
+  def score(problem, run, prepared, batch):
+    del run
+    vectors, there = prepared.state
+    return influence.along(problem, there, vectors, batch)
+
+  return Method(prepare, score)
+
+
+def objective_gradient(problem, params, train):
+  """∇L(θ) = (1/N) Σ_i ∇loss_i + l2·θ, a batch of rows at a time."""
+
+  def of_batch(batch):
+    total = lambda p: jnp.sum(batch.mask * losses(problem, p, batch.examples))
+    return jax.grad(total)(params)
+
+  found = rows.total(of_batch, rows.stacked(train, ROWS_AT_ONCE))
+  mean = trees.scaled(1 / rows.count(train), found)
+  return trees.add(mean, params, problem.l2)

@@ -1,0 +1,167 @@
+"""The final-model-only experiment as people call it."""
+
+import importlib
+import json
+import types
+
+import numpy as np
+import pytest
+import tiny
+from test_cli import run, sentence
+
+from experiments import final_model_only as experiment
+from experiments import final_model_only_claims as claims_lib
+from experiments import tasks
+
+SMOKE = 'configs/final_model_only/diabetes.py:smoke'
+SETTINGS = (
+    'diabetes', 'concrete', 'breast_cancer', 'fashion_mnist', 'energy', 'heloc',
+    'folktables',
+)  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def smoke(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('smoke')
+  return workdir, run('final_model_only', SMOKE, workdir)
+
+
+def read(workdir):
+  return json.loads((workdir / 'results.json').read_text())
+
+
+def test_it_writes_everything(smoke):
+  workdir, done = smoke
+  results = read(workdir)
+  assert results['experiment'] == 'final_model_only'
+  metrics = {
+      'cosine@epoch 1', 'cosine@epoch 3', 'spearman@epoch 1',
+      'spearman@epoch 3', 'best cosine, 1 seed', 'best cosine, 2 seeds',
+      'best cosine, 4 seeds',
+  }  # fmt: skip
+  found = {(row['method'], row['metric']) for row in results['rows']}
+  methods = {'grad_dot', 'exact_x100', 'displaced_exact_x100'}
+  assert found == {(a, b) for a in methods for b in metrics}
+  assert all(r['low'] <= r['value'] <= r['high'] for r in results['rows'])
+  assert all(row['n'] == 12 for row in results['rows'])
+  claims = {claim['claim'] for claim in results['claims']}
+  assert {
+    'grad_dot decays with further training',
+    'at epoch 1 grad_dot agrees better than exact_x100',
+    'exact_x100 does not decay',
+    'averaging seeds matters to grad_dot',
+    'the displacement improves exact_x100',
+  } <= claims
+  for name in ('cosine', 'spearman', 'seeds'):
+    assert (workdir / 'plots' / f'diabetes_{name}.png').exists()
+  assert 'cosine@epoch 3' in done.stdout
+  first = next(r for r in results['rows'] if r['method'] == 'grad_dot')
+  assert first['metric'] == 'cosine@epoch 1' and first['value'] > 0.5
+
+
+def test_a_resumed_run_says_the_same(smoke):
+  """As if killed in the middle of further training and of scoring."""
+  workdir, _ = smoke
+  before = read(workdir)
+  markers = sorted((workdir / 'further' / 'done').iterdir())
+  assert len(markers) == 2  # 36 models, 18 at once
+  markers[-1].unlink()
+  for marker in (workdir / 'scores').rglob('exact_x100/0/done/*'):
+    marker.unlink()
+  (workdir / 'results.json').unlink()
+  run('final_model_only', SMOKE, workdir)
+  for old, new in zip(before['rows'], read(workdir)['rows'], strict=True):
+    assert (old['method'], old['metric']) == (new['method'], new['metric'])
+    assert old['value'] == pytest.approx(new['value'], abs=1e-6)
+
+
+def test_an_absent_file_is_asked_for(tmp_path):
+  config = 'configs/final_model_only/energy.py:smoke'
+  found = run('final_model_only', config, tmp_path, ok=False)
+  assert 'ENB2012_data.xlsx' in sentence(found)
+  assert '--config.data.path=FILE' in sentence(found)
+
+
+def config(setting, arg='smoke'):
+  module = importlib.import_module(f'configs.final_model_only.{setting}')
+  return module.get_config(arg)
+
+
+@pytest.mark.parametrize('setting', SETTINGS)
+def test_settings_are_whole(setting):
+  for arg in (None, 'smoke'):
+    c = config(setting, arg)
+    assert c.setting == setting and c.further.points[-1] == c.further.epochs
+    assert {'grad_dot', *c.plotted} & {*c.methods}
+    if arg is None:
+      assert {*c.plotted} <= {*c.methods}
+      assert c.further.rows == 100 and c.further.repeats >= 20
+      assert 77 <= c.data.queries <= 103
+
+
+def table(folder, setting):
+  """A user's file of 200 rows."""
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(200, 8))
+  good = np.where(x[:, 0] > 0, 'Good', 'Bad')
+  if setting == 'folktables':
+    np.savez(folder / 'a.npz', x=x, y=good == 'Good')
+    return folder / 'a.npz'
+  names = [f'X{i}' for i in range(8)]
+  names += ['Y1', 'Y2'] if setting == 'energy' else ['RiskPerformance']
+  lines = [','.join(names)]
+  for row, label in zip(x, good, strict=True):
+    last = [row[0], row[1]] if setting == 'energy' else [label]
+    lines.append(','.join(map(str, [*row, *last])))
+  (folder / 'a.csv').write_text('\n'.join(lines))
+  return folder / 'a.csv'
+
+
+@pytest.mark.parametrize('setting', ['energy', 'heloc', 'folktables'])
+def test_the_users_own_tables(tmp_path, setting):
+  c = config(setting)
+  c.data.path = str(table(tmp_path, setting))
+  task = tasks.load(c)
+  assert task.train['x'].shape == (96, 8)  # neither target is a feature
+  floating = np.issubdtype(task.train['y'].dtype, np.floating)
+  assert floating == (setting == 'energy')
+
+
+def test_dampings_are_in_mean_squares_of_a_gradients_entry():
+  t = tiny.classification(n=11)
+  found = experiment.mean_square_gradient(
+    tasks.Task(*t[:1], None, *t[2:]), t.params
+  )
+  wanted = (tiny.gradients(t.problem.loss, t, t.train) ** 2).mean()
+  assert found == pytest.approx(wanted, rel=1e-4)
+
+
+def test_agreement_is_taken_of_the_seeds_mean():
+  rng = np.random.default_rng(0)
+  scores = rng.normal(size=(30, 5))
+  noise = rng.normal(size=(30, 4, 2, 5))
+  weight = np.array([1.0, 3.0])[:, None]  # the second point is noisier
+  found = experiment.compared(scores, scores[:, None, None] + weight * noise, 0)
+  assert set(found.by_seeds) == {1, 2, 4}
+  means = [found.by_seeds[k].mean() for k in (1, 2, 4)]
+  assert means == sorted(means)
+  np.testing.assert_array_equal(found.by_seeds[4], found.by_point['cosine'][0])
+  assert found.by_point['spearman'].shape == (2, 5)
+
+
+def test_claims_are_computed():
+  up, down = np.array([[0.2] * 4, [0.5] * 4]), np.array([[0.8] * 4, [0.4] * 4])
+  noise = np.array([0.01, -0.01, 0.02, -0.02])
+  made = lambda cosine: types.SimpleNamespace(
+    by_point={'cosine': cosine + noise}, by_seeds={1: noise, 2: noise}
+  )
+  found = {'grad_dot': made(down), 'exact': made(up), 'cg': made(down)}
+  held = {
+    c['claim']: c['holds']
+    for c in claims_lib.computed(found, (1, 50), tuple(found))
+  }
+  assert held['grad_dot decays with further training']
+  assert held['at epoch 1 grad_dot agrees better than exact']
+  assert not held['at epoch 1 grad_dot agrees better than cg']
+  assert held['exact does not decay'] and not held['cg does not decay']
+  assert not held['averaging seeds matters to exact']
