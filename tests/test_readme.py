@@ -4,6 +4,9 @@ import pathlib
 import re
 
 import numpy as np
+import tiny
+
+from tda_jax.methods import method
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
@@ -19,6 +22,20 @@ def test_example_runs(capsys):
   strongest = names['scores'].argmax(0)
   agree = names['train']['y'][strongest] == names['queries']['y']
   assert np.mean(agree) > 0.9
+
+
+def test_the_method_of_the_guide_is_its_formula():
+  guide = (ROOT / 'docs' / 'adding_a_method.md').read_text()
+  blocks = re.findall(r'```python\n(.*?)```', guide, re.S)
+  names, t = {}, tiny.classification()
+  exec(compile(blocks[0], 'adding_a_method.md', 'exec'), names)
+  exec('oracle = {' + blocks[-1] + '}["one_step"]', names)
+  found = method.attribute(
+    names['one_step'](), t.problem, t.params, t.train, t.queries
+  )
+  m = tiny.gradients(t.problem.measure, t, t.queries)
+  g = tiny.gradients(t.problem.loss, t, t.train)
+  np.testing.assert_allclose(found, names['oracle'](t, m, g).T, atol=1e-4)
 
 
 def test_named_files_exist():

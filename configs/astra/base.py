@@ -7,6 +7,10 @@ FIRST_ORDER = {
   'grad_dot': {'kind': 'grad_dot'},
   'grad_cos': {'kind': 'grad_cos'},
 }
+TRAINING = {  # those that follow the run by its checkpoints
+  'tracin': {'kind': 'tracin'},
+  'source': {'kind': 'source'},
+}
 CG = {'kind': 'cg', 'tolerance': 1e-3, 'max_steps': 500}
 EXACT = {'kind': 'exact'}
 ABLATIONS = (
@@ -93,6 +97,8 @@ def smoke(c: config_dict.ConfigDict) -> config_dict.ConfigDict:
       settings.rounds = 2
     if 'members' in settings:
       settings.members = 1
+    if 'projection_dim' in settings:
+      settings.projection_dim = 32
   return c
 
 

@@ -32,6 +32,13 @@ def get_config(arg=None):
   c.methods.exact = {'kind': 'exact', 'damping': DAMPING}
   c.methods.exact_chosen = {'kind': 'exact', 'damping': 'chosen/exact'}
   c.methods.cg.tolerance = 1e-3
+  c.methods.trak.projection_dim = 512
+  c.methods.exact_source = {
+    'kind': 'source',
+    'solver': {'kind': 'exact'},
+    'members': 5,
+  }
+  c.methods.unrolled.members = 5
   c.methods.astra = {
     'kind': 'astra',
     'damping': DAMPING,

@@ -18,12 +18,19 @@ DAMPING = (
   3e-3  # of ablations and kinds by name, near the best on validation subsets
 )
 
+SMOKE = {'grad_dot', 'ekfac', 'astra', 'cg', 'exact', 'trak', 'source'}
+QUICK = {
+    'grad_dot', 'grad_cos', 'kfac', 'ekfac', 'neumann', 'astra_paper', 'astra',
+    'cg', 'exact',
+}  # fmt: skip
+
 
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False, quick=False, ablation='')
   c = base.config('digits')
   c.truth.at_once = 50
   c.damping = DAMPING
+  c.checkpoints = 6
   c.left_out.update(rows=50, repeats=20)
   damping = 'chosen/exact'
   refined = {
@@ -76,9 +83,24 @@ def get_config(arg=None):
     'astra': refined,
     'cg': {'kind': 'cg', 'damping': damping, 'tolerance': 3e-3},
     'exact': {'kind': 'exact', 'damping': damping, 'memory_limit': 8e9},
+    **base.TRAINING,
+    'exact_source': {
+      'kind': 'source',
+      'solver': {'kind': 'exact', 'memory_limit': 8e9},
+    },
+    'unrolled': {'kind': 'unrolled'},
+    'trak': {'kind': 'trak', 'projection_dim': 512},
+    'logra': {'kind': 'logra'},
+    'datainf': {'kind': 'datainf'},
+    'arnoldi': {'kind': 'arnoldi'},
+    'relatif': {'kind': 'relatif', 'inverse': {'kind': 'ekfac'}},
+    'representer': {'kind': 'representer', 'l2': c.training.weight_decay},
+    'similarity': {'kind': 'similarity', 'layer': 'Dense_2/kernel'},
+    'random': {'kind': 'random'},
+    'loss_only': {'kind': 'loss_only'},
   }
-  for name in ('astra', 'neumann', 'astra_paper'):  # minutes each
-    c.methods[name].members = 3
+  for name in ('astra', 'neumann', 'astra_paper', 'exact_source', 'unrolled'):
+    c.methods[name].members = 3  # a minute or so each
   if a['quick']:
     c.members = 3
     c.data.queries = 100
@@ -86,20 +108,15 @@ def get_config(arg=None):
     c.left_out.rows = 0
     c.damping_grid = (1e-3, 3e-3, 1e-2)
     c.claims = ('solvers_agree', 'fewer_steps_than_neumann')
-    del c.methods['ekfac_exact_labels'], c.choose['ekfac']
+    del c.choose['ekfac']
+    for name in set(c.methods) - QUICK:
+      del c.methods[name]
     for name in ('astra', 'neumann', 'astra_paper'):
       c.methods[name].members = 1
   if a['smoke']:
     base.smoke(c)
-    for name in (
-      'grad_cos',
-      'kfac',
-      'neumann',
-      'ekfac_exact_labels',
-      'astra_paper',
-    ):
-      if name in c.methods:
-        del c.methods[name]
+    for name in set(c.methods) - SMOKE:
+      del c.methods[name]
     if 'ekfac' in c.choose:
       del c.choose['ekfac']
     c.claims = ('solvers_agree',)

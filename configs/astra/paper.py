@@ -28,12 +28,20 @@ def config(setting: str, damping: float, solver_members: int):
           'reports': 4, **few,
       },
       'cg': {'kind': 'cg', 'damping': damping, 'tolerance': 1e-2, **few},
+      'trak': {'kind': 'trak', 'projection_dim': 4096},
+      **base.TRAINING,
+      'astra_source': {
+          'kind': 'source', 'solver': {'kind': 'astra', 'step_per_damping': 0.1},
+          **few,
+      },
+      'unrolled': {'kind': 'unrolled', 'members': 1},
   }  # fmt: skip
   c.claims = (
     'astra_beats_ekfac',
     'gain_grows_with_ensembling',
     'fewer_steps_than_neumann',
     'converged_beats_early_stopped',
+    'astra_source_beats_source',
   )
   return c
 
