@@ -21,7 +21,19 @@ def main(config, workdir: pathlib.Path) -> None:
     print(
       f'{name}: {workdir / "scores" / config.setting / name} holds {scores.shape[0]} models x'
       f' {scores.shape[1]} rows x {scores.shape[2]} queries'
+      f'{_convergence(stages.facts(config, workdir, name, len(scores)))}'
     )
+
+
+def _convergence(facts) -> str:
+  ends = [f['residual'][-1] for f in facts if f.get('residual')]
+  if not ends:
+    return ''
+  share = sum(f['converged'] for f in facts) / len(facts)
+  return (
+    f'; relative residual {sum(ends) / len(ends):.2g}, {share:.0%} of the'
+    ' queries converged'
+  )
 
 
 if __name__ == '__main__':

@@ -9,16 +9,11 @@ plots in the workdir. The measure is minus the loss.
 import pathlib
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import final_model_only_claims as claims_lib
 from experiments import launch, stages, tasks
 from tda_jax import trees
-from tda_jax.curvature import gram
-from tda_jax.curvature import layers as layers_lib
-from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import agreement
 from tda_jax.report import plots, table
 from tda_jax.storage import record
@@ -43,14 +38,14 @@ class Found(NamedTuple):
 
 
 def main(config, workdir: pathlib.Path) -> None:
-  task = of_loss(tasks.load(config))
+  task = tasks.load(config)
   run = stages.train(config, task, workdir)
   params = trees.row(run.params, 0)
   left, effects = stages.further(config, task, params, workdir)
-  number = {'mean_square': mean_square_gradient(task, params)}
+  chosen = stages.chosen_dampings(config, task, run, workdir)
   found = {}
   for name, settings in stages.methods_of(config).items():
-    settings = stages.resolved(settings, number)
+    settings = stages.resolved(settings, chosen)
     scores = stages.scores(config, name, settings, task, run, workdir)
     facts = stages.facts(config, workdir, name, 1)[0]
     seconds = facts['prepare_seconds'] + facts['score_seconds']
@@ -65,34 +60,6 @@ def main(config, workdir: pathlib.Path) -> None:
   table.print_claims(claims)
   for path in draw(config, found, workdir / 'plots'):
     print(f'plot: {path}')
-
-
-def of_loss(task: tasks.Task) -> tasks.Task:
-  """The task whose queries are asked for minus their loss."""
-  loss = task.problem.loss
-  measure = lambda outputs, example: -loss(outputs, example)
-  return task._replace(problem=task.problem._replace(measure=measure))
-
-
-def mean_square_gradient(task: tasks.Task, params) -> float:
-  """Mean over rows and parameters of a squared entry of ∇loss_i.
-
-  The unit of the paper's dampings (after Grosse et al. 2023), to 6 digits, so
-  that a resumed run finds the same.
-  """
-  problem = task.problem
-  example = rows_lib.take(task.train, 0)
-  layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
-
-  @jax.jit
-  def squares(batch):
-    norms = gram.norms(layers, gram.factors(problem, params, batch, 'loss'))
-    return jnp.sum(batch.mask * norms**2)
-
-  batches = rows_lib.batches(task.train, 256)
-  total = sum(float(squares(jax.tree.map(jnp.asarray, b))) for b in batches)
-  mean = total / (rows_lib.count(task.train) * trees.size(params))
-  return float(f'{mean:.6g}')
 
 
 def compared(scores, effects, seconds: float) -> Found:

@@ -129,22 +129,20 @@ def make_inverse(
   return made
 
 
-def defaults(kind: str, damping: float, l2: float) -> dict:
-  """Settings of a kind that a config does not have.
-
-  Args:
-    damping: where one must be given.
-    l2: the weight decay of training, for 'representer'.
-  """
+def defaults(kind: str, config) -> dict:
+  """Settings of a kind that a config does not have."""
   if kind == 'representer':
-    return {'kind': kind, 'l2': l2}
+    return {'kind': kind, 'l2': config.training.weight_decay}
+  if kind == 'trak':  # a kernel of as many features as rows is singular
+    return {'kind': kind, 'projection_dim': min(512, config.data.train // 2)}
   if kind in ('relatif', 'displaced'):
-    return {'kind': kind, 'inverse': {'kind': 'ekfac', 'damping': damping}}
+    inner = {'kind': 'ekfac', 'damping': config.damping}
+    return {'kind': kind, 'inverse': inner}
   settings = {'kind': kind}
   parameters = inspect.signature({**INVERSES, **METHODS}[kind]).parameters
   given = parameters.get('damping')
   if given is not None and given.default is inspect.Parameter.empty:
-    settings['damping'] = damping
+    settings['damping'] = config.damping
   return settings
 
 

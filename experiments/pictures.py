@@ -78,10 +78,10 @@ def draw(config, found, truth, workdir, folder) -> list[page.Plot]:
     )
   sizes = [
     plots.Curve(name, f.sizes, *_band(f.by_size))
-    for name, f in found.items()
+    for name, f in sorted(found.items(), key=lambda x: x[0] not in PICTURED)
     if f.members > 2
-  ]
-  if sizes and len(sizes) <= 12:
+  ][:12]
+  if sizes:
     out.append(
       page.Plot(
         plots.ensemble(
@@ -132,7 +132,10 @@ def _dampings(config, found, workdir):
 def _coverage(task, runs):
   params = jax.tree.map(lambda leaf: leaf[0], runs.params)
   found = layers.find(
-    task.problem.outputs, params, rows_lib.take(task.train, 0)
+    task.problem.outputs,
+    params,
+    rows_lib.take(task.train, 0),
+    task.problem.as_leaf,
   )
   return layers.coverage(found, params)
 

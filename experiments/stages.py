@@ -9,13 +9,16 @@ import types
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
 import tda_jax
 from experiments import methods, tasks
 from experiments.tasks import Task
-from tda_jax import scoring
+from tda_jax import scoring, trees
+from tda_jax.curvature import gram
+from tda_jax.curvature import layers as layers_lib
 from tda_jax.data import rows as rows_lib
 from tda_jax.data import subsets as subsets_lib
 from tda_jax.evaluation import further_training, lds, retraining
@@ -56,6 +59,11 @@ def truth(config, task: Task, workdir: pathlib.Path, split: str = 'truth'):
     split: 'truth' for reported figures; 'validation' for choices, which has
       subsets of its own.
   """
+  if 'truth' not in config:
+    raise ValueError(
+      f'a config of {config.experiment} has no retrained models: run'
+      f' experiments.{config.experiment}'
+    )
   settings = config.truth
   count = settings.subsets if split == 'truth' else settings.validation
   if isinstance(task.recipe, Run):
@@ -146,6 +154,8 @@ def scores(
   """Scores of one method, [E, N, Q], kept in <workdir>/scores/SETTING/<name>."""
   settings = dict(settings)
   first = settings.pop('members', None)
+  if settings.get('kind') == 'source':
+    settings.setdefault('momentum', config.training.momentum)
   if first:
     own = ('params', 'checkpoints', 'keys')  # have a member axis
     cut = {
@@ -166,6 +176,7 @@ def scores(
     attributes={
       'settings': settings,
       'seed': config.seed,
+      'measure': config.get('measure'),
       'version': tda_jax.__version__,
     },
   )
@@ -180,12 +191,16 @@ def facts(config, workdir, name: str, count: int) -> list[dict]:
 
 
 def chosen_dampings(config, task: Task, runs: Run, workdir) -> dict[str, float]:
-  """For each entry of config.choose, the damping of the best validation LDS.
+  """The number that each 'chosen/NAME' of the methods' settings stands for.
 
-  Scores of the first members, on subsets that the reported figures do not use.
-  Kept in chosen.json with the whole curve.
+  'mean_square' is `mean_square_gradient`; an entry of config.choose is the
+  damping of the best validation LDS: scores of the first members, on subsets
+  that the reported figures do not use, kept in chosen.json with the whole curve.
   """
   wanted = str(methods_of(config))
+  if 'chosen/mean_square' in wanted:
+    mean = mean_square_gradient(task, trees.row(runs.params, 0))
+    return {'mean_square': mean}
   if 'chosen/' not in wanted:
     return {}
   chosen, outcomes = truth(config, task, workdir, 'validation')
@@ -214,6 +229,27 @@ def chosen_dampings(config, task: Task, runs: Run, workdir) -> dict[str, float]:
   return best
 
 
+def mean_square_gradient(task: Task, params) -> float:
+  """Mean over rows and parameters of a squared entry of ∇loss_i.
+
+  The unit of the paper's dampings (after Grosse et al. 2023), to 6 digits, so
+  that a resumed run finds the same.
+  """
+  problem = task.problem
+  example = rows_lib.take(task.train, 0)
+  layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
+
+  @jax.jit
+  def squares(batch):
+    norms = gram.norms(layers, gram.factors(problem, params, batch, 'loss'))
+    return jnp.sum(batch.mask * norms**2)
+
+  batches = rows_lib.batches(task.train, 256)
+  total = sum(float(squares(jax.tree.map(jnp.asarray, b))) for b in batches)
+  mean = total / (rows_lib.count(task.train) * trees.size(params))
+  return float(f'{mean:.6g}')
+
+
 def methods_of(config) -> dict:
   """The config's methods, or those that `config.method` names ('a,b').
 
@@ -237,7 +273,7 @@ def methods_of(config) -> dict:
     found[name] = (
       config.methods[name]
       if name in config.methods
-      else methods.defaults(name, config.damping, config.training.weight_decay)
+      else methods.defaults(name, config)
     )
   return found
 

@@ -60,6 +60,10 @@ def load(config) -> Task:
   task = Task(*made)
   rows_lib.check(task.train, 'train')
   rows_lib.check(task.queries, 'queries')
+  if config.get('measure') == 'loss':
+    loss = task.problem.loss
+    measure = lambda outputs, example: -loss(outputs, example)
+    task = task._replace(problem=task.problem._replace(measure=measure))
   return task
 
 

@@ -216,7 +216,9 @@ def memory() -> list[dict]:
     )
     n = rows_lib.count(train)
     before = stages.peak_memory(reset=True)
-    scoring.top_k(method, task.problem, run, train, task.queries, 10, key=KEY)
+    scoring.top_k(
+      method, task.problem, run, train, task.queries, 10, name='ekfac', key=KEY
+    )
     peak = stages.peak_memory()
     if before is None:
       break

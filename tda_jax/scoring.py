@@ -57,6 +57,11 @@ def score(
   Raises:
     ValueError: bad rows; a solver diverged; a store of another run.
   """
+  if method.members:
+    raise ValueError(
+      f'{name} is an ensemble, whose scores are of all members at once: use'
+      ' attribute, or score its members and take the mean'
+    )
   _check(problem, trees.row(runs.params, 0), train, queries)
   about = _about(problem, runs, train, queries, key, name)
   train, queries = jax.tree.map(jnp.asarray, (train, queries))
@@ -106,6 +111,7 @@ def top_k(
   queries: PyTree,
   k: int,
   *,
+  name: str,
   key: jax.Array,
   path: str | os.PathLike | None = None,
   batch_size: int = 256,
@@ -118,13 +124,15 @@ def top_k(
   `Method(m.prepare, lambda *a: -m.score(*a))`.
 
   Args:
+    name: of the method, for errors and records.
     path: a folder that keeps what was found so far; the same call continues
       from it. None: nothing is kept.
 
   Raises:
     ValueError: bad rows or k; a solver diverged; `path` is of another call.
   """
-  _check(problem, run.params, train, queries)
+  params = trees.row(run.params, 0) if method.members else run.params
+  _check(problem, params, train, queries)
   n, q = rows_lib.count(train), rows_lib.count(queries)
   if not 0 < k <= n:
     raise ValueError(f'k={k} of {n} training rows: give 1 to {n}')
@@ -135,13 +143,13 @@ def top_k(
   }
   best = start
   if path is not None:
-    about = _about(problem, run, train, queries, key, 'top k')
+    about = _about(problem, run, train, queries, key, name)
     best = _top_so_far(path, start, about)
   queries = jax.tree.map(jnp.asarray, queries)
   prepared = jax.jit(method.prepare, static_argnums=0)(
     problem, run, jax.tree.map(jnp.asarray, train), queries, key
   )
-  method_lib.check_solution(prepared, 'the solver')
+  method_lib.check_solution(prepared, name)
 
   @jax.jit
   def merge(best, batch):

@@ -87,7 +87,15 @@ def test_top_k_is_the_top_of_all_scores(size):
   method = gradients.grad_dot()
   run = Run(t.params, None, None, None)
   values, rows = scoring.top_k(
-    method, t.problem, run, t.train, t.queries, 3, key=KEY, batch_size=size
+    method,
+    t.problem,
+    run,
+    t.train,
+    t.queries,
+    3,
+    name='grad_dot',
+    key=KEY,
+    batch_size=size,
   )
   scores = method_lib.attribute(method, t.problem, t.params, t.train, t.queries)
   want = np.argsort(-scores, 0)[:3].T
@@ -96,7 +104,32 @@ def test_top_k_is_the_top_of_all_scores(size):
     values, np.take_along_axis(scores.T, want, 1), atol=1e-6
   )
   with pytest.raises(ValueError, match='k=12 of 11 training rows'):
-    scoring.top_k(method, t.problem, run, t.train, t.queries, 12, key=KEY)
+    scoring.top_k(
+      method, t.problem, run, t.train, t.queries, 12, name='m', key=KEY
+    )
+
+
+def test_top_k_of_another_method_is_refused(tmp_path):
+  t = tiny.classification()
+  run = Run(t.params, None, None, None)
+  args = (t.problem, run, t.train, t.queries, 3)
+  scoring.top_k(
+    gradients.grad_dot(), *args, name='grad_dot', key=KEY, path=tmp_path
+  )
+  with pytest.raises(ValueError, match='method is .*grad_dot'):
+    scoring.top_k(
+      gradients.grad_cos(), *args, name='grad_cos', key=KEY, path=tmp_path
+    )
+
+
+def test_an_ensemble_is_not_scored_member_by_member(tmp_path):
+  t = tiny.classification()
+  runs = Run(jax.tree.map(lambda x: x[None], t.params), None, None, None)
+  with pytest.raises(ValueError, match='grad_dot is an ensemble'):
+    scoring.score(
+        method_lib.ensemble(gradients.grad_dot()), t.problem, runs, t.train,
+        t.queries, tmp_path, name='grad_dot', key=KEY,
+    )  # fmt: skip
 
 
 def test_top_k_continues_where_it_was_killed(tmp_path, monkeypatch):
@@ -105,7 +138,7 @@ def test_top_k_continues_where_it_was_killed(tmp_path, monkeypatch):
 
   def top(method, path):
     return scoring.top_k(
-        method, t.problem, run, t.train, t.queries, 3, key=KEY, path=path,
+        method, t.problem, run, t.train, t.queries, 3, name='grad_dot', key=KEY, path=path,
         batch_size=4, save_seconds=0.0,
     )  # fmt: skip
 

@@ -17,7 +17,14 @@ def get_config(arg=None):
   a = arguments.parse(arg, smoke=False, ablation='')
   c = fashion_mnist.get_config()
   own = paper.config('fashion_mnist_noisy', DAMPING, solver_members=2)
-  for field in ('setting', 'paper_damping', 'damping_grid', 'methods'):
+  for field in (
+    'setting',
+    'paper_damping',
+    'damping',
+    'damping_grid',
+    'methods',
+    'claims',
+  ):
     c[field] = own[field]
   fashion_mnist.fewer(c, DAMPING)
   c.data.label_noise = 0.3

@@ -37,6 +37,7 @@ def config(setting: str, grid: tuple = GRID) -> config_dict.ConfigDict:
   c.setting = setting
   c.task = 'experiments.tasks:table'  # module:function -> Task
   c.seed = 0
+  c.measure = 'loss'  # of the queries, negative; '' is the problem's own
   c.members = 1  # the model
   c.checkpoints = 0
   c.batch_size = 256  # rows scored at once

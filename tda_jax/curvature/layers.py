@@ -82,6 +82,23 @@ def find(
   return plan(outputs, params, example, as_leaf).layers
 
 
+def dense(layers: dict[str, Layer], name: str | None = None) -> str:
+  """`name`, or the last dense layer that the model applies.
+
+  Raises:
+    ValueError: it is no dense layer, or is applied more than once.
+  """
+  usable = [n for n, x in layers.items() if x.kind == 'dense' and not x.shared]
+  if name is None and usable:
+    return usable[-1]
+  if name not in usable:
+    raise ValueError(
+      f'{name!r} is no layer that is a product and applied once: choose among'
+      f' {usable}'
+    )
+  return name
+
+
 def matrix(layer: Layer, params: PyTree) -> jax.Array:
   """W [*stack, I, O], the bias as its last row. Linear in params."""
   leaves = jax.tree.leaves(params)

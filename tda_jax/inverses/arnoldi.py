@@ -41,7 +41,8 @@ def arnoldi(
     ValueError: a negative damping; more eigenvectors than steps.
   """
   coordinates_lib.check_curvature(curvature)
-  if isinstance(damping, str) or not damping >= 0:
+  traced = isinstance(damping, jax.core.Tracer)
+  if not traced and (isinstance(damping, str) or not damping >= 0):
     raise ValueError(
       f'damping={damping!r} of arnoldi: give a number, 0 or above'
     )

@@ -37,7 +37,9 @@ def datainf(damping='heuristic', *, batch_size: int = 256) -> Inverse:
     layers = _layers(problem, params, train)
     _refuse_shared(layers)
     if damping != 'heuristic':
-      return {n: jnp.full(x.stack, float(damping)) for n, x in layers.items()}
+      return {
+        n: jnp.full(x.stack, damping, jnp.float32) for n, x in layers.items()
+      }
     squares = _mean(
       lambda layer, a, g, _: gram.squared_norms(layer, a, g).sum(),
       problem,

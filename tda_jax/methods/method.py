@@ -64,6 +64,12 @@ def attribute(
   """
   if not isinstance(run, Run):
     run = Run(params=run, checkpoints=None, learning_rates=None, steps=None)
+  if run.keys is not None and method.members != (jnp.ndim(run.keys) == 1):
+    raise ValueError(
+      'the method is an ensemble and the run one model: give the whole run'
+      if method.members
+      else 'the run has a member axis: give ensemble(method), or one member'
+    )
   for rows, name in ((train, 'train'), (queries, 'queries')):
     rows_lib.check(rows, name)
     params = trees.row(run.params, 0) if method.members else run.params
@@ -121,6 +127,23 @@ def check_labels(problem: Problem, params: PyTree, rows: PyTree) -> None:
   """Raises ValueError where labels do not fit the model's outputs."""
   outputs = jax.eval_shape(problem.outputs, params, rows_lib.take(rows, 0))
   problem.check(outputs.shape, rows)
+
+
+def check_checkpoints(run: Run, name: str) -> None:
+  """Raises ValueError where a run cannot be followed by its checkpoints."""
+  if run.checkpoints is None or not jax.tree.leaves(run.checkpoints):
+    raise ValueError(
+      f'{name} follows a run by its checkpoints, and this one has none: train'
+      ' with checkpoints=C, as 6'
+    )
+  count = trees.count(run.checkpoints)
+  for field in ('learning_rates', 'steps'):
+    given = getattr(run, field)
+    if given is None or jnp.shape(given) != (count,):
+      raise ValueError(
+        f'the run has {count} checkpoints and {field}={given}: give one number'
+        ' for each checkpoint'
+      )
 
 
 def check_solution(prepared: Prepared, name: str) -> None:

@@ -35,7 +35,11 @@ def representer(l2: float | None = None, layer: str | None = None) -> Method:
         f'representer divides by l2={strength}, with which the layer was'
         ' regularised: give representer(l2=...) a number above 0'
       )
-    name = _layer(problem, run.params, queries)
+    example = rows_lib.take(queries, 0)
+    layers = layers_lib.find(
+      problem.outputs, run.params, example, problem.as_leaf
+    )
+    name = layers_lib.dense(layers, layer)
     factors = factors_of(problem, run.params, queries)
     share = 1 / (strength * rows_lib.count(train))
     return Prepared(({name: factors[name]}, share))
@@ -44,19 +48,5 @@ def representer(l2: float | None = None, layer: str | None = None) -> Method:
     factors, share = prepared.state
     (name,) = factors
     return -share * dots(problem, run.params, batch, factors, only=name)
-
-  def _layer(problem, params, rows):
-    example = rows_lib.take(rows, 0)
-    layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
-    dense = [n for n, found in layers.items() if found.kind == 'dense']
-    if layer is None and dense:
-      return dense[-1]
-    if layer not in dense:
-      raise ValueError(
-        f'the model has no dense layer {layer!r}: it has {dense}'
-        if layer
-        else 'representer needs a dense layer, and the model has none'
-      )
-    return layer
 
   return Method(prepare, score)

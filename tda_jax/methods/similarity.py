@@ -13,7 +13,9 @@ KINDS = ('cosine', 'dot', 'euclidean')
 POOLS = ('flat', 'mean')
 
 
-def similarity(layer: str, kind: str = 'cosine', pool: str = 'flat') -> Method:
+def similarity(
+  layer: str | None = None, kind: str = 'cosine', pool: str = 'flat'
+) -> Method:
   """score[i, q] = how alike rows i and q are as inputs h of a layer.
 
   cosine: h_i·h_q / (‖h_i‖‖h_q‖), 0 for a zero h; dot: h_i·h_q; euclidean:
@@ -22,8 +24,8 @@ def similarity(layer: str, kind: str = 'cosine', pool: str = 'flat') -> Method:
   the more alike, of its sign.
 
   Args:
-    layer: name of a layer, as of `tda_jax.find_layers`; its bias is left out. A
-      scanned layer has the inputs of all its steps.
+    layer: name of a layer, as of `tda_jax.find_layers`; None: the last dense
+      one. Its bias is left out. A scanned layer has the inputs of all its steps.
     kind: 'cosine', 'dot' or 'euclidean'.
     pool: of a layer that is applied at S positions, 'flat' takes all S·I
       numbers, 'mean' the mean over positions (convolutions have patches for
@@ -70,12 +72,7 @@ def _inputs(problem, params, rows, mask, layer, pool):
   """Inputs of the layer at every row, [B, F]."""
   example = rows_lib.take(rows, 0)
   layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
-  usable = [n for n, x in layers.items() if x.kind == 'dense' and not x.shared]
-  if layer not in usable:
-    raise ValueError(
-      f'similarity has no inputs of {layer!r}: choose among the layers {usable}'
-      ' (products that are applied once)'
-    )
+  layer = layers_lib.dense(layers, layer)
   found = layers[layer]
 
   def statistic(of, a, g, _):

@@ -25,7 +25,7 @@ from tda_jax.curvature.gram import by_layer
 from tda_jax.data import rows
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.methods.influence import along
-from tda_jax.methods.method import Method, Prepared
+from tda_jax.methods.method import Method, Prepared, check_checkpoints
 
 
 def source(
@@ -141,13 +141,13 @@ def _check_settings(segments, momentum):
 
 def _parts(run, segments):
   """The checkpoints by segment, leaves [L, C/L, ...]."""
-  if run.checkpoints is None:
-    raise ValueError(
-      'source follows the training by its checkpoints, and this run has none:'
-      f' train it with checkpoints={2 * segments}'
-    )
+  check_checkpoints(run, 'source')
   count = trees.count(run.checkpoints)
-  _check_count(count, segments)
+  if count % segments:
+    raise ValueError(
+      f'{count} checkpoints cannot be cut into {segments} equal segments: train'
+      f' with a multiple, as checkpoints={2 * segments}'
+    )
   shape = (segments, count // segments)
   return jax.tree.map(
     lambda x: jnp.reshape(x, (*shape, *x.shape[1:])), run.checkpoints
@@ -156,15 +156,6 @@ def _parts(run, segments):
 
 def _spans(run, segments, momentum):
   """η_l K_l: the learning rates of each segment's steps, summed, [L]."""
-  _check_count(len(run.steps), segments)
   steps = jnp.diff(jnp.asarray(run.steps), prepend=0)
   rates = (jnp.asarray(run.learning_rates) * steps).reshape(segments, -1)
   return rates.sum(1) / (1 - momentum)
-
-
-def _check_count(count, segments):
-  if count == 0 or count % segments:
-    raise ValueError(
-      f'{count} checkpoints cannot be cut into {segments} equal segments: train'
-      f' with a multiple, as checkpoints={2 * segments}'
-    )

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from tda_jax.data import rows as rows_lib
 from tda_jax.methods.gradients import dots, factors_of
-from tda_jax.methods.method import Method, Prepared
+from tda_jax.methods.method import Method, Prepared, check_checkpoints
 
 
 def tracin() -> Method:
@@ -28,7 +28,7 @@ def tracin() -> Method:
 
   def prepare(problem, run, train, queries, key):
     del key
-    _check(run)
+    check_checkpoints(run, 'tracin')
     factors = jax.lax.map(
       lambda params: factors_of(problem, params, queries), run.checkpoints
     )
@@ -45,19 +45,3 @@ def tracin() -> Method:
     return -jax.lax.map(of_checkpoint, every).sum(0)
 
   return Method(prepare, score)
-
-
-def _check(run):
-  if run.checkpoints is None or not jax.tree.leaves(run.checkpoints):
-    raise ValueError(
-      'tracin follows a run by its checkpoints, and this one has none: train'
-      ' with checkpoints=C (C of 1 or more), or use grad_dot'
-    )
-  count = jax.tree.leaves(run.checkpoints)[0].shape[0]
-  for name in ('learning_rates', 'steps'):
-    given = getattr(run, name)
-    if given is None or jnp.shape(given) != (count,):
-      raise ValueError(
-        f'the run has {count} checkpoints and {name}={given}: give one number'
-        ' for each checkpoint'
-      )

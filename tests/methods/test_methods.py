@@ -134,6 +134,19 @@ def test_an_ensemble_takes_the_run_of_train():
   np.testing.assert_allclose(got, np.mean(alone, 0), atol=1e-5)
 
 
+def test_a_run_and_a_method_must_agree_on_members():
+  t = tiny.classification()
+  keys = jax.random.split(jax.random.key(0), 2)
+  many = jax.tree.map(lambda x: jnp.stack([x, x]), t.params)
+  rows = (t.problem, Run(many, None, None, None, keys), t.train, t.queries)
+  with pytest.raises(ValueError, match='run has a member axis.*ensemble'):
+    method_lib.attribute(METHODS['grad_dot'], *rows)
+  one = Run(t.params, None, None, None, keys[0])
+  method = method_lib.ensemble(METHODS['grad_dot'])
+  with pytest.raises(ValueError, match='give the whole run'):
+    method_lib.attribute(method, t.problem, one, t.train, t.queries)
+
+
 def ridge(n=40, d=4, l2=0.3):
   """Closed-form ridge regression; (tiny, leave-one-out effects [N, Q])."""
   rng = np.random.default_rng(0)

@@ -59,7 +59,9 @@ def test_representer_errors():
   t = tiny.classification()
   with pytest.raises(ValueError, match='divides by l2=0.0'):
     attribute(representer.representer(), t)
-  with pytest.raises(ValueError, match="no dense layer 'head'.*'layer1/w'"):
+  with pytest.raises(
+    ValueError, match="'head' is no layer that is a product.*'layer1/w'"
+  ):
     attribute(representer.representer(l2=1.0, layer='head'), t)
 
 

@@ -173,7 +173,7 @@ def test_batches_and_members_do_not_change_the_scores():
 def test_errors_say_what_to_do():
   t = tiny.classification()
   run = tiny.run(t.params)
-  with pytest.raises(ValueError, match='has none: train it with checkpoints=6'):
+  with pytest.raises(ValueError, match='source follows.*has none: train with'):
     attribute(source(), t, run._replace(checkpoints=None))
   with pytest.raises(ValueError, match='4 checkpoints cannot be cut into 3'):
     attribute(source(3), t, run)

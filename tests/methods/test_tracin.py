@@ -71,6 +71,7 @@ def test_sign_and_scale_are_those_of_training_without_the_row():
   whole = runs._replace(
     params=jax.tree.map(lambda x: x[0], runs.params),
     checkpoints=jax.tree.map(lambda x: x[0], runs.checkpoints),
+    keys=runs.keys[0],
   )
   scores = attribute(t, whole)
   assert np.corrcoef(scores.ravel(), effects.ravel())[0, 1] > 0.99
