@@ -61,21 +61,18 @@ METHODS = {
   'loss_only': baselines.loss_only,
 }
 KINDS = (*METHODS, *INVERSES)
-RATES = ('segments', 'momentum')  # of 'source', what its dampings depend on
 
 
 def make(
   kind: str = '',
   *,
   recipe: Recipe | Run | None = None,
-  runs: Run | None = None,
   **settings: Any,
 ) -> method.Method:
   """The method `kind`: one of METHODS, or influence by one of INVERSES.
 
   Args:
     recipe: of a task, which 'unrolled' replays.
-    runs: trained models, whose learning rates damp the `solver` of 'source'.
     settings: keyword arguments; an inverse (`inverse` of 'relatif' and
       'displaced', `solver` of 'source') is a dict of its own settings.
 
@@ -87,8 +84,6 @@ def make(
   if 'inverse' in settings:
     settings['inverse'] = make_inverse(**settings['inverse'])
   if settings.get('solver'):
-    rates = {name: settings[name] for name in RATES if name in settings}
-    settings.setdefault('damping', source.dampings(runs, **rates))
     solver = settings['solver']
     settings['solver'] = lambda damping: make_inverse(damping=damping, **solver)
   if kind == 'unrolled':

@@ -154,7 +154,7 @@ def scores(
     }
     runs = runs._replace(**cut)
   return scoring.score(
-    methods.make(recipe=task.recipe, runs=runs, **settings),
+    methods.make(recipe=task.recipe, **settings),
     task.problem,
     runs,
     task.train,

@@ -47,7 +47,6 @@ from tda_jax.methods.method import ensemble as ensemble
 from tda_jax.methods.relatif import relatif as relatif
 from tda_jax.methods.representer import representer as representer
 from tda_jax.methods.similarity import similarity as similarity
-from tda_jax.methods.source import dampings as dampings
 from tda_jax.methods.source import source as source
 from tda_jax.methods.tracin import tracin as tracin
 from tda_jax.methods.trak import trak as trak

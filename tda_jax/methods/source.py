@@ -14,11 +14,10 @@ weights (ASTRA-SOURCE: Wang et al. 2025, App. C, option 3). L = 1 is then
 influence with damping 1/(ηK).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from tda_jax import trees
 from tda_jax.curvature import ekfac, products
@@ -27,14 +26,12 @@ from tda_jax.data import rows
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.methods.influence import along
 from tda_jax.methods.method import Method, Prepared
-from tda_jax.training.fit import Run
 
 
 def source(
   segments: int = 3,
   momentum: float = 0.9,
   solver: Callable | None = None,
-  damping: Sequence[float] | None = None,
   *,
   labels: str = 'sampled',
   batch_size: int = 256,
@@ -47,21 +44,16 @@ def source(
     segments: L, of equally many checkpoints each.
     momentum: of the optimizer, whose rate it multiplies by 1/(1 − momentum)
       (terminal velocity).
-    solver: damping -> Inverse, as `exact`, `cg` or `astra`, for r_l; None:
-      the EKFAC's own. exp(−η_l K_l G_l) is EKFAC's either way.
-    damping: [L] of the solver; None: 1/(η_l K_l), which a solver must take as
-      a traced number. `dampings` gives the same as plain ones.
+    solver: damping -> Inverse, as `exact`, `cg` or `astra`, for r_l at the
+      damping 1/(η_l K_l), which is a traced number; None: the EKFAC's own.
+      exp(−η_l K_l G_l) is EKFAC's either way.
     labels, batch_size: of the EKFAC; see `curvature.ekfac.fit`.
 
   Raises:
     ValueError: the run has no checkpoints, or not a multiple of `segments`;
-      `momentum` is not in [0, 1); the solver needs its damping as a number.
+      `momentum` is not in [0, 1).
   """
   _check_settings(segments, momentum)
-  if damping is not None and len(damping) != segments:
-    raise ValueError(
-      f'{len(damping)} dampings for {segments} segments: give one for each'
-    )
 
   def prepare(problem, run, train, queries, key):
     parts = _parts(run, segments)
@@ -83,8 +75,7 @@ def source(
       if solver is None:
         x = inverse_lib.direct(filtered(response, u), 1 / span)
       else:
-        shift = 1 / span if damping is None else damping[i]
-        x = _solved(solver, shift, problem, part, train, u, own)
+        x = _solved(solver(1 / span), problem, part, train, u, own)
       finite = jnp.isfinite(trees.norms(x.x))
       found.append(x._replace(diverged=x.diverged | ~finite))
       u = filtered(decay, u) if i else u
@@ -108,12 +99,6 @@ def source(
   return Method(prepare, score)
 
 
-def dampings(run: Run, segments: int = 3, momentum: float = 0.9) -> np.ndarray:
-  """1/(η_l K_l) of each segment of a concrete run, [L]."""
-  _check_settings(segments, momentum)
-  return np.asarray(1 / _spans(run, segments, momentum))
-
-
 def response(values, span):
   """(1 − exp(−span·s))/s, which is span at s = 0; r_l on eigenvalues s."""
   t = span * values
@@ -126,18 +111,11 @@ def decay(values, span):
   return jnp.exp(-span * values)
 
 
-def _solved(solver, shift, problem, part, train, u, key):
-  """(G + shift)⁻¹ u at the mean of the segment's weights."""
+def _solved(inverse, problem, part, train, u, key):
+  """The inverse's solution at the mean of the segment's weights."""
   params = jax.tree.map(lambda x: jnp.mean(x, 0), part)
   fit_key, solve_key = jax.random.split(jax.random.fold_in(key, 2))
-  try:
-    inverse = solver(shift)
-    state = inverse.fit(problem, params, train, fit_key)
-  except jax.errors.ConcretizationTypeError as error:
-    raise ValueError(
-      'the solver wants its damping as a number, and inside jit it is an'
-      ' array: give source(..., damping=dampings(run, segments, momentum))'
-    ) from error
+  state = inverse.fit(problem, params, train, fit_key)
   return inverse.solve(state, problem, params, train, u, solve_key)
 
 

@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -118,8 +119,10 @@ def environment() -> dict:
 
 def signature(facts: dict) -> dict:
   """What a committed results.json says of its run, from `environment`."""
+  # A folder of one machine says nothing to others.
+  command = re.sub(r'(data\.path=)\S+', r'\1FOLDER', ' '.join(facts['command']))
   return {
-    'command': ' '.join(facts['command']),
+    'command': command,
     'commit': f'{facts["commit"]}{" (edited)" if facts["dirty"] else ""}',
     'hardware': f'{facts["cores"]} cores, {" ".join(facts["devices"])}',
     'seconds': facts.get('seconds'),

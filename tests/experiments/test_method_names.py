@@ -13,7 +13,7 @@ def test_source_damps_its_solver_by_the_runs_learning_rates():
   run = tiny.run(t.params)
   settings = {'kind': 'source', 'segments': 2, 'momentum': 0.5}
   solver = {'kind': 'exact'}
-  made = methods.make(runs=run, **settings, solver=solver)
+  made = methods.make(**settings, solver=solver)
   prepare = jax.jit(made.prepare, static_argnums=0)
   key = jax.random.key(0)
   prepared = prepare(t.problem, run, t.train, t.queries, key)

@@ -14,7 +14,7 @@ from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import descent, exact
 from tda_jax.methods import influence
 from tda_jax.methods import method as method_lib
-from tda_jax.methods.source import dampings, response, source
+from tda_jax.methods.source import response, source
 from tda_jax.methods.unrolled import unrolled
 from tda_jax.training import members
 from tda_jax.training.fit import Recipe
@@ -114,11 +114,9 @@ def test_the_response_is_smooth_at_zero():
 def test_one_segment_with_a_solver_is_influence():
   t = tiny.classification(l2=0.01)
   run = tiny.run(t.params, 1)
-  damping = dampings(run, 1, 0.9)
-  np.testing.assert_allclose(damping, [0.1 / (0.1 * 20)], 1e-6)
-  want = influence.influence(exact.exact(damping[0]))
+  want = influence.influence(exact.exact(0.1 / (0.1 * 20)))
   want = attribute(want, t, run.params)
-  got = attribute(source(1, 0.9, exact.exact, damping), t, run)
+  got = attribute(source(1, 0.9, exact.exact), t, run)
   np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
 
 
@@ -127,7 +125,7 @@ def test_a_solver_works_at_the_mean_weights_and_its_report_is_kept():
   t = tiny.classification()
   run = tiny.run(t.params, 2)
   solver = lambda damping: descent.astra(damping, steps=300, rounds=8)
-  method = source(1, 0.9, solver, dampings(run, 1, 0.9))
+  method = source(1, 0.9, solver)
   prepare = jax.jit(method.prepare, static_argnums=0)
   prepared = prepare(t.problem, run, t.train, t.queries, KEY)
   at_mean = t._replace(params=trees.scaled(0.9, t.params))
@@ -147,7 +145,7 @@ def test_a_solver_that_diverges_in_one_segment_is_told():
   t = tiny.classification()
   solver = lambda damping: descent.neumann(damping, step_size=1e6, steps=20)
   with pytest.raises(ValueError, match='diverged on 4 of 4'):
-    attribute(source(2, 0.9, solver, [0.1, 0.1]), t, tiny.run(t.params))
+    attribute(source(2, 0.9, solver), t, tiny.run(t.params))
 
 
 def test_segments_come_near_the_exact_derivative_as_they_get_shorter():
@@ -181,11 +179,3 @@ def test_errors_say_what_to_do():
     attribute(source(3), t, run)
   with pytest.raises(ValueError, match='momentum from 0 to below 1'):
     source(3, 1.0)
-  with pytest.raises(ValueError, match='2 dampings for 3 segments'):
-    source(3, solver=exact.exact, damping=[0.1, 0.1])
-
-  def branches(damping):
-    return exact.exact(damping if damping > 0 else 1.0)
-
-  with pytest.raises(ValueError, match='as a number.*damping=dampings'):
-    attribute(source(2, solver=branches), t, run)
