@@ -60,7 +60,8 @@ def arnoldi(task, run, rank, steps, damping) -> tuple[float, np.ndarray]:
 
   Args:
     rank, steps, damping: of `tda_jax.arnoldi`. Their Hessian is a sum over the
-      rows, and their damping with it.
+      rows, and their damping with it. They keep the largest eigenvalues above
+      0, where ours are the largest in size.
   """
   with tempfile.TemporaryDirectory() as folder:
     file = _saved(folder, 0, run.params, 1.0)
