@@ -8,8 +8,8 @@ are medians of repeats after compilation; peers have no compilation.
 """
 
 import argparse
-import json
 import pathlib
+import tempfile
 import time
 
 import jax
@@ -85,22 +85,22 @@ def ekfac_pairs(name, peers) -> list[dict]:
     call = scorer(method, task, run)
     kept[labels] = np.asarray(call())
     rows.append(
-      _row(f'EKFAC {labels} labels, {name}', 'seconds', seconds(call))
+      figure(f'EKFAC {labels} labels, {name}', 'seconds', seconds(call))
     )
   if peers:
-    from scripts import compare_peers
+    from scripts import compare_peers, torch_models
 
     for labels, row in zip(kept, list(rows), strict=True):
       theirs, scores = compare_peers.kronfluence_ekfac(task, run, labels)
       rows.append(
-        _row(f'kronfluence EKFAC {labels} labels, {name}', 'seconds', theirs)
+        figure(f'kronfluence EKFAC {labels} labels, {name}', 'seconds', theirs)
       )
       ratio = theirs / row['value']
-      rows.append(_row(f'EKFAC {labels} labels, {name}', 'speedup', ratio))
+      rows.append(figure(f'EKFAC {labels} labels, {name}', 'speedup', ratio))
       if labels == 'data':
-        r = compare_peers.agreement(kept[labels], scores)
+        r = torch_models.agreement(kept[labels], scores)
         rows.append(
-          _row(f'EKFAC data labels, {name}', 'pearson with kronfluence', r)
+          figure(f'EKFAC data labels, {name}', 'pearson with kronfluence', r)
         )
   return rows
 
@@ -118,16 +118,16 @@ def retraining_speed(peers, tmp) -> list[dict]:
       at_once=config.truth.at_once, progress=False,
   )  # fmt: skip
   ours = time.perf_counter() - start
-  rows = [_row('retrain 500 digits models, vmapped', 'seconds', ours)]
+  rows = [figure('retrain 500 digits models, vmapped', 'seconds', ours)]
   if peers:
     from scripts import compare_peers
 
     theirs = 500 * compare_peers.torch_training(task, config, models=10)
     rows.append(
-      _row('retrain 500 digits models, PyTorch loop', 'seconds', theirs)
+      figure('retrain 500 digits models, PyTorch loop', 'seconds', theirs)
     )
     rows.append(
-      _row('retrain 500 digits models, vmapped', 'speedup', theirs / ours)
+      figure('retrain 500 digits models, vmapped', 'speedup', theirs / ours)
     )
     rows += ekfac_lds(task, outcomes.mean(1), chosen)
   return rows
@@ -146,9 +146,9 @@ def ekfac_lds(task, outcomes, chosen, models=5) -> list[dict]:
     theirs.append(lds.lds(found, outcomes, chosen).mean())
   name = 'EKFAC sampled labels, digits'
   return [
-    _row(name, 'lds', np.mean(ours)),
-    _row(f'kronfluence {name}', 'lds', np.mean(theirs)),
-    _row(name, 'lds above kronfluence', np.mean(ours) - np.mean(theirs)),
+    figure(name, 'lds', np.mean(ours)),
+    figure(f'kronfluence {name}', 'lds', np.mean(theirs)),
+    figure(name, 'lds above kronfluence', np.mean(ours) - np.mean(theirs)),
   ]
 
 
@@ -173,9 +173,9 @@ def queries_together() -> list[dict]:
   together = seconds(lambda: solve(state, run.params, vectors), 3)
   alone = 100 * seconds(lambda: solve(state, run.params, one), 3)
   return [
-    _row('ASTRA, 100 queries together', 'seconds', together),
-    _row('ASTRA, 100 queries one by one', 'seconds', alone),
-    _row('ASTRA, 100 queries together', 'speedup', alone / together),
+    figure('ASTRA, 100 queries together', 'seconds', together),
+    figure('ASTRA, 100 queries one by one', 'seconds', alone),
+    figure('ASTRA, 100 queries together', 'speedup', alone / together),
   ]
 
 
@@ -199,9 +199,9 @@ def grad_dot() -> list[dict]:
   np.testing.assert_allclose(call(), full(), atol=1e-4 * np.abs(full()).max())
   ours, theirs = seconds(call), seconds(full)
   return [
-    _row('Grad-Dot all pairs, layerwise, mnist5k', 'seconds', ours),
-    _row('Grad-Dot all pairs, materialised, mnist5k', 'seconds', theirs),
-    _row('Grad-Dot all pairs, layerwise, mnist5k', 'speedup', theirs / ours),
+    figure('Grad-Dot all pairs, layerwise, mnist5k', 'seconds', ours),
+    figure('Grad-Dot all pairs, materialised, mnist5k', 'seconds', theirs),
+    figure('Grad-Dot all pairs, layerwise, mnist5k', 'speedup', theirs / ours),
   ]
 
 
@@ -224,7 +224,7 @@ def memory() -> list[dict]:
       break
     bytes_ = sum(leaf.nbytes for leaf in jax.tree.leaves(train)) / 2**20
     rows.append(
-        _row(
+        figure(
             f'top-10 scoring, {n:,} rows', 'MB above the start and the rows',
             peak - before - bytes_,
         )
@@ -234,7 +234,6 @@ def memory() -> list[dict]:
 
 def claims(rows) -> list[dict]:
   """The speeds that were promised, against what was measured."""
-  value = {(r['method'], r['metric']): r['value'] for r in rows}
   goals = [
       (f'EKFAC sampled labels, {s}', 'speedup', 8) for s in SETTINGS
   ] + [
@@ -246,6 +245,12 @@ def claims(rows) -> list[dict]:
       ('ASTRA, 100 queries together', 'speedup', 5),
       ('Grad-Dot all pairs, layerwise, mnist5k', 'speedup', 10),
   ]  # fmt: skip
+  return judged(rows, goals)
+
+
+def judged(rows, goals) -> list[dict]:
+  """Claims 'metric of method at least goal' for those that were measured."""
+  value = {(r['method'], r['metric']): r['value'] for r in rows}
   return [
     {
       'claim': f'{method}: {metric} at least {goal:g}',
@@ -263,35 +268,48 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--peers', action='store_true')
   peers = parser.parse_args().peers
-  import tempfile
-
   start = time.monotonic()
-  rows = []
   with tempfile.TemporaryDirectory() as tmp:
-    for part in (
+    rows = measured(
       lambda: ekfac_pairs('digits', peers),
       lambda: ekfac_pairs('mnist5k', peers),
       lambda: retraining_speed(peers, pathlib.Path(tmp) / 'store'),
       queries_together,
       grad_dot,
       memory,
-    ):
-      found = part()
-      rows += found
-      for row in found:
-        print(f'{row["method"]:50} {row["metric"]:34} {row["value"]:.4g}')
+    )
   record.results(RESULTS, 'benchmark', 'speed', rows, claims(rows))
-  content = json.loads(RESULTS.read_text())
-  content['run'] = record.signature(
-    {
-      **record.environment(),
-      'seconds': round(time.monotonic() - start, 1),
-    }
-  )
-  record.write_json(RESULTS, content)
+  sign(RESULTS, start)
 
 
-def _row(method, metric, value):
+def measured(*parts) -> list[dict]:
+  """The rows of all parts, printed as they come."""
+  rows = []
+  for part in parts:
+    found = part()
+    rows += found
+    for row in found:
+      print(
+        f'{row["method"]:50} {row["metric"]:34} {row["value"]:.4g}', flush=True
+      )
+  return rows
+
+
+def sign(path: pathlib.Path, start: float, **versions: str) -> None:
+  """Writes into results which run they come from.
+
+  Args:
+    start: of the run, by time.monotonic().
+    versions: of further packages.
+  """
+  content = record.read_json(path)
+  spent = {'seconds': round(time.monotonic() - start, 1)}
+  run = record.signature({**record.environment(), **spent})
+  run['versions'] |= versions
+  record.write_json(path, {**content, 'run': run})
+
+
+def figure(method, metric, value):
   return {'method': method, 'metric': metric, 'value': float(value)}
 
 

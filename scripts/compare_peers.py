@@ -10,8 +10,9 @@ import time
 import jax
 import numpy as np
 
+from scripts.torch_models import dataset, margins, network, torch
+
 try:
-  import torch
   from kronfluence.analyzer import Analyzer, prepare_model
   from kronfluence.arguments import FactorArguments, ScoreArguments
   from kronfluence.task import Task
@@ -19,26 +20,6 @@ except ImportError as error:
   raise SystemExit(
     f'the comparison needs {error.name}: pip install "tda_jax[peers]"'
   ) from None
-
-
-def network(params) -> torch.nn.Sequential:
-  """The MLP of linen parameters as a torch module with the same weights."""
-  modules = []
-  for i in range(len(params)):
-    layer = params[f'Dense_{i}']
-    kernel, bias = np.array(layer['kernel']), np.array(layer['bias'])
-    linear = torch.nn.Linear(*kernel.shape)
-    linear.weight.data = torch.tensor(kernel.T.copy())
-    linear.bias.data = torch.tensor(bias)
-    modules += [linear, torch.nn.ReLU()]
-  return torch.nn.Sequential(*modules[:-1])
-
-
-def dataset(rows):
-  x = np.array(rows['x']).reshape(len(rows['x']), -1)
-  return torch.utils.data.TensorDataset(
-    torch.tensor(x), torch.tensor(np.array(rows['y'])).long()
-  )
 
 
 class Classification(Task):
@@ -53,12 +34,7 @@ class Classification(Task):
     return torch.nn.functional.cross_entropy(logits, labels, reduction='sum')
 
   def compute_measurement(self, batch, model):
-    logits = model(batch[0])
-    index = torch.arange(len(logits))
-    own = logits[index, batch[1]]
-    others = logits.clone()
-    others[index, batch[1]] = -torch.inf
-    return -(own - others.logsumexp(-1)).sum()
+    return -margins(model(batch[0]), batch[1]).sum()
 
 
 def kronfluence_ekfac(task, run, labels) -> tuple[float, np.ndarray]:
@@ -117,11 +93,3 @@ def torch_training(task, config, models: int) -> float:
         optimizer.step()
         schedule.step()
   return (time.perf_counter() - start) / models
-
-
-def agreement(ours: np.ndarray, theirs: np.ndarray) -> float:
-  """Mean over queries of Pearson's correlation of scores [N, Q]."""
-  corr = [
-    np.corrcoef(ours[:, q], theirs[:, q])[0, 1] for q in range(ours.shape[1])
-  ]
-  return float(np.mean(corr))
