@@ -22,7 +22,6 @@ SECOND_ORDER = {
 LARGEST = {
   'cg': {'kind': 'cg', 'tolerance': 1e-3, 'max_steps': 1000},
   'lissa': {'kind': 'lissa', 'steps': 400},
-  'lissa_hessian': {'kind': 'lissa', 'steps': 400, 'curvature': 'hessian'},
   'astra': {'kind': 'astra', 'steps': 200},
 }
 
