@@ -268,7 +268,7 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--peers', action='store_true')
   peers = parser.parse_args().peers
-  start = time.monotonic()
+  start, facts = time.monotonic(), record.environment()
   with tempfile.TemporaryDirectory() as tmp:
     rows = measured(
       lambda: ekfac_pairs('digits', peers),
@@ -279,7 +279,7 @@ def main():
       memory,
     )
   record.results(RESULTS, 'benchmark', 'speed', rows, claims(rows))
-  sign(RESULTS, start)
+  sign(RESULTS, start, facts)
 
 
 def measured(*parts) -> list[dict]:
@@ -295,16 +295,19 @@ def measured(*parts) -> list[dict]:
   return rows
 
 
-def sign(path: pathlib.Path, start: float, **versions: str) -> None:
+def sign(
+  path: pathlib.Path, start: float, facts: dict, **versions: str
+) -> None:
   """Writes into results which run they come from.
 
   Args:
     start: of the run, by time.monotonic().
+    facts: `record.environment` at its start.
     versions: of further packages.
   """
   content = record.read_json(path)
   spent = {'seconds': round(time.monotonic() - start, 1)}
-  run = record.signature({**record.environment(), **spent})
+  run = record.signature({**facts, **spent})
   run['versions'] |= versions
   record.write_json(path, {**content, 'run': run})
 

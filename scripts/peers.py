@@ -173,7 +173,7 @@ def main():
   parser.add_argument('--repeats', type=int, default=5)
   parser.add_argument('--results', type=pathlib.Path, default=RESULTS)
   args = parser.parse_args()
-  start = time.monotonic()
+  start, facts = time.monotonic(), record.environment()
   parts = {
     'captum': captum,
     'dattri': dattri,
@@ -183,7 +183,7 @@ def main():
   rows = benchmark.measured(*(parts[package] for package in found))
   record.results(args.results, 'peers', 'agreement', rows, claims(rows))
   versions = {name: metadata.version(name) for name in ('torch', *found)}
-  benchmark.sign(args.results, start, **versions)
+  benchmark.sign(args.results, start, facts, **versions)
 
 
 if __name__ == '__main__':
