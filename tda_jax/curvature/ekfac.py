@@ -195,12 +195,17 @@ def second_moments(layer, a, g, _):
   return inputs, jnp.einsum('bso,bsp->op', g, g)
 
 
+def turned(a, g, block):
+  """(a Q_A, δ Q_S): a layer's inputs and gradients in its eigenbasis."""
+  g = g if block.outputs is None else g @ block.outputs
+  return (a if block.inputs is None else a @ block.inputs), g
+
+
 def squares(layer, a, g, block):
   """Σ_examples (Q_Aᵀ ∇W Q_S)², [I, O]."""
-  g = g if block.outputs is None else g @ block.outputs
+  a, g = turned(a, g, block)
   if layer.kind == 'embed':
     return _embedding_squares(layer, a, g)
-  a = a if block.inputs is None else a @ block.inputs
   if layer.positions == 1:
     return jnp.einsum('bsi,bso->io', a**2, g**2)
   return jnp.sum(jnp.einsum('bsi,bso->bio', a, g) ** 2, 0)

@@ -38,22 +38,26 @@ def ekfac(
     )
     return Fitted(blocks, layer_damping(blocks, damping))
 
+  def scale(state, problem):
+    return {
+      name: 1 / (block.eigenvalues + problem.l2 + state.damping[name])
+      for name, block in state.blocks.items()
+    }
+
   def solve(state, problem, params, train, vectors, key):
     del key
-    blocks, shift = state
+    factors = scale(state, problem)
     x = blocks_lib.apply(
-      blocks,
-      lambda name, values: 1 / (values + problem.l2 + shift[name]),
+      state.blocks,
+      lambda name, _: factors[name],
       problem,
       params,
       rows.take(train, 0),
       vectors,
     )
-    sizes = jnp.array([blocks[name].eigenvalues.size for name in shift])
-    mean = jnp.sum(sizes * jnp.stack([*shift.values()])) / jnp.sum(sizes)
-    return inverse_lib.direct(x, mean)
+    return inverse_lib.direct(x, mean_damping(state))
 
-  return inverse_lib.inverse(fit, solve)
+  return inverse_lib.inverse(fit, solve, scale)
 
 
 def kfac(damping='heuristic', **kwargs) -> Inverse:
@@ -71,6 +75,13 @@ def layer_damping(blocks, damping) -> dict[str, jax.Array]:
   if damping == 'heuristic':
     return {n: 0.1 * jnp.mean(b.eigenvalues) for n, b in blocks.items()}
   return {n: jnp.asarray(damping, jnp.float32) for n in blocks}
+
+
+def mean_damping(fitted: Fitted) -> jax.Array:
+  """The mean over parameters of what is added to each layer."""
+  sizes = jnp.array([fitted.blocks[n].eigenvalues.size for n in fitted.damping])
+  shifts = jnp.stack([*fitted.damping.values()])
+  return jnp.sum(sizes * shifts) / jnp.sum(sizes)
 
 
 def projected(

@@ -24,10 +24,14 @@ class Inverse(NamedTuple):
   """Attributes:
   fit: (problem, params, train rows, key) -> state, a tree of arrays.
   solve: (state, problem, params, train rows, vectors, key) -> Solution.
+  scale: of an inverse that is a multiplication in the eigenbasis of its fitted
+    Kronecker blocks: (state, problem) -> {layer: what multiplies each
+    eigendirection [*stack, I, O]}; None: of any other.
   """
 
   fit: Callable
   solve: Callable
+  scale: Callable | None = None
 
 
 class Solution(NamedTuple):
@@ -50,9 +54,11 @@ class Solution(NamedTuple):
   damping: jax.Array
 
 
-def inverse(fit: Callable, solve: Callable) -> Inverse:
+def inverse(
+  fit: Callable, solve: Callable, scale: Callable | None = None
+) -> Inverse:
   """An Inverse whose products are not rounded to bfloat16 on accelerators."""
-  return Inverse(_precise(fit), _precise(solve))
+  return Inverse(_precise(fit), _precise(solve), scale)
 
 
 def identity() -> Inverse:

@@ -11,15 +11,20 @@ import jax
 import jax.numpy as jnp
 
 from tda_jax import trees
+from tda_jax.curvature import ekfac as blocks_lib
 from tda_jax.curvature import products, taps
 from tda_jax.curvature.gram import by_layer, inner_products
 from tda_jax.data import rows
+from tda_jax.inverses import ekfac
+from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.inverses.inverse import Inverse
 from tda_jax.methods.method import Method, Prepared
 
 
 def influence(inverse: Inverse) -> Method:
   """Influence functions with the given inverse of the curvature."""
+  if inverse.scale is not None:
+    return _in_the_eigenbasis(inverse)
 
   def prepare(problem, run, train, queries, key):
     params = run.params
@@ -35,6 +40,65 @@ def influence(inverse: Inverse) -> Method:
     return along(problem, run.params, prepared.state, batch)
 
   return Method(prepare, score)
+
+
+def _in_the_eigenbasis(inverse: Inverse) -> Method:
+  """Of a Kronecker inverse: no gradient of a query is ever rotated.
+
+  Queries' and rows' inputs and output gradients are, and are far smaller:
+  Q_Aᵀ(Σ_s a_s δ_sᵀ)Q_S = Σ_s (a_s Q_A)ᵀ(δ_s Q_S).
+  """
+
+  def prepare(problem, run, train, queries, key):
+    fit_key, _ = jax.random.split(key)
+    state = inverse.fit(problem, run.params, train, fit_key)
+    share = trees.scaled(-1 / rows.count(train), inverse.scale(state, problem))
+    x = _collect(
+      _turned_gradients, problem, problem.measure, run.params, queries,
+      {name: (state.blocks[name], share[name]) for name in share},
+    )  # fmt: skip
+    entries = {n: jnp.moveaxis(v, v.ndim - 3, 0) for n, v in x.items()}
+    norms = trees.norms(entries)
+    found = inverse_lib.direct(norms, ekfac.mean_damping(state))
+    found = found._replace(x=(), diverged=~jnp.isfinite(norms))
+    return Prepared({n: (state.blocks[n], v) for n, v in x.items()}, found)
+
+  def score(problem, run, prepared, batch):
+    return _collect(
+      _turned_products, problem, problem.loss, run.params, batch.examples,
+      prepared.state, mask=batch.mask, total=True,
+    )  # fmt: skip
+
+  return Method(prepare, score)
+
+
+def _turned_gradients(layer, a, g, aux):
+  """Q_Aᵀ ∇W_b Q_S times what belongs to each eigendirection, [B, I, O]."""
+  block, scale = aux
+  a, g = blocks_lib.turned(a, g, block)
+  if layer.kind == 'embed':
+    a = jax.nn.one_hot(a, layer.num_in, dtype=g.dtype)
+  return scale * jnp.einsum('bsi,bso->bio', a, g)
+
+
+def _turned_products(layer, a, g, aux):
+  block, queries = aux
+  return inner_products(layer, *blocks_lib.turned(a, g, block), queries)
+
+
+def _collect(statistic, problem, of, params, examples, aux, **kwargs):
+  """`taps.collect` with products that are not rounded."""
+  with jax.default_matmul_precision('highest'):
+    return taps.collect(
+      statistic,
+      problem.outputs,
+      of,
+      params,
+      examples,
+      aux,
+      as_leaf=problem.as_leaf,
+      **kwargs,
+    )
 
 
 def solved(inverse: Inverse, problem, params, train, vectors, key):

@@ -147,6 +147,20 @@ def test_a_run_and_a_method_must_agree_on_members():
     method_lib.attribute(method, t.problem, one, t.train, t.queries)
 
 
+@pytest.mark.parametrize('name', ['mlp', 'conv', 'scan'])
+def test_the_eigenbasis_gives_the_scores_of_the_solve(name):
+  t = tiny.model(name)
+  inner = ekfac.ekfac(0.1, labels='exact')
+  fast, plain = (
+    method_lib.attribute(
+        influence.influence(inverse), t.problem, t.params, t.train, t.queries,
+        batch_size=3,
+    )
+    for inverse in (inner, inner._replace(scale=None))
+  )  # fmt: skip
+  np.testing.assert_allclose(fast, plain, atol=1e-5 * np.abs(plain).max())
+
+
 def ridge(n=40, d=4, l2=0.3):
   """Closed-form ridge regression; (tiny, leave-one-out effects [N, Q])."""
   rng = np.random.default_rng(0)
