@@ -43,6 +43,15 @@ def norms(a: PyTree) -> jax.Array:
   return jnp.sqrt(dots(a, a))
 
 
+def largest(a: PyTree) -> jax.Array:
+  """Largest absolute entries of a stack of vectors, [Q]."""
+  sizes = [
+    jnp.max(jnp.abs(x), axis=tuple(range(1, x.ndim)), initial=0.0)
+    for x in jax.tree.leaves(a)
+  ]
+  return jnp.max(jnp.stack(sizes), 0)
+
+
 def count(stack: PyTree) -> int:
   """Length Q of the leading axis, which all leaves share."""
   lengths = {leaf.shape[0] for leaf in jax.tree.leaves(stack)}

@@ -57,8 +57,12 @@ class Solution(NamedTuple):
 def inverse(
   fit: Callable, solve: Callable, scale: Callable | None = None
 ) -> Inverse:
-  """An Inverse whose products are not rounded to bfloat16 on accelerators."""
-  return Inverse(_precise(fit), _precise(solve), scale)
+  """An Inverse whose products are not rounded to bfloat16 on accelerators.
+
+  Vectors are brought to a largest entry of 1 before they are solved for: the
+  squared norm of a query that the model is sure of underflows float32.
+  """
+  return Inverse(_precise(fit), _precise(_of_unit_size(solve)), scale)
 
 
 def identity() -> Inverse:
@@ -154,6 +158,17 @@ def positive(damping, l2: float = 0.0) -> None:
       f'damping={damping} leaves a singular curvature (it has more parameters'
       ' than directions in the data): give a number above 0'
     )
+
+
+def _of_unit_size(solve):
+  def wrapped(state, problem, params, train, vectors, key):
+    size = trees.largest(vectors)
+    size = jnp.where(size > 0, size, 1.0)
+    unit = trees.scaled(1 / size, vectors)
+    found = solve(state, problem, params, train, unit, key)
+    return found._replace(x=trees.scaled(size, found.x))
+
+  return wrapped
 
 
 def _precise(function):

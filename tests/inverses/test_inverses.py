@@ -93,6 +93,18 @@ def test_solves_the_dense_system(name, l2):
   assert found.converged.all() and not found.diverged.any()
 
 
+@pytest.mark.parametrize('name', SOLVERS)
+def test_a_tiny_vector_is_solved_for_as_a_large_one(name):
+  t = tiny.classification()
+  v = vectors(t)
+  small = jax.tree.map(lambda x: x * jnp.float32(1e-25), v)
+  found, want = (solve(SOLVERS[name], t, one) for one in (small, v))
+  assert not found.diverged.any() and found.converged.all()
+  got = tiny.flat(found.x) * 1e25
+  scale = np.abs(tiny.flat(want.x)).max()
+  np.testing.assert_allclose(got, tiny.flat(want.x), atol=1e-2 * scale)
+
+
 @pytest.mark.parametrize('name', [*SOLVERS, *CLOSED])
 def test_vmapped_over_members_is_each_alone(name):
   solver = {**SOLVERS, **CLOSED}[name]
