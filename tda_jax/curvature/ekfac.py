@@ -306,27 +306,30 @@ def loss_hessian_root(problem: Problem, outputs: jax.Array, example: PyTree):
 
 
 def _eigh(factor, stack):
-  """Eigenvalues and eigenvectors on the host in float64; a vector is diagonal."""
+  """Eigenvalues of a factor, none below 0; a vector is diagonal."""
   if factor.ndim == len(stack) + 1:
     return factor, None
-  shapes = (factor.shape[:-1], factor.shape)
+  values, vectors = eigh(factor)
+  return jnp.maximum(values, 0), vectors
+
+
+def eigh(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Eigenvalues, rising, and eigenvectors, on the host in float64."""
+  shapes = (matrix.shape[:-1], matrix.shape)
   return jax.pure_callback(
     _host_eigh,
-    tuple(jax.ShapeDtypeStruct(s, factor.dtype) for s in shapes),
-    factor,
+    tuple(jax.ShapeDtypeStruct(s, matrix.dtype) for s in shapes),
+    matrix,
     vmap_method='broadcast_all',
   )
 
 
-def _host_eigh(factor):
-  factor = np.asarray(factor)
-  if not np.isfinite(factor).all():  # the solution will say so
-    return np.full_like(factor[..., 0], np.nan), np.full_like(factor, np.nan)
-  values, vectors = np.linalg.eigh(factor.astype(np.float64))
-  return (
-    np.maximum(values, 0).astype(factor.dtype),
-    vectors.astype(factor.dtype),
-  )
+def _host_eigh(matrix):
+  matrix = np.asarray(matrix)
+  if not np.isfinite(matrix).all():  # the solution will say so
+    return np.full_like(matrix[..., 0], np.nan), np.full_like(matrix, np.nan)
+  values, vectors = np.linalg.eigh(matrix.astype(np.float64))
+  return values.astype(matrix.dtype), vectors.astype(matrix.dtype)
 
 
 def _rotate(left, w, right):

@@ -2,10 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from tda_jax import trees
+from tda_jax.curvature import ekfac
 from tda_jax.inverses import coordinates as coordinates_lib
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.inverses.inverse import Inverse
@@ -57,7 +57,7 @@ def arnoldi(
     product = lambda v: ravel_pytree(trees.row(system(one(v)), 0))[0]
     start = jax.random.normal(key, start.shape, start.dtype)
     basis, projected = krylov(product, start, min(steps, start.size))
-    values, vectors = _eigh(projected)
+    values, vectors = ekfac.eigh(projected)
     top = jnp.argsort(-jnp.abs(values))[:rank]
     return values[top], vectors[:, top].T @ basis
 
@@ -105,24 +105,3 @@ def krylov(product, start: jax.Array, steps: int):
   # along[j, i] = q_i·Aq_j, of the q_i there were: i ≤ j.
   lower = jnp.tril(along)
   return basis, lower + jnp.tril(along, -1).T
-
-
-def _eigh(matrix):
-  """Eigenvalues and eigenvectors (columns), on the host in float64."""
-  return jax.pure_callback(
-    _host_eigh,
-    (
-      jax.ShapeDtypeStruct(matrix.shape[:-1], matrix.dtype),
-      jax.ShapeDtypeStruct(matrix.shape, matrix.dtype),
-    ),
-    matrix,
-    vmap_method='broadcast_all',
-  )
-
-
-def _host_eigh(matrix):
-  matrix = np.asarray(matrix)
-  if not np.isfinite(matrix).all():  # the solution will say so
-    return np.full_like(matrix[..., 0], np.nan), np.full_like(matrix, np.nan)
-  values, vectors = np.linalg.eigh(matrix.astype(np.float64))
-  return values.astype(matrix.dtype), vectors.astype(matrix.dtype)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from tda_jax import trees
-from tda_jax.curvature import gram, products, taps
+from tda_jax.curvature import ekfac, gram, products, taps
 from tda_jax.data import rows
 from tda_jax.inverses.coordinates import Fitted
 from tda_jax.inverses.inverse import Inverse
@@ -96,13 +96,12 @@ def weighted_squares(layer, a, g, block):
     block: a `curvature.ekfac.Block` with w [I, O] for its eigenvalues.
   """
   with jax.default_matmul_precision('highest'):
-    g = g if block.outputs is None else g @ block.outputs
+    a, g = ekfac.turned(a, g, block)
     if layer.kind == 'embed':
       # Positions with the same id add up before they are squared.
       same = (a[:, :, None] == a[:, None, :]).astype(g.dtype)
       w = block.eigenvalues.at[a].get(mode='fill', fill_value=0)
       return jnp.einsum('bst,bso,bto,bso->b', same, g, g, w)
-    a = a if block.inputs is None else a @ block.inputs
     if layer.positions == 1:
       a, g = a[:, 0], g[:, 0]
       return jnp.einsum('bi,bo,io->b', a**2, g**2, block.eigenvalues)
