@@ -23,6 +23,9 @@ def main(config, workdir: pathlib.Path) -> None:
   if config.left_out.rows:
     left, effects = stages.left_out(config, task, workdir)
     rows += findings_lib.left_out_rows(found, left, effects)
+  if config.same_run.subsets:
+    kept, outcomes = stages.same_run(config, task, runs, workdir)
+    rows += findings_lib.same_run_rows(found, kept, outcomes)
   claims = claims_lib.computed(config, found, truth, rows)
   # An ablation shares the models of a workdir, not its results.
   folder = workdir / config.setting if config.ablation else workdir

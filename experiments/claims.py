@@ -134,6 +134,22 @@ def astra_source_beats_source(config, found, truth, rows):
   ]
 
 
+def unrolled_predicts_its_run(config, found, truth, rows):
+  """Exact unrolling for the run that it differentiates; a seed mean is another."""
+  of = {r['method']: r for r in rows if r['metric'] == 'lds_same_run'}
+  share = f'{config.same_run.dropped:.0%} of the rows'
+  value = of['unrolled']['value']
+  return [
+    _claim(
+      f'unrolled predicts its own run without {share}',
+      'MAGIC, Ilyas & Engstrom 2025',
+      'LDS of at least .95',
+      f'{value:.3f} [{of["unrolled"]["low"]:.3f}, {of["unrolled"]["high"]:.3f}]',
+      value >= 0.95,
+    )
+  ]
+
+
 def source_levels(config, found, truth, rows):
   """The SOURCE paper's .46 and .53 on Fashion-MNIST, with some room."""
   levels = {'single': 0.40, 'ensemble': 0.50}
@@ -222,6 +238,7 @@ CLAIMS = {  # name -> (function, methods it needs)
     (low_curvature_matters, ('exact',)),
     (converged_beats_early_stopped, ('astra_paper',)),
     (astra_source_beats_source, ('astra_source', 'source')),
+    (unrolled_predicts_its_run, ('unrolled',)),
     (source_levels, ('source',)),
     (solvers_agree, ('astra', 'cg', 'exact')),
     (digits_levels, ()),

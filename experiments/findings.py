@@ -180,6 +180,25 @@ def left_out_rows(found, rows_left, effects) -> list[dict]:
   return out
 
 
+def same_run_rows(found, kept, outcomes) -> list[dict]:
+  """LDS of each model's scores for its own run repeated without some rows.
+
+  Args:
+    kept: [M, n] rows of each repetition.
+    outcomes: [M, R, Q], of the first R models.
+  """
+  out = []
+  for name, f in found.items():
+    count = min(f.members, outcomes.shape[1])
+    of_model = [
+      lds.interval(f.scores[e], outcomes[:, e], kept, resamples=RESAMPLES)
+      for e in range(count)
+    ]
+    mean = lds.average(of_model)
+    out.append(_row(name, 'lds_same_run', mean, count))
+  return out
+
+
 def _row(method, metric, estimate, n):
   return {
     'method': method,

@@ -116,6 +116,31 @@ def left_out(config, task: Task, workdir: pathlib.Path):
   return rows, base[None] - without
 
 
+def same_run(config, task: Task, runs: Run, workdir: pathlib.Path):
+  """The ensemble's own runs without some rows: (subsets [M, n], [M, R, Q]).
+
+  Of the first `config.same_run.members` models; a subset is of the rows kept.
+  """
+  settings = config.same_run
+  _claim(config, workdir, 'same_run', **settings)
+  n = rows_lib.count(task.train)
+  kept = subsets_lib.half_subsets(
+    config.seed, n, settings.subsets, 1 - settings.dropped
+  )
+  weights = np.stack([np.isin(np.arange(n), rows) for rows in kept])
+  outcomes = retraining.reweighted(
+    task.problem,
+    task.recipe,
+    task.train,
+    task.queries,
+    weights,
+    runs.keys[: settings.members],
+    workdir / 'same_run',
+    at_once=config.truth.at_once,
+  )
+  return kept, outcomes
+
+
 def further(config, task: Task, params: PyTree, workdir: pathlib.Path):
   """Further training of one model: (rows [L], effects [L, R, T, Q]).
 

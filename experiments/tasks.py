@@ -8,6 +8,7 @@ import importlib
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -180,6 +181,11 @@ def recipe(config, init) -> Recipe:
   return Recipe(init, optimizer, schedule, t.batch_size, t.epochs, augment)
 
 
+ACTIVATIONS = {
+  'relu': jax.nn.relu,
+  'gelu': jax.nn.gelu,
+  'tanh': jnp.tanh,
+}
 INITS = {
   'he': None,
   'torch': jax.nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform'),
@@ -257,8 +263,14 @@ def _network(config, outputs, shape):
       raise ValueError(
         f'unknown init {model.init!r}: use one of {sorted(INITS)}'
       )
+    if model.activation not in ACTIVATIONS:
+      raise ValueError(
+        f'unknown activation {model.activation!r}: use one of'
+        f' {sorted(ACTIVATIONS)}'
+      )
+    activation = ACTIVATIONS[model.activation]
     init = INITS[model.init]
-    return mlp.mlp(model.widths, outputs, shape, kernel_init=init)
+    return mlp.mlp(model.widths, outputs, shape, activation, init)
   if model.kind == 'lenet':
     return cnn.lenet(outputs, shape)
   if model.kind == 'resnet9':

@@ -45,6 +45,7 @@ def config(setting: str) -> config_dict.ConfigDict:
   c.model = config_dict.create(
     kind='mlp',  # 'mlp', 'lenet', 'resnet9'
     widths=(128, 64),
+    activation='relu',  # of an MLP: 'relu', 'gelu' or 'tanh'
     init='he',  # of an MLP: 'he', or 'torch' for PyTorch's uniform default
     groups=32,  # of a ResNet's group norm
   )
@@ -65,6 +66,11 @@ def config(setting: str) -> config_dict.ConfigDict:
     at_once=50,  # models trained together
   )
   c.left_out = config_dict.create(rows=0, repeats=0)  # leave-one-out
+  c.same_run = config_dict.create(
+    subsets=0,  # M; 0: none
+    dropped=0.01,  # share of the rows that each is without
+    members=0,  # models whose runs are repeated
+  )
   c.damping_grid = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
   c.choose = config_dict.ConfigDict()  # methods whose damping is chosen
   c.methods = config_dict.ConfigDict()  # name -> settings (experiments.methods)
@@ -88,6 +94,7 @@ def smoke(c: config_dict.ConfigDict) -> config_dict.ConfigDict:
   c.model.widths = tuple(min(w, 16) for w in c.model.widths)
   c.truth.update(subsets=8, validation=4, repeats=2, at_once=16)
   c.left_out.update(rows=min(c.left_out.rows, 3), repeats=2)
+  c.same_run.update(subsets=min(c.same_run.subsets, 8), members=1, dropped=0.1)
   c.damping_grid = (1e-1,)
   c.report.update(queries=4, evidence=3)
   for settings in c.methods.values():

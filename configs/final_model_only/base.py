@@ -51,7 +51,9 @@ def config(setting: str, grid: tuple = GRID) -> config_dict.ConfigDict:
     classification=False,  # whether it holds classes
     label_noise=0.0,
   )
-  c.model = config_dict.create(kind='mlp', widths=(128, 128), init='torch')
+  c.model = config_dict.create(
+    kind='mlp', widths=(128, 128), activation='relu', init='torch'
+  )
   c.training = config_dict.create(
     learning_rate=0.05,
     schedule='constant',

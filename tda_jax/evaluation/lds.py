@@ -191,6 +191,20 @@ def ratio(a: Estimate, b: Estimate) -> Estimate:
   return estimate(a.value / b.value, resampled, a.drawn)
 
 
+def average(estimates: Sequence[Estimate]) -> Estimate:
+  """The mean of several, resample by resample.
+
+  Raises:
+    ValueError: they were not resampled alike.
+  """
+  first = estimates[0]
+  for other in estimates[1:]:
+    _paired(first, other)
+  value = np.mean([one.value for one in estimates])
+  resampled = np.mean([one.resampled for one in estimates], axis=0)
+  return estimate(value, resampled, first.drawn)
+
+
 def estimate(value: float, resampled: np.ndarray, drawn: tuple) -> Estimate:
   """The estimate with its interval, from what the resamples [B] gave.
 

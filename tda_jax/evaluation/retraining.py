@@ -133,6 +133,58 @@ def leave_one_out(
   return found[0], found[1:]
 
 
+def reweighted(
+  problem: Problem,
+  recipe: Recipe,
+  train: PyTree,
+  queries: PyTree,
+  weights: np.ndarray,
+  keys: jax.Array,
+  path: str | os.PathLike,
+  *,
+  at_once: int = 50,
+  attributes: dict | None = None,
+  progress: bool = True,
+) -> np.ndarray:
+  """Measures after given runs with other weights of the rows, [M, R, Q].
+
+  Model (m, r) is the run of keys[r] with weights[m]: initialisation and order
+  of rows are those of that run, and only the weights differ. Weight 0 takes a
+  row out.
+
+  Args:
+    weights: [M, N] of the losses.
+    keys: [R] typed keys, as `Run.keys`.
+    path: score store [R·M, Q], row r·M + m; the same call continues it.
+
+  Raises:
+    ValueError: bad rows or weights; a model diverged; the store is of another
+      run.
+  """
+  weights = np.asarray(weights, np.float32)
+  count = len(weights)
+
+  def variant(j):
+    repeat, m = np.divmod(j, count)
+    return Member(keys[repeat], weights=weights[m])
+
+  def name(j):
+    return f'the model of weights {j % count} and key {j // count}'
+
+  return retrained(
+      problem, recipe, train, queries, variant, name,
+      count=count, repeats=len(keys), path=path, at_once=at_once,
+      progress=progress,
+      attributes={
+          'kind': 'reweighted',
+          'weights': members.digest(weights),
+          'keys': members.digest(jax.random.key_data(keys)),
+          **members.identity(recipe, train, data.count(train)),
+          **(attributes or {}),
+      },
+  )[:, :, 0]  # fmt: skip
+
+
 def checked_indices(indices, rows: int) -> np.ndarray:
   """Rows to leave out, [L]; raises ValueError unless they are from 0 to N−1."""
   indices = np.asarray(indices)

@@ -183,6 +183,29 @@ def test_leave_one_out_is_the_fit_without_the_row(tmp_path):
       np.testing.assert_allclose(left[i, r], wanted, atol=1e-4)
 
 
+def test_reweighted_runs_are_those_of_their_keys(tmp_path):
+  keys = jax.random.split(jax.random.key(7), 2)
+  weights = np.ones((3, 12), np.float32)
+  weights[1, 4], weights[2, :6] = 0, 2.5
+  found = retraining.reweighted(
+      PROBLEM, recipe(), TRAIN, QUERIES, weights, keys, tmp_path / 's',
+      at_once=4, progress=False,
+  )  # fmt: skip
+  assert found.shape == (3, 2, 4)
+  for m in range(3):
+    run = members.train(
+      PROBLEM, recipe(), TRAIN, keys, weights=np.tile(weights[m], (2, 1))
+    )
+    gaps = QUERIES['x'] @ run.params[:, :, None]
+    wanted = -np.abs(gaps[..., 0] - QUERIES['y'])
+    np.testing.assert_allclose(found[m], wanted, 1e-5, 1e-5)
+  with pytest.raises(ValueError, match='another run .*weights'):
+    retraining.reweighted(
+        PROBLEM, recipe(), TRAIN, QUERIES, weights[::-1], keys, tmp_path / 's',
+        at_once=4, progress=False,
+    )  # fmt: skip
+
+
 def test_leave_one_out_has_common_random_numbers(tmp_path):
   train = {'x': np.concatenate([TRAIN['x'], np.zeros((1, 3), np.float32)]),
            'y': np.append(TRAIN['y'], np.float32(0))}  # fmt: skip
