@@ -1,0 +1,26 @@
+"""Efficient ensembles of MLPs on scikit-learn's digits.
+
+  python -m experiments.efficient_ensembles \
+      --config=configs/efficient_ensembles/digits.py --workdir=DIR
+
+Argument: `:smoke` (seconds). 1,000 rows, 100 queries, MLP 64-128-64-10 with
+dropout .1; up to 25 models x 25 masks; 100 half-subsets x 5 seeds.
+"""
+
+from configs.efficient_ensembles import base
+from experiments import arguments
+
+
+def get_config(arg=None):
+  a = arguments.parse(arg, smoke=False)
+  c = base.config('digits')
+  c.training.epochs = 30
+  c.truth.repeats = 5
+  c.methods.cg = {
+    'kind': 'cg', 'damping': 3e-3, 'tolerance': 1e-2, 'models': 5, 'variants': 3,
+  }  # fmt: skip
+  c.methods.astra = {
+    'kind': 'astra', 'damping': 3e-3, 'rounds': 4, 'models': 3, 'variants': 1,
+    'precondition': {'kind': 'ekfac', 'damping': 3e-2},
+  }  # fmt: skip
+  return base.smoke(c) if a['smoke'] else c

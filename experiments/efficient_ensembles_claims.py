@@ -1,0 +1,207 @@
+"""Claims of "Efficient Ensembles Improve TDA", computed from what was measured.
+
+Intervals resample subsets and queries, the same for all ensembles.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from tda_jax.evaluation import lds
+
+PAPER = 'efficient ensembles paper, abstract'
+COSTS = {'training': 's', 'serving': 's', 'storage': 'MB'}
+SAVED = {'training': 0.8, 'serving': 0.6, 'storage': 0.8}  # up to, in the paper
+CHEAP = ('dropout', 'forward', 'lora')  # the paper's
+ANCHORS = {1: 0.11, 10: 0.33, 50: 0.45}  # dattri's bars, MLP on MNIST
+
+
+class Saving(NamedTuple):
+  """What a cheap ensemble saves at the LDS of a naive one.
+
+  Attributes:
+    models: of the naive ensemble.
+    saved: 1 − cost/cost of the naive one; 0 where no ensemble is as good.
+    by: (models, variants) of the cheapest that is as good, or None.
+  """
+
+  method: str
+  kind: str
+  models: int
+  cost: str
+  saved: lds.Estimate
+  by: tuple[int, int] | None
+
+
+def savings(found: dict) -> list[Saving]:
+  """For each naive ensemble of more than one model, kind and cost."""
+  out = []
+  for (name, kind), every in found.items():
+    if kind not in CHEAP or (name, 'naive') not in found:
+      continue
+    for naive in found[name, 'naive']:
+      if naive.models > 1:
+        out += [_saving(name, kind, naive, every, cost) for cost in COSTS]
+  return out
+
+
+def _saving(name, kind, naive, every, cost) -> Saving:
+  full = getattr(naive, cost)
+  costs = np.array([getattr(e, cost) for e in every])
+  share = np.maximum(1 - costs / full, 0)
+
+  def saved(values, goal):
+    """Of the cheapest of the ensembles [.., A] that reach the goal [..]."""
+    return np.where(values >= goal[..., None], share, 0).max(-1)
+
+  values = np.array([e.lds.value for e in every])
+  goal = np.array(naive.lds.value)
+  resampled = np.stack([e.lds.resampled for e in every], -1)
+  low_high = saved(resampled, naive.lds.resampled)
+  value = float(saved(values, goal))
+  reached = values >= goal
+  by = None
+  if value > 0:
+    cheapest = every[int(np.argmin(np.where(reached, costs, np.inf)))]
+    by = cheapest.models, cheapest.variants
+  low, high = np.quantile(low_high, [0.025, 0.975])
+  saved_ = lds.Estimate(
+    value, float(low), float(high), low_high, naive.lds.drawn
+  )
+  return Saving(name, kind, naive.models, cost, saved_, by)
+
+
+def saving_rows(every: list[Saving]) -> list[dict]:
+  return [
+      {
+          'method': f'{s.method}, {s.kind} as good as naive {s.models}',
+          'metric': f'share of {s.cost} saved', 'value': s.saved.value,
+          'low': s.saved.low, 'high': s.saved.high,
+      }
+      for s in every
+  ]  # fmt: skip
+
+
+def control_rows(found: dict) -> list[dict]:
+  """How much of dropout's gain fresh projections without masks have."""
+  out = []
+  for name, every in _controlled(found).items():
+    for naive, dropout, control in every:
+      gain = lds.difference(dropout.lds, naive.lds)
+      if gain.low <= 0:
+        continue  # no gain that could be shared out
+      share = lds.ratio(lds.difference(control.lds, naive.lds), gain)
+      out.append({
+          'method': f'{name}, projections {_size(control)}',
+          'metric': "share of dropout's gain", 'value': share.value,
+          'low': share.low, 'high': share.high,
+      })  # fmt: skip
+  return out
+
+
+def computed(config, found: dict, every: list[Saving]) -> list[dict]:
+  """All claims whose ensembles were measured."""
+  out = [_saves(s) for s in _largest(every)]
+  for name, cases in _controlled(found).items():
+    for _, dropout, control in cases:
+      gap = lds.difference(dropout.lds, control.lds)
+      out.append(
+        _claim(
+          f'{name}: masks add to fresh projections, {_size(dropout)}',
+          'ours',
+          'LDS difference above 0',
+          _signed(gap),
+          gap.low > 0,
+        )
+      )
+  return out + _anchors(config, found) + _grows(found)
+
+
+def _saves(s: Saving) -> dict:
+  by = 'no ensemble' if s.by is None else f'{s.by[0]} x {s.by[1]}'
+  return _claim(
+    f'{s.method}: {s.kind} saves {s.cost} at the LDS of naive {s.models}',
+    f'{PAPER}: up to {SAVED[s.cost]:.0%}',
+    'share saved above 0',
+    f'{s.saved.value:.0%} [{s.saved.low:.0%}, {s.saved.high:.0%}] by {by}',
+    s.saved.low > 0,
+  )
+
+
+def _largest(every: list[Saving]) -> list[Saving]:
+  """For each method, kind and cost the naive ensemble that most is saved of."""
+  best = {}
+  for s in every:
+    key = s.method, s.kind, s.cost
+    if key not in best or s.saved.value > best[key].saved.value:
+      best[key] = s
+  return list(best.values())
+
+
+def _controlled(found: dict) -> dict:
+  """Method -> (naive, dropout, projections) of equal size, D > 1."""
+  out = {}
+  for name, kind in found:
+    if kind != 'projections' or (name, 'dropout') not in found:
+      continue
+    at = lambda kind, name=name: {e[:2]: e for e in found[name, kind]}
+    naive, dropout, control = at('naive'), at('dropout'), at('projections')
+    out[name] = [
+      (naive[i, 1], dropout[i, d], control[i, d])
+      for i, d in control
+      if d > 1 and (i, 1) in naive and (i, d) in dropout
+    ]
+  return out
+
+
+def _anchors(config, found) -> list[dict]:
+  """TRAK of 1, 10 and 50 models in dattri's benchmark, with some room."""
+  if not config.anchors or ('trak', 'naive') not in found:
+    return []
+  return [
+    _claim(
+      f'trak, naive {e.models}: near the LDS of dattri',
+      "dattri's benchmark, MLP on MNIST (read off a chart)",
+      f'at least {ANCHORS[e.models] - 0.05:.2f} (.05 below its bar)',
+      f'{e.lds.value:.3f}',
+      e.lds.value >= ANCHORS[e.models] - 0.05,
+    )
+    for e in found['trak', 'naive']
+    if e.models in ANCHORS
+  ]
+
+
+def _grows(found) -> list[dict]:
+  """The largest naive ensemble against one model."""
+  out = []
+  for (name, kind), every in found.items():
+    if kind == 'naive' and len(every) > 1:
+      gap = lds.difference(every[-1].lds, every[0].lds)
+      out.append(
+        _claim(
+          f'{name}: {every[-1].models} models predict better than one',
+          'efficient ensembles paper, Fig. 1',
+          'LDS difference above 0',
+          _signed(gap),
+          gap.low > 0,
+        )
+      )
+  return out
+
+
+def _size(e) -> str:
+  return f'{e.models} x {e.variants}'
+
+
+def _signed(e: lds.Estimate) -> str:
+  return f'{e.value:+.3f} [{e.low:+.3f}, {e.high:+.3f}]'
+
+
+def _claim(claim, source, expected, observed, holds):
+  return {
+    'claim': claim,
+    'source': source,
+    'expected': expected,
+    'observed': observed,
+    'holds': bool(holds),
+  }

@@ -1,0 +1,128 @@
+"""The efficient-ensembles experiment as people call it, and its arithmetic."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+from test_cli import run
+
+from experiments import efficient_ensembles as experiment
+from experiments import efficient_ensembles_claims as claims_lib
+from experiments.findings import Truth
+from tda_jax.evaluation import lds
+
+SMOKE = 'configs/efficient_ensembles/digits.py:smoke'
+
+
+@pytest.fixture(scope='module')
+def smoke(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('smoke')
+  return workdir, run('efficient_ensembles', SMOKE, workdir)
+
+
+def read(workdir):
+  return json.loads((workdir / 'results.json').read_text())
+
+
+def test_it_writes_everything(smoke):
+  workdir, done = smoke
+  rows = {(r['method'], r['metric']): r for r in read(workdir)['rows']}
+  kinds = ('dropout', 'forward', 'projections')
+  sizes = {f'{k} {i} x {d}' for k in kinds for i in (1, 3) for d in (1, 2)}
+  of_trak = {f'trak, {s}' for s in {*sizes, 'naive 1', 'naive 3'}}
+  of_dot = {s.replace('trak', 'grad_dot') for s in of_trak if 'p' not in s[5:]}
+  found = {method for method, metric in rows if metric == 'lds'}
+  assert of_trak <= found and not any('grad_dot, forward' in s for s in found)
+  assert {s for s in found if 'grad_dot' in s} >= of_dot
+  for size in ('trak, naive 3', 'trak, dropout 3 x 2'):
+    for cost in ('training, s', 'serving, s', 'storage, MB'):
+      assert rows[size, cost]['value'] > 0
+  one, three = (
+    rows[f'trak, naive {i}', 'training, s']['value'] for i in (1, 3)
+  )
+  assert three == pytest.approx(3 * one)
+  # Masks cost no training, and next to no storage.
+  masked = rows['trak, dropout 1 x 2', 'training, s']['value']
+  assert masked == pytest.approx(one)
+  assert (workdir / 'plots' / 'digits_trak_training.png').exists()
+  assert 'lds' in done.stdout
+
+
+def test_a_second_run_computes_nothing_and_says_the_same(smoke):
+  workdir, _ = smoke
+  before = read(workdir)
+  run('efficient_ensembles', SMOKE, workdir)
+  assert read(workdir)['rows'] == before['rows']
+
+
+def true(rng, rows, queries):
+  subsets = np.argsort(rng.random((20, rows)), axis=1)[:, : rows // 2]
+  outcomes = rng.normal(size=(20, 1, queries))
+  return Truth(subsets, outcomes, None)
+
+
+def test_factors_are_averaged_apart_and_counted():
+  rng = np.random.default_rng(0)
+  of = true(rng, 12, 3)
+  kernel = experiment.Part(rng.normal(size=(3, 1, 12, 3)), 2.0)
+  slopes = experiment.Part(rng.random((3, 4, 12, 3)), 0.5)
+  own = experiment.Members(None, None, 4, (10.0, 1.0), (3.0, 0.25))
+  config = types.SimpleNamespace(models=(1, 2, 9), variants=(1, 3))
+  every = experiment.measured(config, own, [kernel, slopes], of)
+  assert [e[:2] for e in every] == [(1, 1), (1, 3), (2, 1), (2, 3)]
+  last = every[-1]
+  scores = kernel.scores[:2, 0].mean(0) * slopes.scores[:2, :3].mean((0, 1))
+  want = lds.lds(scores, of.outcomes[:, 0], of.subsets).mean()
+  assert last.lds.value == pytest.approx(want)
+  assert last.training == 2 * 10 + 6 * 1
+  assert last.storage == 2 * 3 + 6 * 0.25
+  assert last.serving == 2 * 2.0 + 6 * 0.5
+
+
+def ensemble(models, variants, value, training):
+  resampled = value + np.array([-0.1, 0.1])
+  estimate = lds.Estimate(value, value - 0.1, value + 0.1, resampled, (1,))
+  return experiment.Ensemble(models, variants, estimate, training, 1.0, 1.0)
+
+
+def test_savings_are_of_the_cheapest_that_is_as_good():
+  found = {
+    ('trak', 'naive'): [ensemble(1, 1, 0.1, 1.0), ensemble(10, 1, 0.4, 10.0)],
+    ('trak', 'dropout'): [
+      ensemble(1, 3, 0.3, 1.0),
+      ensemble(3, 3, 0.4, 3.0),
+      ensemble(5, 3, 0.5, 5.0),
+    ],
+  }
+  saved = {s.cost: s for s in claims_lib.savings(found)}
+  assert saved['training'].saved.value == pytest.approx(0.7)
+  assert saved['training'].by == (3, 3)
+  # Resampled alike, so that the same ensemble is the one in every resample.
+  np.testing.assert_allclose(saved['training'].saved.resampled, 0.7)
+  assert saved['serving'].saved.value == 0 and saved['serving'].by is None
+  config = types.SimpleNamespace(anchors=False)
+  claims = claims_lib.computed(config, found, claims_lib.savings(found))
+  holds = {c['claim']: c['holds'] for c in claims}
+  assert holds['trak: dropout saves training at the LDS of naive 10']
+  assert not holds['trak: dropout saves serving at the LDS of naive 10']
+  assert holds['trak: 10 models predict better than one']
+
+
+def test_none_as_good_saves_nothing():
+  found = {
+    ('trak', 'naive'): [ensemble(5, 1, 0.6, 5.0)],
+    ('trak', 'dropout'): [ensemble(1, 9, 0.3, 1.0)],
+  }
+  assert all(s.saved.value == 0 for s in claims_lib.savings(found))
+
+
+def test_the_control_takes_its_share_of_the_gain():
+  found = {
+    ('trak', 'naive'): [ensemble(1, 1, 0.1, 1.0)],
+    ('trak', 'dropout'): [ensemble(1, 1, 0.1, 1.0), ensemble(1, 9, 0.5, 1.0)],
+    ('trak', 'projections'): [ensemble(1, 9, 0.3, 1.0)],
+  }
+  (row,) = claims_lib.control_rows(found)
+  assert row['value'] == pytest.approx(0.5)
+  assert row['method'] == 'trak, projections 1 x 9'
