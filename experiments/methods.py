@@ -50,6 +50,8 @@ METHODS = {
   'grad_cos': gradients.grad_cos,
   'tracin': tracin.tracin,
   'trak': trak.trak,
+  'trak_kernel': trak.trak_kernel,
+  'trak_slopes': trak.trak_slopes,
   'logra': logra.logra,
   'relatif': relatif.relatif,
   'displaced': displaced.displaced_influence,
@@ -133,7 +135,7 @@ def defaults(kind: str, config) -> dict:
   """Settings of a kind that a config does not have."""
   if kind == 'representer':
     return {'kind': kind, 'l2': config.training.weight_decay}
-  if kind == 'trak':  # a kernel of as many features as rows is singular
+  if kind in ('trak', 'trak_kernel'):  # a kernel of as many features as rows is singular
     return {'kind': kind, 'projection_dim': min(512, config.data.train // 2)}
   if kind in ('relatif', 'displaced'):
     inner = {'kind': 'ekfac', 'damping': config.damping}

@@ -5,6 +5,8 @@ import pathlib
 import jax
 import numpy as np
 
+from tda_jax import problem as problem_lib
+from tda_jax import trees
 from tda_jax.curvature import layers
 from tda_jax.data import rows as rows_lib
 from tda_jax.report import page, plots
@@ -132,7 +134,7 @@ def _dampings(config, found, workdir):
 def _coverage(task, runs):
   params = jax.tree.map(lambda leaf: leaf[0], runs.params)
   found = layers.find(
-    task.problem.outputs,
+    _outputs(task, runs),
     params,
     rows_lib.take(task.train, 0),
     task.problem.as_leaf,
@@ -140,12 +142,17 @@ def _coverage(task, runs):
   return layers.coverage(found, params)
 
 
+def _outputs(task, runs):
+  """The outputs of the first model."""
+  return problem_lib.bound(task.problem, trees.row(runs.frozen, 0)).outputs
+
+
 def _queries(config, task, runs, finding):
   """Some queries with their strongest evidence, by the ensemble's scores."""
   if task.shown is None:
     return []
   params = jax.tree.map(lambda leaf: leaf[0], runs.params)
-  outputs = jax.vmap(task.problem.outputs, (None, 0))(params, task.queries)
+  outputs = jax.vmap(_outputs(task, runs), (None, 0))(params, task.queries)
   outputs = np.asarray(outputs)
   predicted = outputs.argmax(-1) if outputs.ndim > 1 else outputs
   count = min(config.report.queries, rows_lib.count(task.queries))

@@ -182,7 +182,7 @@ def scores(
   if settings.get('kind') == 'source':
     settings.setdefault('momentum', config.training.momentum)
   if first:
-    own = ('params', 'checkpoints', 'keys')  # have a member axis
+    own = ('params', 'checkpoints', 'keys', 'frozen')  # have a member axis
     cut = {
       name: jax.tree.map(lambda leaf: leaf[:first], getattr(runs, name))
       for name in own

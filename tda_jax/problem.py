@@ -17,7 +17,9 @@ class Problem(NamedTuple):
   The objective is L(θ) = (1/N) Σ_i loss_i(θ) + ½·l2·‖θ‖².
 
   Attributes:
-    outputs: (params, example) -> [..., K].
+    outputs: (params, example) -> [..., K]; or (params, example, frozen), for
+      models that have more than their trained parameters, as a dropout mask
+      (see `bound`).
     loss: (outputs, example) -> scalar, summed over the example's own terms.
     measure: (outputs, example) -> scalar a query is asked about; higher is
       better.
@@ -47,7 +49,8 @@ def classification(apply: Callable, l2: float = 0.0) -> Problem:
 
   Args:
     apply: (params, x [B, ...]) -> logits [B, K], each row depending on its own
-      example only.
+      example only; (params, x, key) for a model with dropout, as those of
+      `models`.
     l2: see `Problem`.
   """
 
@@ -129,6 +132,20 @@ def language_modeling(apply: Callable, l2: float = 0.0) -> Problem:
   )
 
 
+def bound(problem: Problem, frozen: PyTree) -> Problem:
+  """The problem of a model with `frozen`, whose outputs take no third argument.
+
+  Args:
+    frozen: what the model has besides its parameters; None: nothing, which is
+      the problem itself.
+  """
+  if frozen is None:
+    return problem
+  return problem._replace(
+    outputs=lambda params, example: problem.outputs(params, example, frozen)
+  )
+
+
 def num_outputs(problem: Problem, params: PyTree, example: PyTree) -> int:
   """K, the number of model outputs of one example."""
   return math.prod(jax.eval_shape(problem.outputs, params, example).shape)
@@ -147,5 +164,14 @@ def measures(problem: Problem, params: PyTree, examples: PyTree) -> jax.Array:
 
 
 def _alone(apply):
-  """outputs of one example: the model is run on a batch of one."""
-  return lambda params, example: apply(params, example['x'][None])[0]
+  """outputs of one example: the model is run on a batch of one.
+
+  A third argument, or else the leaf 'dropout' of the example, is the key of a
+  dropout mask. The example's own goes before: it is there in training only.
+  """
+
+  def outputs(params, example, *frozen):
+    key = (example['dropout'],) if 'dropout' in example else frozen
+    return apply(params, example['x'][None], *key)[0]
+
+  return outputs

@@ -62,16 +62,19 @@ def score(
       f'{name} is an ensemble, whose scores are of all members at once: use'
       ' attribute, or score its members and take the mean'
     )
-  _check(problem, trees.row(runs.params, 0), train, queries)
+  every = method._replace(members=True)
+  _check(every, problem, runs, train, queries)
   about = _about(problem, runs, train, queries, key, name)
   train, queries = jax.tree.map(jnp.asarray, (train, queries))
   prepare = jax.jit(
-    lambda run, train, queries, key: method.prepare(
-      problem, run, train, queries, key
+    lambda run, train, queries, key: method_lib.prepare(
+      method, problem, run, train, queries, key
     )
   )
   blocks = jax.jit(
-    lambda run, prepared, batch: method.score(problem, run, prepared, batch)
+    lambda run, prepared, batch: method_lib.score(
+      method, problem, run, prepared, batch
+    )
   )
   shape = (rows_lib.count(train), rows_lib.count(queries))
   members = range(trees.count(runs.params))
@@ -131,8 +134,7 @@ def top_k(
   Raises:
     ValueError: bad rows or k; a solver diverged; `path` is of another call.
   """
-  params = trees.row(run.params, 0) if method.members else run.params
-  _check(problem, params, train, queries)
+  _check(method, problem, run, train, queries)
   n, q = rows_lib.count(train), rows_lib.count(queries)
   if not 0 < k <= n:
     raise ValueError(f'k={k} of {n} training rows: give 1 to {n}')
@@ -146,14 +148,15 @@ def top_k(
     about = _about(problem, run, train, queries, key, name)
     best = _top_so_far(path, start, about)
   queries = jax.tree.map(jnp.asarray, queries)
-  prepared = jax.jit(method.prepare, static_argnums=0)(
-    problem, run, jax.tree.map(jnp.asarray, train), queries, key
+  train_rows = jax.tree.map(jnp.asarray, train)
+  prepared = jax.jit(method_lib.prepare, static_argnums=(0, 1))(
+    method, problem, run, train_rows, queries, key
   )
   method_lib.check_solution(prepared, name)
 
   @jax.jit
   def merge(best, batch):
-    block = method.score(problem, run, prepared, batch)
+    block = method_lib.score(method, problem, run, prepared, batch)
     block = jnp.where(batch.mask[:, None] > 0, block, -jnp.inf)
     index = jnp.broadcast_to(batch.index, (q, len(batch.index)))
     values, place = jax.lax.top_k(
@@ -196,10 +199,10 @@ def _keep_top(path, best):
       shutil.rmtree(folder)
 
 
-def _check(problem, params, train, queries):
+def _check(method, problem, run, train, queries):
   for rows, name in ((train, 'train'), (queries, 'queries')):
     rows_lib.check(rows, name)
-    method_lib.check_labels(problem, params, rows)
+    method_lib.check_run(method, problem, run, rows)
 
 
 def _about(problem, run, train, queries, key, name) -> dict:
@@ -215,6 +218,7 @@ def _about(problem, run, train, queries, key, name) -> dict:
     'train': digest(train),
     'queries': digest(queries),
     'key': digest(jax.random.key_data(key)),
+    **({} if run.frozen is None else {'frozen': digest(run.frozen)}),
   }
 
 

@@ -75,6 +75,21 @@ def total(of_batch: Callable, stack: Batch) -> PyTree:
   return jax.lax.scan(step, zero, stack)[0]
 
 
+def with_dropout(augment: Callable | None = None) -> Callable:
+  """An augmentation that also draws a dropout mask for the example.
+
+  (key, example) -> `augment` of it with a fresh key in its leaf 'dropout',
+  which `problem.classification` and `regression` hand to the model.
+  """
+
+  def augmented(key, example):
+    key, mask = jax.random.split(key)
+    example = example if augment is None else augment(key, example)
+    return {**example, 'dropout': mask}
+
+  return augmented
+
+
 def check(rows: PyTree, name: str) -> None:
   """Raises ValueError if there are no rows or a value is not finite."""
   if not jax.tree.leaves(rows) or count(rows) == 0:

@@ -16,9 +16,10 @@ import numpy as np
 import tqdm
 from jax.experimental import multihost_utils
 
+from tda_jax import trees
 from tda_jax.data import rows as data
 from tda_jax.methods import method
-from tda_jax.problem import Problem
+from tda_jax.problem import Problem, bound
 from tda_jax.storage import scores
 from tda_jax.training import fit, members
 from tda_jax.training.fit import Member, Recipe
@@ -230,8 +231,10 @@ def retrained(
   total = count * repeats
   data.check(queries, 'the query set')
   params = jax.eval_shape(recipe.init, jax.random.key(0))
-  method.check_labels(problem, params, queries)
-  members.check(problem, recipe, train, variant(np.arange(1)))
+  first = variant(np.arange(1))
+  own = bound(problem, trees.row(first.frozen, 0))
+  method.check_labels(own, params, queries)
+  members.check(problem, recipe, train, first)
   attributes = {
     **attributes,
     'repeats': repeats,
@@ -281,7 +284,7 @@ def _measured(
     )  # fmt: skip
     for part, params in run:
       if part.done in wanted:
-        found.append(measures(problem, params, queries))
+        found.append(measures(problem, params, queries, stack.frozen))
       update(len(j) * (part.last - part.first) / total)
     found = np.stack(found, 1)[: len(j)]
     bad = ~np.isfinite(found).all(axis=(1, 2))
@@ -296,17 +299,24 @@ def _measured(
 
 
 @functools.partial(jax.jit, static_argnames='problem')
-def measures(problem: Problem, params: PyTree, queries: PyTree) -> jax.Array:
-  """The measure of every query after each of E models, [E, Q]."""
+def measures(
+  problem: Problem, params: PyTree, queries: PyTree, frozen: PyTree = None
+) -> jax.Array:
+  """The measure of every query after each of E models, [E, Q].
 
-  def one(params):
+  Args:
+    params, frozen: leaves [E, ...], as of a `Run`.
+  """
+
+  def one(params, frozen):
+    outputs = bound(problem, frozen).outputs
     return jax.lax.map(
-      lambda query: problem.measure(problem.outputs(params, query), query),
+      lambda query: problem.measure(outputs(params, query), query),
       queries,
       batch_size=min(QUERIES_AT_ONCE, data.count(queries)),
     )
 
-  return jax.vmap(one)(params)
+  return jax.vmap(one)(params, frozen)
 
 
 def folded(key, *numbers):

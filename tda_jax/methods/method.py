@@ -14,7 +14,7 @@ import numpy as np
 from tda_jax import trees
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import inverse as inverse_lib
-from tda_jax.problem import Problem
+from tda_jax.problem import Problem, bound
 from tda_jax.training.fit import Run
 
 PyTree = Any
@@ -72,19 +72,32 @@ def attribute(
     )
   for rows, name in ((train, 'train'), (queries, 'queries')):
     rows_lib.check(rows, name)
-    params = trees.row(run.params, 0) if method.members else run.params
-    check_labels(problem, params, rows)
+    check_run(method, problem, run, rows)
   key = jax.random.key(0) if key is None else key
   train, queries = jax.tree.map(jnp.asarray, (train, queries))
-  prepare = jax.jit(method.prepare, static_argnums=0)
-  prepared = prepare(problem, run, train, queries, key)
+  call = jax.jit(prepare, static_argnums=(0, 1))
+  prepared = call(method, problem, run, train, queries, key)
   check_solution(prepared, 'the solver')
-  score = jax.jit(method.score, static_argnums=0)
+  call = jax.jit(score, static_argnums=(0, 1))
   blocks = []
   for batch in rows_lib.batches(train, batch_size):
-    block = np.asarray(score(problem, run, prepared, batch))
+    block = np.asarray(call(method, problem, run, prepared, batch))
     blocks.append(block[batch.mask > 0])
   return np.concatenate(blocks)
+
+
+def prepare(
+  method: Method, problem: Problem, run: Run, train, queries, key
+) -> Prepared:
+  """`method.prepare`, with what the run has frozen bound to the problem."""
+  own = problem if method.members else bound(problem, run.frozen)
+  return method.prepare(own, run, train, queries, key)
+
+
+def score(method: Method, problem: Problem, run: Run, prepared, batch):
+  """`method.score`, with what the run has frozen bound to the problem."""
+  own = problem if method.members else bound(problem, run.frozen)
+  return method.score(own, run, prepared, batch)
 
 
 def ensemble(method: Method) -> Method:
@@ -99,14 +112,15 @@ def ensemble(method: Method) -> Method:
 
     def one(member):
       run, key = member
-      return method.prepare(problem, run, train, queries, key)
+      own = bound(problem, run.frozen)
+      return method.prepare(own, run, train, queries, key)
 
     return jax.lax.map(one, (members_of(run), keys))
 
   def score(problem, run, prepared, batch):
     def one(member):
       run, prepared = member
-      return method.score(problem, run, prepared, batch)
+      return method.score(bound(problem, run.frozen), run, prepared, batch)
 
     return jax.lax.map(one, (members_of(run), prepared)).mean(0)
 
@@ -121,6 +135,13 @@ def members_of(runs: Run) -> Run:
     learning_rates=jax.tree.map(repeat, runs.learning_rates),
     steps=jax.tree.map(repeat, runs.steps),
   )
+
+
+def check_run(method: Method, problem: Problem, run: Run, rows: PyTree) -> None:
+  """`check_labels` of the run, or of the first member of an ensemble's."""
+  own = (run.params, run.frozen)
+  params, frozen = trees.row(own, 0) if method.members else own
+  check_labels(bound(problem, frozen), params, rows)
 
 
 def check_labels(problem: Problem, params: PyTree, rows: PyTree) -> None:

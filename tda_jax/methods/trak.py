@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import linalg
 
+from tda_jax import trees
 from tda_jax.curvature import projections
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import inverse as inverse_lib
@@ -25,7 +26,53 @@ from tda_jax.methods import method as method_lib
 from tda_jax.methods.method import Method, Prepared
 
 
-def trak(
+def trak(projection_dim: int = 512, **kwargs) -> Method:
+  """TRAK of one model; positive supports, in the measure's unit.
+
+  Args:
+    projection_dim, kwargs: see `trak_kernel`.
+
+  Raises:
+    ValueError: as `trak_kernel` and `trak_slopes`.
+  """
+  kernel, slopes = trak_kernel(projection_dim, **kwargs), trak_slopes()
+
+  def prepare(problem, run, train, queries, key):
+    _check_slope(problem, run.params, train)
+    return kernel.prepare(problem, run, train, queries, key)
+
+  def score(problem, run, prepared, batch):
+    own = slopes.score(problem, run, Prepared(jnp.ones(1)), batch)
+    return kernel.score(problem, run, prepared, batch) * own
+
+  return Method(prepare, score)
+
+
+def trak_slopes() -> Method:
+  """TRAK's second factor alone, Q_i: the same for all queries.
+
+  It is found in the space of the outputs z, −(∂loss/∂z · ∂f/∂z) / |∂f/∂z|²,
+  which is −ℓ'(f_i) wherever the loss is a function of the measure: 1 − p_i for
+  classification, 2|error| for regression on one target, 1 for a measure that is
+  minus the loss.
+
+  Raises:
+    ValueError: the loss is not a function of the measure.
+  """
+
+  def prepare(problem, run, train, queries, key):
+    del key
+    _check_slope(problem, run.params, train)
+    return Prepared(jnp.ones(rows_lib.count(queries)))
+
+  def score(problem, run, prepared, batch):
+    slopes = _slopes(problem, run.params, batch)[0]
+    return -slopes[:, None] * prepared.state
+
+  return Method(prepare, score)
+
+
+def trak_kernel(
   projection_dim: int = 512,
   *,
   projection: str = 'factored',
@@ -33,12 +80,10 @@ def trak(
   weighted: bool = False,
   batch_size: int = 256,
 ) -> Method:
-  """TRAK of one model; positive supports, in the measure's unit.
+  """TRAK's first factor alone, (1/N) φ_qᵀ(K + ridge)⁻¹φ_i.
 
-  Q_i is found in the space of the outputs z, −(∂loss/∂z · ∂f/∂z) / |∂f/∂z|²,
-  which is −ℓ'(f_i) wherever the loss is a function of the measure: 1 − p_i for
-  classification, 2|error| for regression on one target, 1 for a measure that is
-  minus the loss.
+  The product of the means of scores of `trak_kernel` and of `trak_slopes` over
+  any members is TRAK of that ensemble.
 
   Args:
     projection_dim: k, the numbers that a gradient is projected to.
@@ -51,14 +96,12 @@ def trak(
     batch_size: rows projected at once for K.
 
   Raises:
-    ValueError: the kernel is singular, as it is for k > N without a ridge; the
-      loss is not a function of the measure.
+    ValueError: the kernel is singular, as it is for k > N without a ridge.
   """
 
   def prepare(problem, run, train, queries, key):
     n = rows_lib.count(train)
     _check_ridge(ridge, projection_dim, n)
-    _check_slope(problem, run.params, train)
     project = functools.partial(
         projections.project, problem.measure, problem, run.params, key=key,
         size=projection_dim, kind=projection,
@@ -81,15 +124,16 @@ def trak(
     return Prepared((x / n, key), solution)
 
   def score(problem, run, prepared, batch):
-    kernel, slopes = _factors(projection, problem, run, prepared, batch)
-    return kernel * slopes[:, None]
+    x, key = prepared.state
+    features = projections.project(
+      problem.measure, problem, run.params, batch, key, x.shape[-1], projection
+    )
+    return jnp.matmul(features, x.T, precision='highest')
 
   return Method(prepare, score)
 
 
-def trak_ensemble(
-  projection_dim: int = 512, *, projection: str = 'factored', **kwargs
-) -> Method:
+def trak_ensemble(projection_dim: int = 512, **kwargs) -> Method:
   """TRAK of E models: mean of (1/N) φ_qᵀ(K + ridge)⁻¹φ_i times mean of Q_i.
 
   The two factors are averaged apart, as in the paper (`ensemble(trak())`
@@ -97,30 +141,18 @@ def trak_ensemble(
   run has a leading member axis.
 
   Args:
-    projection_dim, projection, kwargs: see `trak`.
+    projection_dim, kwargs: see `trak_kernel`.
   """
-  one = trak(projection_dim, projection=projection, **kwargs)
+  one = trak(projection_dim, **kwargs)
+  kernel = method_lib.ensemble(trak_kernel(projection_dim, **kwargs))
+  slopes = method_lib.ensemble(trak_slopes())
 
   def score(problem, run, prepared, batch):
-    def factors(member):
-      run, prepared = member
-      return _factors(projection, problem, run, prepared, batch)
-
-    every = jax.lax.map(factors, (method_lib.members_of(run), prepared))
-    kernel, slopes = (factor.mean(0) for factor in every)
-    return kernel * slopes[:, None]
+    ones = Prepared(jnp.ones((trees.count(run.params), 1)))
+    own = slopes.score(problem, run, ones, batch)
+    return kernel.score(problem, run, prepared, batch) * own
 
   return Method(method_lib.ensemble(one).prepare, score, members=True)
-
-
-def _factors(projection, problem, run, prepared, batch):
-  """((1/N) φ_qᵀ(K + ridge)⁻¹φ_i [B, Q], Q_i [B]) of one model."""
-  x, key = prepared.state
-  features = projections.project(
-    problem.measure, problem, run.params, batch, key, x.shape[-1], projection
-  )
-  kernel = jnp.matmul(features, x.T, precision='highest')
-  return kernel, -_slopes(problem, run.params, batch)[0]
 
 
 def _slopes(problem, params, batch):

@@ -24,7 +24,7 @@ import optax
 from tda_jax import trees
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.methods.method import Method, Prepared
-from tda_jax.problem import Problem
+from tda_jax.problem import Problem, bound
 from tda_jax.training import fit
 from tda_jax.training.fit import Member, Recipe, State
 
@@ -104,6 +104,7 @@ def contributions(
     what the run had gained until each stop, the sum over C is the score.
   """
   train, queries = jax.tree.map(jnp.asarray, (train, queries))
+  problem = bound(problem, member.frozen)
   n = fit.own_rows(train, member)
   total = fit.total_steps(recipe, n)
   length = math.isqrt(total - 1) + 1  # of a leg; √T, rounded up

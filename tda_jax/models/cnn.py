@@ -19,15 +19,17 @@ class LeNet(nn.Module):
 
   outputs: int
   activation: Callable = nn.relu
+  dropout: float = 0.0
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x, key=None):
     for channels, padding in ((6, 'SAME'), (16, 'VALID')):
       x = nn.Conv(channels, (5, 5), padding=padding, kernel_init=_HE)(x)
       x = nn.avg_pool(self.activation(x), (2, 2), (2, 2))
     x = jnp.reshape(x, (x.shape[0], -1))
-    for width in (120, 84):
+    for i, width in enumerate((120, 84)):
       x = self.activation(nn.Dense(width, kernel_init=_HE)(x))
+      x = module.dropped(x, self.dropout, key, i)
     return nn.Dense(self.outputs, kernel_init=_HE)(x)
 
 
@@ -82,12 +84,18 @@ def lenet(
   outputs: int,
   shape: Sequence[int] = (28, 28, 1),
   activation: Callable = nn.relu,
+  dropout: float = 0.0,
 ) -> tuple[Callable, Callable]:
   """(init, apply) of LeNet-5: (params, x [B, *shape]) -> [B, outputs].
 
   61,706 parameters for 28 x 28 x 1 and 10 outputs.
+
+  Args:
+    dropout: share of the units of the two hidden dense layers that `apply` with
+      a key leaves out.
   """
-  return module.functions(LeNet(outputs, activation), shape)
+  module.check_dropout(dropout)
+  return module.functions(LeNet(outputs, activation, dropout), shape)
 
 
 def resnet9(

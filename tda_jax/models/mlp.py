@@ -15,12 +15,14 @@ class MLP(nn.Module):
   outputs: int
   activation: Callable = nn.relu
   kernel_init: Callable = nn.initializers.he_normal()
+  dropout: float = 0.0
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x, key=None):
     x = jnp.reshape(x, (x.shape[0], -1))
-    for width in self.widths:
+    for i, width in enumerate(self.widths):
       x = self.activation(nn.Dense(width, kernel_init=self.kernel_init)(x))
+      x = module.dropped(x, self.dropout, key, i)
     return nn.Dense(self.outputs, kernel_init=self.kernel_init)(x)
 
 
@@ -30,6 +32,7 @@ def mlp(
   shape: Sequence[int],
   activation: Callable = nn.relu,
   kernel_init: Callable | None = None,
+  dropout: float = 0.0,
 ) -> tuple[Callable, Callable]:
   """(init, apply): key -> params; (params, x [B, *shape]) -> [B, outputs].
 
@@ -38,7 +41,9 @@ def mlp(
     shape: of one input, which is flattened.
     kernel_init: (key, shape, dtype) -> kernel; None: He et al. 2015 for every
       layer. Biases start at zero.
+    dropout: share of the hidden units that `apply` with a key leaves out.
   """
+  module.check_dropout(dropout)
   kernel_init = kernel_init or nn.initializers.he_normal()
-  model = MLP(tuple(widths), outputs, activation, kernel_init)
+  model = MLP(tuple(widths), outputs, activation, kernel_init, dropout)
   return module.functions(model, shape)

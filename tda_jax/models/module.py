@@ -16,17 +16,51 @@ def functions(
   """(init, apply) of a module that has parameters and no other state.
 
   Args:
-    module: called with x [B, *shape] only.
+    module: called with x [B, *shape]; and with the key of a dropout mask where
+      it has a `dropout` above 0.
     shape: of one input, without the batch axis.
 
   Returns:
-    init: key -> params; apply: (params, x [B, *shape]) -> [B, K].
+    init: key -> params; apply: (params, x [B, *shape]) -> [B, K], or (params,
+      x, key) -> [B, K] of the sub-network that the key's mask leaves, the same
+      for all examples.
   """
 
   def init(key: jax.Array) -> PyTree:
     return module.init(key, jnp.zeros((1, *shape)))['params']
 
-  def apply(params: PyTree, x: jax.Array) -> jax.Array:
-    return module.apply({'params': params}, x)
+  def apply(
+    params: PyTree, x: jax.Array, key: jax.Array | None = None
+  ) -> jax.Array:
+    if key is None:
+      return module.apply({'params': params}, x)
+    if not getattr(module, 'dropout', 0.0):
+      raise ValueError(
+        f'a dropout mask for {type(module).__name__}, which has no dropout: make'
+        ' the model with dropout=0.1 or the like'
+      )
+    return module.apply({'params': params}, x, key)
 
   return init, apply
+
+
+def dropped(
+  x: jax.Array, rate: float, key: jax.Array | None, place: int
+) -> jax.Array:
+  """x [B, ...] with a share `rate` of the entries 0, the rest over 1 − rate.
+
+  Args:
+    key: of the model's mask; None: x itself. All examples have the same mask.
+    place: number of the layer, whose mask is its own.
+  """
+  if key is None:
+    return x
+  key = jax.random.fold_in(key, place)
+  kept = jax.random.bernoulli(key, 1 - rate, x.shape[1:])
+  return jnp.where(kept, x / (1 - rate), 0)
+
+
+def check_dropout(rate: float) -> None:
+  """Raises ValueError unless the rate is at least 0 and below 1."""
+  if not 0 <= rate < 1:
+    raise ValueError(f'dropout={rate}: give a share from 0 to below 1')

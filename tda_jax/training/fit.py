@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from tda_jax import trees
-from tda_jax.problem import Problem, losses
+from tda_jax.problem import Problem, bound, losses
 
 PyTree = Any
 
@@ -44,6 +44,8 @@ class Run(NamedTuple):
     steps: [C] steps done at each checkpoint.
     keys: [E] typed keys that the members were trained with, or None where that
       is not known.
+    frozen: what each model has besides its trained parameters, leaves [E, ...]:
+      the key of a dropout mask, the base of LoRA adapters; None: nothing.
   """
 
   params: PyTree
@@ -51,6 +53,7 @@ class Run(NamedTuple):
   learning_rates: jax.Array
   steps: jax.Array
   keys: jax.Array | None = None
+  frozen: PyTree = None
 
 
 class Member(NamedTuple):
@@ -64,6 +67,7 @@ class Member(NamedTuple):
       (−1: no row), or None.
     deleted: a row dropped from the order of rows, those after it moving up
       (−1: no row), or None.
+    frozen: as `Run.frozen`, without its axis.
   """
 
   key: jax.Array
@@ -71,6 +75,7 @@ class Member(NamedTuple):
   weights: jax.Array | None = None
   removed: jax.Array | None = None
   deleted: jax.Array | None = None
+  frozen: PyTree = None
 
 
 class State(NamedTuple):
@@ -133,6 +138,7 @@ def advance(
     epoch, first, last: integers, which may be traced.
   """
   n = own_rows(rows, member)
+  problem = bound(problem, member.frozen)
   index, count = epoch_rows(recipe, rows, member, epoch)
 
   def step(t, state):
@@ -166,9 +172,10 @@ def minibatch(
   """Step t of an epoch, whose `epoch_rows` are (index, count)."""
   size, index = index.shape[1], index[t]
   examples = jax.tree.map(lambda leaf: leaf[index], rows)
+  fresh = jax.random.fold_in(jax.random.fold_in(member.key, 2), epoch)
+  fresh = jax.random.fold_in(fresh, t)
   if recipe.augment is not None:
-    fresh = jax.random.fold_in(jax.random.fold_in(member.key, 2), epoch)
-    keys = jax.random.split(jax.random.fold_in(fresh, t), size)
+    keys = jax.random.split(fresh, size)
     examples = jax.vmap(recipe.augment)(keys, examples)
   mask = t * size + jnp.arange(size) < count
   batch = Minibatch(examples, index, mask / jnp.sum(mask))
@@ -177,6 +184,8 @@ def minibatch(
   # The removed row is one more of the batch, whose share is negative.
   share = jnp.where(member.removed < 0, 0.0, -1 / own_rows(rows, member))
   own = jax.tree.map(lambda leaf: leaf[member.removed], rows)
+  if recipe.augment is not None:
+    own = recipe.augment(jax.random.fold_in(fresh, size), own)
   more = Minibatch(own, member.removed, share)
   return jax.tree.map(
     lambda x, y: jnp.concatenate([x, jnp.asarray(y, x.dtype)[None]]),

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
+from tda_jax import trees
 from tda_jax.data import rows as data
-from tda_jax.problem import Problem
+from tda_jax.problem import Problem, bound
 from tda_jax.storage import checkpoints as storage
 from tda_jax.storage import record
 from tda_jax.training import fit
@@ -76,6 +77,7 @@ def train(
   *,
   subsets: np.ndarray | None = None,
   weights: np.ndarray | None = None,
+  frozen: PyTree = None,
   checkpoints: int = 0,
   directory: str | os.PathLike | None = None,
   progress: bool | None = None,
@@ -93,6 +95,8 @@ def train(
     subsets: [E, n] row numbers, or None: every member trains on all rows.
     weights: [E, N] of the losses, or None for ones. The batch mean divides by
       the number of rows, so that weight 0 is a row without gradient.
+    frozen: what each model has besides its parameters, leaves [E, ...] (see
+      `Run`), or None.
     checkpoints: C equally spaced snapshots, the last of the final parameters.
     directory: where the state is kept (in `directory`/state); the same call
       continues from it and ends with the same numbers.
@@ -100,10 +104,10 @@ def train(
     save_seconds: least time between two saves into `directory`.
 
   Raises:
-    ValueError: bad rows, labels, keys, subsets or weights; a member diverged;
-      `directory` is of another run or damaged.
+    ValueError: bad rows, labels, keys, subsets, weights or frozen; a member
+      diverged; `directory` is of another run or damaged.
   """
-  members = Member(jnp.asarray(keys), subsets, weights)
+  members = Member(jnp.asarray(keys), subsets, weights, frozen=frozen)
   check(problem, recipe, rows, members)
   n = own_rows(rows, members)
   total = fit.total_steps(recipe, n)
@@ -124,7 +128,8 @@ def train(
   stack = [kept[step] for step in steps]
   stack = jax.tree.map(lambda *x: np.stack(x, 1), *stack) if steps else None
   rates = _rates(recipe, total, steps)
-  return Run(state.params, stack, rates, np.array(steps), members.key)
+  steps = np.array(steps)
+  return Run(state.params, stack, rates, steps, members.key, frozen)
 
 
 def trained(
@@ -199,8 +204,15 @@ def check(problem: Problem, recipe: Recipe, rows: PyTree, members: Member):
     weights = _of_members(weights, len(keys), 'weights', count)
     if not np.isfinite(weights).all():
       raise ValueError('weights hold NaN or infinity: give finite numbers')
+  lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(members.frozen)}
+  if not lengths <= {(len(keys),)}:
+    raise ValueError(
+      f'the leaves of frozen have leading axes {sorted(lengths)}: give one entry'
+      f' for each of the {len(keys)} members'
+    )
   params = jax.eval_shape(recipe.init, keys[0])
-  shape = jax.eval_shape(problem.outputs, params, data.take(rows, 0)).shape
+  own = bound(problem, trees.row(members.frozen, 0))
+  shape = jax.eval_shape(own.outputs, params, data.take(rows, 0)).shape
   problem.check(shape, rows)
 
 
@@ -208,6 +220,8 @@ def digest(tree: PyTree) -> str:
   """A short name of the contents of a tree of arrays, the same everywhere."""
   sha = hashlib.sha256()
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      leaf = jax.random.key_data(leaf)
     leaf = np.ascontiguousarray(leaf)
     name = jax.tree_util.keystr(path)
     sha.update(f'{name} {leaf.dtype} {leaf.shape}'.encode())
@@ -340,6 +354,7 @@ def _of_members(array, members, name, rows=None):
 
 
 def _inputs(recipe, rows, members, steps):
+  frozen = members.frozen
   return {
     **identity(recipe, rows, own_rows(rows, members)),
     'members': len(members.key),
@@ -347,4 +362,5 @@ def _inputs(recipe, rows, members, steps):
     'subsets': digest(members.subset),
     'weights': digest(members.weights),
     'checkpoints': steps,
+    **({} if frozen is None else {'frozen': digest(frozen)}),
   }
