@@ -24,7 +24,7 @@ from tda_jax.evaluation import lds
 from tda_jax.problem import Problem
 from tda_jax.report import plots, table
 from tda_jax.storage import record
-from tda_jax.training import ensembles, lora, members
+from tda_jax.training import ensembles, members
 from tda_jax.training.fit import Run
 
 KINDS = ('naive', 'dropout', 'forward', 'projections', 'lora')
@@ -283,6 +283,7 @@ def draw(config, found: dict, true, folder: pathlib.Path) -> list[str]:
           'LDS',
           ceiling=(top.value, top.low, top.high),
           title=f'{name}: LDS against {cost}, {config.setting}',
+          ticks=False,
         )
       )
   return paths

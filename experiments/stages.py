@@ -24,7 +24,7 @@ from tda_jax.data import subsets as subsets_lib
 from tda_jax.evaluation import further_training, lds, retraining
 from tda_jax.methods import method as method_lib
 from tda_jax.storage import record
-from tda_jax.training import fit, members
+from tda_jax.training import ensembles, fit, members
 from tda_jax.training.fit import Run
 
 PyTree = Any
@@ -182,12 +182,7 @@ def scores(
   if settings.get('kind') == 'source':
     settings.setdefault('momentum', config.training.momentum)
   if first:
-    own = ('params', 'checkpoints', 'keys', 'frozen')  # have a member axis
-    cut = {
-      name: jax.tree.map(lambda leaf: leaf[:first], getattr(runs, name))
-      for name in own
-    }
-    runs = runs._replace(**cut)
+    runs = ensembles.members_at(runs, slice(first))
   return scoring.score(
     methods.make(recipe=task.recipe, **settings),
     task.problem,

@@ -178,6 +178,8 @@ def recipe(config, init) -> Recipe:
     )
 
   augment = images_lib.crop_and_flip if t.augment else None
+  if config.model.get('dropout'):
+    augment = rows_lib.with_dropout(augment)
   return Recipe(init, optimizer, schedule, t.batch_size, t.epochs, augment)
 
 
@@ -270,9 +272,11 @@ def _network(config, outputs, shape):
       )
     activation = ACTIVATIONS[model.activation]
     init = INITS[model.init]
-    return mlp.mlp(model.widths, outputs, shape, activation, init)
+    return mlp.mlp(
+      model.widths, outputs, shape, activation, init, model.get('dropout', 0.0)
+    )
   if model.kind == 'lenet':
-    return cnn.lenet(outputs, shape)
+    return cnn.lenet(outputs, shape, dropout=model.get('dropout', 0.0))
   if model.kind == 'resnet9':
     return cnn.resnet9(outputs, shape, model.widths, model.groups)
   raise ValueError(f'unknown model {model.kind!r}: use mlp, lenet or resnet9')

@@ -47,6 +47,7 @@ def config(setting: str) -> config_dict.ConfigDict:
     widths=(128, 64),
     activation='relu',  # of an MLP: 'relu', 'gelu' or 'tanh'
     init='he',  # of an MLP: 'he', or 'torch' for PyTorch's uniform default
+    dropout=0.0,  # share of hidden units, of an MLP or a LeNet
     groups=32,  # of a ResNet's group norm
   )
   c.training = config_dict.create(

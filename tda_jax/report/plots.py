@@ -216,20 +216,23 @@ def points(
   *,
   ceiling: Span | None = None,
   title: str = '',
+  ticks: bool = True,
 ) -> str:
-  """Any number at a few points, logarithmic in x, each of them a tick.
+  """Any number at a few points, logarithmic in x.
 
   Args:
     setting, unit: what x and y are.
+    ticks: whether each x is a tick.
   """
   _some(curves, title)
   with matplotlib.rc_context(STYLE):
     figure, axes = _figure(4.6)
     axes.set_xscale('log')
     _lines(axes, curves, marker='o')
-    ticks = sorted({float(x) for curve in curves for x in curve.x})
-    axes.set_xticks(ticks, [f'{tick:g}' for tick in ticks])
-    axes.minorticks_off()
+    if ticks:
+      every = sorted({float(x) for curve in curves for x in curve.x})
+      axes.set_xticks(every, [f'{x:g}' for x in every])
+      axes.minorticks_off()
     axes.set_title(title)
     axes.set_xlabel(setting)
     axes.set_ylabel(unit)

@@ -34,7 +34,7 @@ def masked(run: Run, masks: int, key: jax.Array) -> Run:
       ' place: give the run that was trained without'
     )
   keys = jax.random.split(key, trees.count(run.params) * masks)
-  return _repeated(run, masks)._replace(frozen=keys)
+  return repeated(run, masks)._replace(frozen=keys)
 
 
 def last_checkpoints(run: Run, count: int) -> Run:
@@ -56,16 +56,20 @@ def last_checkpoints(run: Run, count: int) -> Run:
   last = jax.tree.map(
     lambda x: x[:, -count:].reshape(-1, *x.shape[2:]), run.checkpoints
   )
-  frozen = _repeated(run, count).frozen
+  frozen = repeated(run, count).frozen
   return Run(last, None, None, None, None, frozen)
 
 
-def _repeated(run, times):
-  """Every member `times` times, one copy after another."""
-  repeat = lambda x: jnp.repeat(x, times, 0)
+def repeated(run: Run, times: int) -> Run:
+  """Every member D times, one copy after another."""
+  return members_at(run, jnp.repeat(jnp.arange(trees.count(run.params)), times))
+
+
+def members_at(run: Run, index) -> Run:
+  """The members of a run at `index` (numbers [E'], or a slice), in that order."""
   return run._replace(
-    params=jax.tree.map(repeat, run.params),
-    checkpoints=jax.tree.map(repeat, run.checkpoints),
-    keys=jax.tree.map(repeat, run.keys),
-    frozen=jax.tree.map(repeat, run.frozen),
+    **{
+      name: jax.tree.map(lambda leaf: leaf[index], getattr(run, name))
+      for name in ('params', 'checkpoints', 'keys', 'frozen')
+    }
   )
