@@ -1,23 +1,37 @@
 """Stage 2: scores all pairs with the methods of a config.
 
 `--config.method=NAME,...` takes some of config.methods, or a kind of
-experiments.methods. Scores are the zarr stores
-<workdir>/scores/<setting>/<method>/<member>, [N, Q], positive where a row supports a
-query.
+experiments.methods; `--config.ensemble=dropout:10` and the like make several
+members of each model (experiments.ensembles). Scores are the zarr stores
+<workdir>/scores/<setting>/<method>/<member>, [N, Q], positive where a row
+supports a query; <method>_dropout_10 of such an ensemble.
 """
 
 import pathlib
 
-from experiments import launch, stages, tasks
+from experiments import ensembles, launch, stages, tasks
 
 
 def main(config, workdir: pathlib.Path) -> None:
   task = tasks.load(config)
   runs = stages.train(config, task, workdir)
+  kind, count = ensembles.named(config.get('ensemble', 'naive'))
+  made = ensembles.make(
+    kind, count, config, task, ensembles.bare(task, runs), workdir
+  )
+  own = '' if kind == 'naive' else f'_{kind}_{count}'
   chosen = stages.chosen_dampings(config, task, runs, workdir)
   for name, settings in stages.methods_of(config).items():
     settings = stages.resolved(settings, chosen)
-    scores = stages.scores(config, name, settings, task, runs, workdir)
+    name = name + own
+    scores = stages.scores(
+      config,
+      name,
+      settings,
+      task._replace(problem=made.problem),
+      made.runs,
+      workdir,
+    )
     print(
       f'{name}: {workdir / "scores" / config.setting / name} holds {scores.shape[0]} models x'
       f' {scores.shape[1]} rows x {scores.shape[2]} queries'

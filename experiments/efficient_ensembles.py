@@ -6,48 +6,22 @@ of I x D members reaches for how much training, scoring and storage: a table,
 results.json and plots in the workdir.
 """
 
-import functools
 import logging
 import pathlib
-import time
-import types
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from experiments import efficient_ensembles_claims as claims_lib
+from experiments import ensembles, launch, stages, tasks
 from experiments import findings as findings_lib
-from experiments import launch, stages, tasks
-from tda_jax import trees
+from experiments.ensembles import Members
 from tda_jax.evaluation import lds
-from tda_jax.problem import Problem
 from tda_jax.report import plots, table
 from tda_jax.storage import record
-from tda_jax.training import ensembles, members
-from tda_jax.training.fit import Run
+from tda_jax.training import ensembles as ensembles_lib
 
-KINDS = ('naive', 'dropout', 'forward', 'projections', 'lora')
 OF_TRAK = ('forward', 'projections')  # where only TRAK's factors differ
-MASK = 8e-6  # MB of the key that a dropout mask is drawn from
-
-
-class Members(NamedTuple):
-  """I models with D variants each, and what they cost.
-
-  Attributes:
-    runs: I·D members, model by model.
-    problem: of them.
-    variants: D.
-    training: seconds of (a model, a variant).
-    storage: MB of (a model, a variant).
-  """
-
-  runs: Run
-  problem: Problem
-  variants: int
-  training: tuple[float, float]
-  storage: tuple[float, float]
 
 
 class Part(NamedTuple):
@@ -76,19 +50,20 @@ class Ensemble(NamedTuple):
 
 def main(config, workdir: pathlib.Path) -> None:
   task = tasks.load(config)
-  runs, seconds = trained(config, task, workdir)
+  models = ensembles.trained(config, task, workdir)
   true = findings_lib.truth(config, task, workdir)
   made = {
-    kind: make(kind, config, task, runs, seconds, workdir)
-    for kind in config.kinds
+    kind: ensembles.make(kind, count, config, task, models, workdir)
+    for kind, count in map(ensembles.named, config.ensembles)
   }
+  kinds = [*made, *(['forward'] if 'dropout' in made else [])]
   found = {}
   for name, settings in stages.methods_of(config).items():
-    for kind in config.kinds:
+    for kind in kinds:
       if kind in OF_TRAK and settings['kind'] != 'trak':
         continue
-      parts = scored(config, name, kind, settings, task, made, workdir)
-      found[name, kind] = measured(config, made[kind], parts, true)
+      parts, cost = scored(config, name, kind, settings, task, made, workdir)
+      found[name, kind] = measured(config, cost, parts, true)
       best = max(found[name, kind], key=lambda e: e.lds.value)
       logging.info(
         '%s, %s: LDS %.3f of %d x %d',
@@ -107,98 +82,31 @@ def main(config, workdir: pathlib.Path) -> None:
     print(f'plot: {path}')
 
 
-def trained(config, task, workdir) -> tuple[Run, float]:
-  """The models, and the seconds that training one took."""
-  train = lambda: stages.train(config, task, workdir)
-  return _timed(workdir / 'train', train, config.members)
-
-
-def make(kind: str, config, task, runs, seconds, workdir) -> Members:
-  """The members that all ensembles of this kind are made of.
-
-  Args:
-    seconds: of training one of the models.
-
-  Raises:
-    ValueError: unknown kind.
-  """
-  if kind not in KINDS:
-    raise ValueError(
-      f'unknown ensemble {kind!r}: use one of {", ".join(KINDS)}'
-    )
-  most = max(config.variants)
-  key = jax.random.fold_in(jax.random.key(config.seed), KINDS.index(kind))
-  size = _megabytes(runs.params) / config.members
-  bare = Members(runs, task.problem, 1, (seconds, 0.0), (size, 0.0))
-  if kind == 'naive':
-    return bare
-  if kind == 'projections':
-    return bare._replace(runs=ensembles.repeated(runs, most), variants=most)
-  if kind == 'lora':
-    return adapted(config, task, bare, key, workdir)
-  masked = ensembles.masked(runs, most, key)
-  return bare._replace(runs=masked, variants=most, storage=(size, MASK))
-
-
-def adapted(config, task, bare: Members, key, workdir) -> Members:
-  """L LoRA adapters on each model, fine-tuned from seeds of their own."""
-  settings = config.lora
-  bases = ensembles.repeated(bare.runs, settings.adapters).params
-  count = trees.count(bases)
-  init = functools.partial(
-    lora.init,
-    params=jax.eval_shape(lambda: trees.row(bare.runs.params, 0)),
-    rank=settings.rank,
-    targets=tuple(settings.targets),
-  )
-  of_adapters = types.SimpleNamespace(
-    model=config.model, training=settings.training
-  )
-  problem = lora.adapted(task.problem, settings.alpha)
-  train = lambda: members.train(
-    problem,
-    tasks.recipe(of_adapters, init),
-    task.train,
-    jax.random.split(key, count),
-    frozen=bases,
-    directory=workdir / 'lora',
-    progress=True,
-  )
-  runs, seconds = _timed(workdir / 'lora', train, count)
-  size = _megabytes(runs.params) / count
-  return Members(
-    runs,
-    problem,
-    settings.adapters,
-    (bare.training[0], seconds),
-    (bare.storage[0], size),
-  )
-
-
 def scored(
   config, name, kind, settings, task, made: dict[str, Members], workdir
-) -> list[Part]:
+) -> tuple[list[Part], Members]:
   """The scores of a method, or the factors whose means make those of TRAK.
 
   `models` and `variants` of the settings are how many of each are scored.
+
+  Returns:
+    (parts, the members that the ensemble has to train and store).
   """
   settings = dict(settings)
   models = settings.pop('models', config.members)
-  variants = settings.pop('variants', max(config.variants))
+  variants = settings.pop('variants', None)
 
   def part(settings, kind, suffix=''):
     own = made[kind]
-    most = min(variants, own.variants)
-    chosen = (
-      np.arange(models)[:, None] * own.variants + np.arange(most)
-    ).ravel()
+    most = own.variants if variants is None else min(variants, own.variants)
+    chosen = np.arange(models)[:, None] * own.variants + np.arange(most)
     label = f'{name}{suffix}_{kind}'
     scores = stages.scores(
       config,
       label,
       settings,
       task._replace(problem=own.problem),
-      ensembles.members_at(own.runs, chosen),
+      ensembles_lib.members_at(own.runs, chosen.ravel()),
       workdir,
     )
     facts = stages.facts(config, workdir, label, len(scores))
@@ -206,16 +114,17 @@ def scored(
     shape = (models, most, *scores.shape[1:])
     return Part(scores.reshape(shape), float(np.median(seconds)))
 
+  of_slopes = {'forward': 'dropout', 'projections': 'naive'}.get(kind, kind)
+  cost = made[of_slopes if kind == 'forward' else kind]
   if settings['kind'] != 'trak':
-    return [part(settings, kind)]
+    return [part(settings, kind)], cost
   # Masks on the second factor only; projections are of the first only.
   of_kernel = 'naive' if kind == 'forward' else kind
-  of_slopes = {'forward': 'dropout', 'projections': 'naive'}.get(kind, kind)
   kernel = {**settings, 'kind': 'trak_kernel'}
   return [
     part(kernel, of_kernel, '_kernel'),
     part({'kind': 'trak_slopes'}, of_slopes, '_slopes'),
-  ]
+  ], cost
 
 
 def measured(config, own: Members, parts: list[Part], true) -> list[Ensemble]:
@@ -300,27 +209,6 @@ def _front(kind, every: list[Ensemble], cost) -> plots.Curve:
   return plots.Curve(
     kind, [getattr(e, cost) for e in kept], *zip(*spans, strict=True)
   )
-
-
-def _timed(folder: pathlib.Path, train, count: int) -> tuple[Run, float]:
-  """What `train` returns and the seconds of one model, kept in `folder`.
-
-  A killed process takes its seconds with it: the time is then a lower bound,
-  and a warning says so.
-  """
-  file = folder / 'seconds.json'
-  continued = folder.exists() and not file.exists()
-  started = time.monotonic()
-  runs = train()
-  if not file.exists():
-    if continued:
-      logging.warning('%s is without the time of a killed process', file)
-    record.write_json(file, {'seconds': time.monotonic() - started})
-  return runs, record.read_json(file)['seconds'] / count
-
-
-def _megabytes(tree) -> float:
-  return sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) / 1e6
 
 
 if __name__ == '__main__':

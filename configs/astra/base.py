@@ -66,6 +66,14 @@ def config(setting: str) -> config_dict.ConfigDict:
     repeats=10,  # R models a subset
     at_once=50,  # models trained together
   )
+  # Of experiments.attribute: what members the models give (experiments.ensembles).
+  c.ensemble = 'naive'
+  c.lora = config_dict.create(
+    rank=4,
+    alpha=8.0,
+    targets=('*/kernel',),  # paths of the matrices that get an adapter
+    training=c.training.to_dict(),
+  )
   c.left_out = config_dict.create(rows=0, repeats=0)  # leave-one-out
   c.same_run = config_dict.create(
     subsets=0,  # M; 0: none
@@ -90,6 +98,7 @@ def smoke(c: config_dict.ConfigDict) -> config_dict.ConfigDict:
   c.checkpoints = min(c.checkpoints, 3)
   c.data.train = min(c.data.train, 128)
   c.data.queries = min(c.data.queries, 16)
+  c.lora.training.epochs = 2
   c.training.epochs = min(c.training.epochs, 5)
   c.training.batch_size = min(c.training.batch_size, 32)
   c.model.widths = tuple(min(w, 16) for w in c.model.widths)

@@ -19,16 +19,10 @@ def config(setting: str) -> config_dict.ConfigDict:
   c.members = 25  # I at most
   c.models = (1, 3, 5, 10, 25)  # I of the grid
   c.variants = (1, 3, 10, 25)  # D of the grid
-  c.kinds = ('naive', 'dropout', 'forward', 'projections')
+  # experiments.ensembles; 'dropout' also has masks on TRAK's Q factor alone.
+  c.ensembles = ('naive', 'dropout:25', 'projections:25')
   c.model.dropout = 0.1
   c.data.queries = 100
-  c.lora = config_dict.create(
-    adapters=0,  # L on each model
-    rank=4,
-    alpha=8.0,
-    targets=('*/kernel',),  # paths of the matrices that get an adapter
-    training=c.training.to_dict(),
-  )
   # models, variants: how many of each are scored; all where it is not said.
   c.methods = METHODS
   c.anchors = False  # whether dattri's bars are of this setting
@@ -39,8 +33,7 @@ def smoke(c: config_dict.ConfigDict) -> config_dict.ConfigDict:
   """Shrinks a setting to seconds; every stage still runs."""
   base.smoke(c)
   c.members, c.models, c.variants = 3, (1, 3), (1, 2)
-  c.lora.training.epochs = 2
-  c.lora.adapters = min(c.lora.adapters, 2)
+  c.ensembles = tuple(e.split(':')[0] + ':2' * (':' in e) for e in c.ensembles)
   for name in set(c.methods) - {'trak', 'grad_dot'}:
     del c.methods[name]
   for settings in c.methods.values():

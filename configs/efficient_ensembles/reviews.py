@@ -17,13 +17,12 @@ def get_config(arg=None):
   a = arguments.parse(arg, smoke=False)
   c = base.config('reviews')
   c.task = 'experiments.tasks:reviews'
-  c.kinds = ('naive', 'dropout', 'forward', 'projections', 'lora')
+  c.ensembles = ('naive', 'dropout:10', 'projections:10', 'lora:5')
   c.data.update(name='reviews', train=1000)
   c.data.length, c.data.vocabulary = 32, 1000  # tokens of a row, words known
   c.model.kind = 'transformer'
   c.members, c.models, c.variants = 10, (1, 3, 5, 10), (1, 3, 5, 10)
   c.training.update(learning_rate=0.02, epochs=15)
-  c.lora.adapters = 5
   c.lora.training.update(learning_rate=0.02, epochs=3)
   c.truth.update(subsets=50, repeats=5, at_once=10)
   c.methods.ekfac.update(models=3, variants=3)

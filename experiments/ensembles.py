@@ -1,0 +1,182 @@
+"""Ensembles by name: what members the models of a run give.
+
+'naive': the models themselves; 'halves': models of random halves of the rows
+(TRAK's); 'checkpoints:C': the last C snapshots of each; 'dropout:D': D masks on
+each; 'projections:D': each model D times, for methods that draw at random;
+'lora:L': L adapters fine-tuned on each. I models with D variants each are I·D
+members, model by model.
+"""
+
+import functools
+import logging
+import pathlib
+import time
+import types
+from typing import NamedTuple
+
+import jax
+
+from experiments import stages, tasks
+from tda_jax import trees
+from tda_jax.data import rows as rows_lib
+from tda_jax.data import subsets as subsets_lib
+from tda_jax.problem import Problem
+from tda_jax.storage import record
+from tda_jax.training import ensembles, members
+from tda_jax.training.fit import Run
+
+KINDS = ('naive', 'halves', 'checkpoints', 'dropout', 'projections', 'lora')
+WHOLE = ('naive', 'halves')  # have no variants
+MASK = 8e-6  # MB of the key that a dropout mask is drawn from
+
+
+class Members(NamedTuple):
+  """I models with D variants each, and what they cost.
+
+  Attributes:
+    runs: I·D members, model by model.
+    problem: of them.
+    variants: D.
+    training: seconds of (a model, a variant).
+    storage: MB of (a model, a variant).
+  """
+
+  runs: Run
+  problem: Problem
+  variants: int
+  training: tuple[float, float]
+  storage: tuple[float, float]
+
+
+def trained(config, task, workdir) -> Members:
+  """The models of a config, timed."""
+  train = lambda: stages.train(config, task, workdir)
+  return bare(task, *_timed(workdir / 'train', train, config.members))
+
+
+def bare(task, runs: Run, seconds: float = float('nan')) -> Members:
+  """The models themselves, of which training one took `seconds`."""
+  size = _megabytes(runs.params) / trees.count(runs.params)
+  return Members(runs, task.problem, 1, (seconds, 0.0), (size, 0.0))
+
+
+def named(text: str) -> tuple[str, int]:
+  """'dropout:10' -> ('dropout', 10), 'naive' -> ('naive', 1).
+
+  Raises:
+    ValueError: no such ensemble; a number that is missing or makes no sense.
+  """
+  kind, colon, count = text.partition(':')
+  if kind not in KINDS:
+    raise ValueError(
+      f'unknown ensemble {kind!r}: use one of {", ".join(KINDS)}'
+    )
+  if kind in WHOLE and not colon:
+    return kind, 1
+  if kind in WHOLE or not count.isdigit() or int(count) < 1:
+    raise ValueError(
+      f'{text!r} is no ensemble: write {" or ".join(WHOLE)} alone, and the others'
+      ' with a number for each model, as dropout:10'
+    )
+  return kind, int(count)
+
+
+def make(
+  kind: str, count: int, config, task, models: Members, workdir
+) -> Members:
+  """`count` variants of each of the models."""
+  key = jax.random.fold_in(jax.random.key(config.seed), KINDS.index(kind))
+  runs, size = models.runs, models.storage[0]
+  if kind == 'halves':
+    return _halves(config, task, models, key, workdir)
+  if kind == 'checkpoints':
+    last = ensembles.last_checkpoints(runs, count)
+    return models._replace(runs=last, variants=count, storage=(0.0, size))
+  if kind == 'dropout':
+    masked = ensembles.masked(runs, count, key)
+    return models._replace(runs=masked, variants=count, storage=(size, MASK))
+  if kind == 'projections':
+    same = ensembles.repeated(runs, count)
+    return models._replace(runs=same, variants=count)
+  if kind == 'lora':
+    return _adapted(config, task, models, count, key, workdir)
+  return models
+
+
+def _halves(config, task, models: Members, key, workdir) -> Members:
+  """As many models, each of a random half of the rows."""
+  if isinstance(task.recipe, Run):
+    raise ValueError(
+      "ensemble='halves' trains models, and this task gives a Run of trained"
+      ' ones without a Recipe: let it return a Recipe'
+    )
+  count, n = config.members, rows_lib.count(task.train)
+  # Not the subsets of the ground truth, which have seeds of their own.
+  halves = subsets_lib.half_subsets(config.seed + 2, n, count)
+  train = lambda: members.train(
+    task.problem,
+    task.recipe,
+    task.train,
+    jax.random.split(key, count),
+    subsets=halves,
+    checkpoints=config.checkpoints,
+    directory=workdir / 'halves',
+    progress=True,
+  )
+  runs, seconds = _timed(workdir / 'halves', train, count)
+  return models._replace(runs=runs, training=(seconds, 0.0))
+
+
+def _adapted(config, task, models: Members, count, key, workdir) -> Members:
+  """LoRA adapters on each model, fine-tuned from seeds of their own."""
+  settings = config.lora
+  bases = ensembles.repeated(models.runs, count).params
+  total = trees.count(bases)
+  init = functools.partial(
+    lora.init,
+    params=jax.eval_shape(lambda: trees.row(models.runs.params, 0)),
+    rank=settings.rank,
+    targets=tuple(settings.targets),
+  )
+  tuning = types.SimpleNamespace(model=config.model, training=settings.training)
+  problem = lora.adapted(task.problem, settings.alpha)
+  folder = workdir / f'lora_{count}'
+  train = lambda: members.train(
+    problem,
+    tasks.recipe(tuning, init),
+    task.train,
+    jax.random.split(key, total),
+    frozen=bases,
+    directory=folder,
+    progress=True,
+  )
+  runs, seconds = _timed(folder, train, total)
+  return Members(
+    runs,
+    problem,
+    count,
+    (models.training[0], seconds),
+    (models.storage[0], _megabytes(runs.params) / total),
+  )
+
+
+def _timed(folder: pathlib.Path, train, count: int) -> tuple[Run, float]:
+  """What `train` returns, and the seconds of one model, kept in `folder`.
+
+  A killed process takes its seconds with it: the time is then a lower bound,
+  and a warning says so.
+  """
+  file = folder / 'seconds.json'
+  continued = folder.exists() and not file.exists()
+  started = time.monotonic()
+  runs = train()
+  if not file.exists():
+    if continued:
+      logging.warning('%s is without the time of an earlier process', file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    record.write_json(file, {'seconds': time.monotonic() - started})
+  return runs, record.read_json(file)['seconds'] / count
+
+
+def _megabytes(tree) -> float:
+  return sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) / 1e6
