@@ -234,9 +234,19 @@ def _tapped(statistic, plan, params, example, extra, dtype):
         False,
       )
   inputs = [*leaves, *jax.tree.leaves(example)]
-  closed = plan.jaxpr
-  consts = closed.consts
-  return _replay(closed.jaxpr, consts, inputs, extra, (), plan, at_site)
+  return replayed(plan, inputs, extra, at_site)
+
+
+def replayed(plan: Plan, inputs, extra: Extra, at_site: Callable) -> list:
+  """The flat outputs of the model, from the leaves of (params, example).
+
+  Args:
+    at_site: (path, y, operands, extra) -> what stands for the output y of the
+      equation at `path` of `plan.sites`.
+    extra: its `aux` and `slots` of layers in a scan are cut for each step.
+  """
+  jaxpr, consts = plan.jaxpr.jaxpr, plan.jaxpr.consts
+  return _replay(jaxpr, consts, inputs, extra, (), plan, at_site)
 
 
 def _replay(jaxpr, consts, inputs, extra, path, plan: Plan, at_site):

@@ -1,0 +1,149 @@
+"""LoRA: a low-rank matrix added to some of a model's own (Hu et al. 2022).
+
+  y = x W + (alpha/r) x A B,   A [I, r], B [r, O],
+
+in which W is frozen and A, B are the parameters: `adapted` makes of a problem in
+the model's parameters one in the adapters, which trains and is attributed like
+any other. x A B is added beside x W, wherever the model applies W, by replaying
+its jaxpr; of a W + A B formed first, the two would be no layers. So A and B are
+dense layers of their own to every curvature and method, whatever library the
+model is written in.
+"""
+
+import fnmatch
+import functools
+import glob
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tda_jax.curvature import layers as layers_lib
+from tda_jax.curvature import taps
+from tda_jax.problem import Problem
+
+PyTree = Any
+Adapters = dict[str, dict[str, jax.Array]]  # path of W -> {'a', 'b'}
+
+
+def init(
+  key: jax.Array,
+  params: PyTree,
+  rank: int,
+  targets: Sequence[str] = ('*kernel',),
+) -> Adapters:
+  """Adapters {path: {'a': [I, r], 'b': [r, O]}} that change nothing yet.
+
+  Entries of a have variance 1/I, b is zero.
+
+  Args:
+    params: of the model; only shapes are read.
+    rank: r.
+    targets: patterns of the paths of matrices, as '*/kernel'.
+
+  Raises:
+    ValueError: a pattern fits no leaf; a leaf that fits is no matrix; the rank
+      is below 1 or above a side of a matrix.
+  """
+  leaves = _named(params)
+  targets = (targets,) if isinstance(targets, str) else targets
+  chosen = {}
+  for pattern in targets:
+    fit = {n: x for n, x in leaves.items() if fnmatch.fnmatch(n, pattern)}
+    if not fit:
+      raise ValueError(
+        f'targets={pattern!r} fits no parameter: choose among {sorted(leaves)}'
+      )
+    chosen.update(fit)
+  adapters = {}
+  for i, (name, leaf) in enumerate(sorted(chosen.items())):
+    if len(leaf.shape) != 2:
+      raise ValueError(
+        f'{name} has shape {list(leaf.shape)} and is no matrix: choose targets'
+        ' with two axes'
+      )
+    if not 1 <= rank <= min(leaf.shape):
+      raise ValueError(
+        f'rank={rank} for {name} {list(leaf.shape)}: give 1 to'
+        f' {min(leaf.shape)}'
+      )
+    rows, columns = leaf.shape
+    a = jax.random.normal(jax.random.fold_in(key, i), (rows, rank), leaf.dtype)
+    b = jnp.zeros((rank, columns), leaf.dtype)
+    adapters[name] = {'a': a / rows**0.5, 'b': b}
+  return adapters
+
+
+def merge(base: PyTree, adapters: Adapters, alpha: float = 1.0) -> PyTree:
+  """The model's parameters with W + (alpha/r)·A B; a tree like `base`."""
+
+  def merged(path, leaf):
+    pair = adapters.get(_name(path))
+    if pair is None:
+      return leaf
+    product = jnp.matmul(pair['a'], pair['b'], precision='highest')
+    return leaf + alpha / pair['b'].shape[0] * product
+
+  return jax.tree_util.tree_map_with_path(merged, base)
+
+
+def adapted(problem: Problem, alpha: float = 1.0) -> Problem:
+  """The problem whose parameters are adapters and whose frozen is the base.
+
+  outputs(adapters, example, base) = `problem.outputs(merge(base, adapters,
+  alpha), example)`. Runs of it have `frozen`: bases [E, ...], one for each
+  member's adapters. l2 is of the adapters.
+
+  Raises:
+    ValueError: when it is called: the model does with a target something else
+      than a product with the whole of it.
+  """
+
+  def outputs(adapters: Adapters, example: PyTree, base: PyTree):
+    rest = [glob.escape(n) for n in _named(base) if n not in adapters]
+    plan = layers_lib.plan(problem.outputs, base, example, rest)
+    _check(plan, adapters)
+    at_site = functools.partial(_added, plan, alpha)
+    inputs = [*jax.tree.leaves(base), *jax.tree.leaves(example)]
+    extra = taps.Extra(None, adapters, {})
+    outs = taps.replayed(plan, inputs, extra, at_site)
+    return jax.tree.unflatten(plan.structure, outs)
+
+  return problem._replace(outputs=outputs, as_leaf=())
+
+
+def _added(plan, alpha, path, y, operands, extra):
+  """y + (alpha/r) x A B at one product y = x W."""
+  site, name = plan.sites[path]
+  a, b = (extra.aux[name][side] for side in 'ab')
+  if site.view.steps:  # y = x Wᵀ
+    a, b = b.T, a.T
+  x = site.product.rows(operands[site.operand])[0]
+  inner = a[x] if site.product.kind == 'embed' else x @ a
+  more = alpha / a.shape[1] * (inner @ b)
+  back = jax.linear_transpose(site.product.columns, y)
+  return y + back(more[None].astype(y.dtype))[0]
+
+
+def _check(plan, adapters):
+  """Raises unless each adapter's matrix is whole in all its products."""
+  for name in adapters:
+    layer = plan.layers.get(name)
+    turned = layer and [step.kind for _, step in layer.steps] == ['transpose']
+    whole = layer and layer.kind != 'leaf' and not layer.stack
+    if not (whole and (turned or not layer.steps)):
+      raise ValueError(
+        f'the model does not use {name} as one whole matrix of a product, which'
+        ' an adapter needs: leave it out of targets, and see'
+        ' tda_jax.find_layers for what the model does with it'
+      )
+
+
+def _named(params):
+  pairs = jax.tree_util.tree_leaves_with_path(params)
+  return {_name(path): leaf for path, leaf in pairs}
+
+
+def _name(path):
+  return jax.tree_util.keystr(path, simple=True, separator='/')
