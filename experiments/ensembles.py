@@ -18,6 +18,7 @@ import jax
 
 from experiments import stages, tasks
 from tda_jax import trees
+from tda_jax.curvature import lora
 from tda_jax.data import rows as rows_lib
 from tda_jax.data import subsets as subsets_lib
 from tda_jax.problem import Problem

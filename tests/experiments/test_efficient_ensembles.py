@@ -9,10 +9,12 @@ from test_cli import run
 
 from experiments import efficient_ensembles as experiment
 from experiments import efficient_ensembles_claims as claims_lib
+from experiments import ensembles
 from experiments.findings import Truth
 from tda_jax.evaluation import lds
 
 SMOKE = 'configs/efficient_ensembles/digits.py:smoke'
+ASTRA = 'configs/astra/digits.py:smoke'
 
 
 @pytest.fixture(scope='module')
@@ -28,13 +30,16 @@ def read(workdir):
 def test_it_writes_everything(smoke):
   workdir, done = smoke
   rows = {(r['method'], r['metric']): r for r in read(workdir)['rows']}
-  kinds = ('dropout', 'forward', 'projections')
-  sizes = {f'{k} {i} x {d}' for k in kinds for i in (1, 3) for d in (1, 2)}
-  of_trak = {f'trak, {s}' for s in {*sizes, 'naive 1', 'naive 3'}}
-  of_dot = {s.replace('trak', 'grad_dot') for s in of_trak if 'p' not in s[5:]}
   found = {method for method, metric in rows if metric == 'lds'}
-  assert of_trak <= found and not any('grad_dot, forward' in s for s in found)
-  assert {s for s in found if 'grad_dot' in s} >= of_dot
+  sizes = [f'{i} x {d}' for i in (1, 3) for d in (1, 2)]
+  of_dot = {'naive 1', 'naive 3'}
+  of_dot |= {f'dropout {size}' for size in sizes}
+  of_trak = of_dot | {
+    f'{kind} {size}' for kind in ('forward', 'projections') for size in sizes
+  }
+  assert found == {f'trak, {x}' for x in of_trak} | {
+    f'grad_dot, {x}' for x in of_dot
+  }
   for size in ('trak, naive 3', 'trak, dropout 3 x 2'):
     for cost in ('training, s', 'serving, s', 'storage, MB'):
       assert rows[size, cost]['value'] > 0
@@ -67,7 +72,7 @@ def test_factors_are_averaged_apart_and_counted():
   of = true(rng, 12, 3)
   kernel = experiment.Part(rng.normal(size=(3, 1, 12, 3)), 2.0)
   slopes = experiment.Part(rng.random((3, 4, 12, 3)), 0.5)
-  own = experiment.Members(None, None, 4, (10.0, 1.0), (3.0, 0.25))
+  own = ensembles.Members(None, None, 4, (10.0, 1.0), (3.0, 0.25))
   config = types.SimpleNamespace(models=(1, 2, 9), variants=(1, 3))
   every = experiment.measured(config, own, [kernel, slopes], of)
   assert [e[:2] for e in every] == [(1, 1), (1, 3), (2, 1), (2, 3)]
@@ -126,3 +131,30 @@ def test_the_control_takes_its_share_of_the_gain():
   (row,) = claims_lib.control_rows(found)
   assert row['value'] == pytest.approx(0.5)
   assert row['method'] == 'trak, projections 1 x 9'
+
+
+def test_names_of_ensembles():
+  assert ensembles.named('dropout:10') == ('dropout', 10)
+  assert ensembles.named('naive') == ('naive', 1)
+  for text in ('dropout', 'dropout:0', 'dropout:ten', 'naive:3', 'halves:2'):
+    with pytest.raises(ValueError, match='is no ensemble: write naive'):
+      ensembles.named(text)
+  with pytest.raises(ValueError, match="unknown ensemble 'swa': use one of"):
+    ensembles.named('swa:3')
+
+
+@pytest.mark.parametrize(
+  'name, members', [('halves', 2), ('checkpoints:2', 4), ('lora:2', 4)]
+)
+def test_attribute_takes_any_ensemble(smoke_of_astra, name, members):
+  flags = ('--config.method=grad_dot', f'--config.ensemble={name}')
+  done = run('attribute', ASTRA, smoke_of_astra, *flags)
+  kind, count = ensembles.named(name)
+  own = smoke_of_astra / 'scores' / 'digits' / f'grad_dot_{kind}_{count}'
+  assert f'holds {members} models' in done.stdout
+  assert len(list(own.glob('*/facts.json'))) == members
+
+
+@pytest.fixture(scope='module')
+def smoke_of_astra(tmp_path_factory):
+  return tmp_path_factory.mktemp('attribute')
