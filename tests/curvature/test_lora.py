@@ -116,9 +116,7 @@ def adapters_of(n=11) -> tiny.Tiny:
 
 def test_adapters_are_dense_layers():
   t = adapters_of()
-  found = layers.find(
-    t.problem.outputs, t.params, rows_lib.take(t.train, 0)
-  )
+  found = layers.find(t.problem.outputs, t.params, rows_lib.take(t.train, 0))
   assert sorted(found) == [
     f'layer{i}/w/{side}' for i in range(2) for side in 'ab'
   ]
