@@ -65,6 +65,7 @@ from tda_jax.scoring import score as score
 from tda_jax.scoring import top_k as top_k
 from tda_jax.training.ensembles import last_checkpoints as last_checkpoints
 from tda_jax.training.ensembles import masked as masked
+from tda_jax.training.ensembles import repeated as repeated
 from tda_jax.training.fit import Member as Member
 from tda_jax.training.fit import Recipe as Recipe
 from tda_jax.training.fit import Run as Run

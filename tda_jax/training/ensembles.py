@@ -34,7 +34,7 @@ def masked(run: Run, masks: int, key: jax.Array) -> Run:
       ' place: give the run that was trained without'
     )
   keys = jax.random.split(key, trees.count(run.params) * masks)
-  return _repeated(run, masks)._replace(frozen=keys)
+  return repeated(run, masks)._replace(frozen=keys)
 
 
 def last_checkpoints(run: Run, count: int) -> Run:
@@ -56,12 +56,16 @@ def last_checkpoints(run: Run, count: int) -> Run:
   last = jax.tree.map(
     lambda x: x[:, -count:].reshape(-1, *x.shape[2:]), run.checkpoints
   )
-  frozen = _repeated(run, count).frozen
+  frozen = repeated(run, count).frozen
   return Run(last, None, None, None, None, frozen)
 
 
-def _repeated(run, times):
-  """Every member `times` times, one copy after another."""
+def repeated(run: Run, times: int) -> Run:
+  """Every model `times` times, one copy after another.
+
+  Methods that draw something, as TRAK its projection, draw anew for each copy:
+  the control that tells how much of a gain of `masked` is that.
+  """
   repeat = lambda x: jnp.repeat(x, times, 0)
   return run._replace(
     params=jax.tree.map(repeat, run.params),
