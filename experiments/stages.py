@@ -148,7 +148,8 @@ def further(config, task: Task, params: PyTree, workdir: pathlib.Path):
   """
   settings = config.further
   _claim(config, workdir, 'further', further=settings)
-  recipe = tasks.recipe(types.SimpleNamespace(training=settings), None)
+  own = types.SimpleNamespace(model=config.model, training=settings)
+  recipe = tasks.recipe(own, None)
   n = rows_lib.count(task.train)
   if not 0 < settings.rows <= n:
     raise ValueError(

@@ -14,9 +14,9 @@ import optax
 
 from tda_jax import problem as problem_lib
 from tda_jax.data import images as images_lib
-from tda_jax.data import prepare, tables
+from tda_jax.data import prepare, tables, text
 from tda_jax.data import rows as rows_lib
-from tda_jax.models import cnn, mlp
+from tda_jax.models import cnn, mlp, transformer
 from tda_jax.problem import Problem
 from tda_jax.training.fit import Recipe, Run
 
@@ -117,6 +117,25 @@ def digits(config) -> Task:
   return _classifier(config, train, queries, shown)
 
 
+def reviews(config) -> Task:
+  """Amazon Fine Foods reviews, great or other, as `data.length` word ids.
+
+  The words are the `data.vocabulary` most frequent of the training rows.
+  """
+  data = config.data
+  (train,), index = prepare.split(text.reviews(), data.seed, data.train)
+  (queries,), more = prepare.split(
+    text.reviews('test'), data.seed, data.queries
+  )
+  shown = {'train': train['x'][:, None], 'queries': queries['x'][:, None]}
+  shown = {**shown, 'columns': ('review',), 'classes': ('other', 'great')}
+  train, queries = text.tokens(
+    train, queries, length=data.length, vocabulary=data.vocabulary
+  )
+  split = _split(index + more)
+  return _classifier(config, train, queries, {**shown, 'split': split})
+
+
 def table(config) -> Task:
   """Regression or classification on a table.
 
@@ -147,7 +166,10 @@ def table(config) -> Task:
 
 
 def recipe(config, init) -> Recipe:
-  """SGD with heavy-ball momentum and weight decay, as config.training says."""
+  """SGD with heavy-ball momentum and weight decay, as config.training says.
+
+  A model with dropout is trained with it.
+  """
   t = config.training
 
   def schedule(steps):
@@ -164,8 +186,11 @@ def recipe(config, init) -> Recipe:
         ],
         [peak],
       )
+    if t.schedule == 'cyclic':
+      return _cyclic(t.learning_rate, steps, t.cycles)
     raise ValueError(
-      f'unknown schedule {t.schedule!r}: use constant, linear or triangular'
+      f'unknown schedule {t.schedule!r}: use constant, linear, triangular or'
+      ' cyclic'
     )
 
   def optimizer(steps):
@@ -181,6 +206,18 @@ def recipe(config, init) -> Recipe:
   if config.model.get('dropout'):
     augment = rows_lib.with_dropout(augment)
   return Recipe(init, optimizer, schedule, t.batch_size, t.epochs, augment)
+
+
+def _cyclic(rate, steps, cycles):
+  """A cosine from `rate` to 0 in each cycle (snapshots, Huang et al. 2017).
+
+  With as many checkpoints as cycles, each lies at the end of one.
+  """
+  if not 1 <= cycles <= steps:
+    raise ValueError(f'cycles={cycles} of {steps} steps: give 1 to {steps}')
+  return lambda step: (
+    rate / 2 * (1 + jnp.cos(jnp.pi * ((step * cycles / steps) % 1)))
+  )
 
 
 ACTIVATIONS = {
@@ -260,6 +297,7 @@ def _classifier(config, train, queries, shown):
 def _network(config, outputs, shape):
   """(init, apply) of the network that config.model names."""
   model = config.model
+  dropout = model.get('dropout', 0.0)
   if model.kind == 'mlp':
     if model.init not in INITS:
       raise ValueError(
@@ -272,11 +310,16 @@ def _network(config, outputs, shape):
       )
     activation = ACTIVATIONS[model.activation]
     init = INITS[model.init]
-    return mlp.mlp(
-      model.widths, outputs, shape, activation, init, model.get('dropout', 0.0)
-    )
+    return mlp.mlp(model.widths, outputs, shape, activation, init, dropout)
   if model.kind == 'lenet':
-    return cnn.lenet(outputs, shape, dropout=model.get('dropout', 0.0))
-  if model.kind == 'resnet9':
+    return cnn.lenet(outputs, shape, dropout=dropout)
+  if model.kind == 'transformer':
+    return transformer.transformer(
+      config.data.vocabulary, outputs, *shape, dropout=dropout
+    )
+  if model.kind == 'resnet9' and not dropout:
     return cnn.resnet9(outputs, shape, model.widths, model.groups)
-  raise ValueError(f'unknown model {model.kind!r}: use mlp, lenet or resnet9')
+  raise ValueError(
+    f'unknown model {model.kind!r} (with dropout={dropout}): use mlp, lenet,'
+    ' transformer, or resnet9 without dropout'
+  )

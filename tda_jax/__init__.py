@@ -6,8 +6,10 @@ scores = tda_jax.attribute(method, problem, params, train, queries)  # [N, Q]
 """
 
 from tda_jax.curvature import layers as _layers
+from tda_jax.curvature import lora as lora
 from tda_jax.curvature.layers import check_independent as check_independent
 from tda_jax.curvature.layers import coverage as coverage
+from tda_jax.data.rows import with_dropout as with_dropout
 from tda_jax.data.subsets import half_subsets as half_subsets
 from tda_jax.evaluation.further_training import adjusted as adjusted
 from tda_jax.evaluation.further_training import (
@@ -51,13 +53,19 @@ from tda_jax.methods.source import source as source
 from tda_jax.methods.tracin import tracin as tracin
 from tda_jax.methods.trak import trak as trak
 from tda_jax.methods.trak import trak_ensemble as trak_ensemble
+from tda_jax.methods.trak import trak_kernel as trak_kernel
+from tda_jax.methods.trak import trak_slopes as trak_slopes
 from tda_jax.methods.unrolled import contributions as contributions
 from tda_jax.methods.unrolled import unrolled as unrolled
 from tda_jax.problem import Problem as Problem
+from tda_jax.problem import bound as bound
 from tda_jax.problem import classification as classification
 from tda_jax.problem import regression as regression
 from tda_jax.scoring import score as score
 from tda_jax.scoring import top_k as top_k
+from tda_jax.training.ensembles import last_checkpoints as last_checkpoints
+from tda_jax.training.ensembles import masked as masked
+from tda_jax.training.ensembles import repeated as repeated
 from tda_jax.training.fit import Member as Member
 from tda_jax.training.fit import Recipe as Recipe
 from tda_jax.training.fit import Run as Run

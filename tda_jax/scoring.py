@@ -62,8 +62,7 @@ def score(
       f'{name} is an ensemble, whose scores are of all members at once: use'
       ' attribute, or score its members and take the mean'
     )
-  every = method._replace(members=True)
-  _check(every, problem, runs, train, queries)
+  _check(method._replace(members=True), problem, runs, train, queries)
   about = _about(problem, runs, train, queries, key, name)
   train, queries = jax.tree.map(jnp.asarray, (train, queries))
   prepare = jax.jit(

@@ -41,18 +41,22 @@ def config(setting: str) -> config_dict.ConfigDict:
     label_noise=0.0,  # share of training labels drawn anew at random
     target='y',  # column of a user's table
     classification=False,  # whether it holds classes
+    length=64,  # of texts, in words
+    vocabulary=2000,  # word ids
   )
   c.model = config_dict.create(
-    kind='mlp',  # 'mlp', 'lenet', 'resnet9'
+    kind='mlp',  # 'mlp', 'lenet', 'resnet9', 'transformer'
     widths=(128, 64),
     activation='relu',  # of an MLP: 'relu', 'gelu' or 'tanh'
     init='he',  # of an MLP: 'he', or 'torch' for PyTorch's uniform default
-    dropout=0.0,  # share of hidden units, of an MLP or a LeNet
     groups=32,  # of a ResNet's group norm
+    dropout=0.0,  # of an MLP, LeNet or transformer, in training
   )
   c.training = config_dict.create(
     learning_rate=0.05,
-    schedule='linear',  # 'constant', 'linear' to 0, 'triangular' in 0-1/5-1
+    schedule='linear',  # 'constant', 'linear' to 0, 'triangular' in 0-1/5-1,
+    # 'cyclic': a cosine to 0 in each of `cycles`
+    cycles=1,
     momentum=0.9,
     weight_decay=1e-3,
     batch_size=50,

@@ -11,7 +11,7 @@ PyTree = Any
 
 
 def functions(
-  module: nn.Module, shape: Sequence[int]
+  module: nn.Module, shape: Sequence[int], dtype: Any = jnp.float32
 ) -> tuple[Callable, Callable]:
   """(init, apply) of a module that has parameters and no other state.
 
@@ -19,6 +19,7 @@ def functions(
     module: called with x [B, *shape]; and with the key of a dropout mask where
       it has a `dropout` above 0.
     shape: of one input, without the batch axis.
+    dtype: of the inputs.
 
   Returns:
     init: key -> params; apply: (params, x [B, *shape]) -> [B, K], or (params,
@@ -27,7 +28,7 @@ def functions(
   """
 
   def init(key: jax.Array) -> PyTree:
-    return module.init(key, jnp.zeros((1, *shape)))['params']
+    return module.init(key, jnp.zeros((1, *shape), dtype))['params']
 
   def apply(
     params: PyTree, x: jax.Array, key: jax.Array | None = None
@@ -56,7 +57,8 @@ def dropped(
   if key is None:
     return x
   key = jax.random.fold_in(key, place)
-  kept = jax.random.bernoulli(key, 1 - rate, x.shape[1:])
+  share = jnp.float32(1 - rate)  # of a float64 other numbers would be drawn
+  kept = jax.random.bernoulli(key, share, x.shape[1:])
   return jnp.where(kept, x / (1 - rate), 0)
 
 

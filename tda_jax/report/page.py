@@ -33,13 +33,13 @@ class Example(NamedTuple):
     row: its number.
     label: as text.
     image: [H, W], [H, W, 1] or [H, W, 3] in [0, 1]; None for a table's row.
-    cells: column -> value; None for an image.
+    cells: column -> value or text; None for an image.
   """
 
   row: int
   label: str
   image: np.ndarray | None = None
-  cells: dict[str, float] | None = None
+  cells: dict[str, float | str] | None = None
 
 
 class Evidence(NamedTuple):
@@ -81,7 +81,7 @@ def queries(
   Args:
     scores: [N, Q].
     train, shown: rows and queries to look at; images [N, H, W], [N, H, W, 1 or
-      3], scaled together to [0, 1], or tables [N, D].
+      3], scaled together to [0, 1], or tables [N, D] of numbers or texts.
     labels, shown_labels: of the rows and of the queries.
     predicted: [Q], the model's labels or values.
     which: numbers of the queries to show.
@@ -99,15 +99,16 @@ def queries(
       f' {len(shown)} queries to show: give those that were scored'
     )
   train, shown = np.asarray(train), np.asarray(shown)
-  low = min(train.min(), shown.min())
-  scale = max(train.max(), shown.max()) - low or 1.0
+  if train.ndim > 2:
+    low = min(train.min(), shown.min())
+    scale = max(train.max(), shown.max()) - low or 1.0
   names = columns or [f'x{i}' for i in range(train.shape[-1])]
 
   def example(rows, labels, i):
     label = _label(labels[i], classes)
     if rows.ndim > 2:
       return Example(int(i), label, image=(rows[i] - low) / scale)
-    cells = {name: float(v) for name, v in zip(names, rows[i], strict=True)}
+    cells = dict(zip(names, rows[i], strict=True))
     return Example(int(i), label, cells=cells)
 
   def evidence(q, order, sign):
@@ -213,7 +214,7 @@ def _environment():
   )
   environment.filters.update(
       number=table.number, interval=table.interval, verdict=table.verdict,
-      png=png, signed=_signed, share=lambda x: f'{100 * x:.1f}%',
+      png=png, signed=_signed, cell=_cell, share=lambda x: f'{100 * x:.1f}%',
   )  # fmt: skip
   return environment
 
@@ -269,6 +270,10 @@ def _signed(value, power):
   """A score with its sign, in units of 10^power."""
   text = f'{abs(value) / 10.0**power:#.3g}'
   return ('+' if value >= 0 else '−') + text.rstrip('.')
+
+
+def _cell(value):
+  return value if isinstance(value, str) else f'{float(value):.4g}'
 
 
 def _file(path):

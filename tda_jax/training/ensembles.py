@@ -61,7 +61,11 @@ def last_checkpoints(run: Run, count: int) -> Run:
 
 
 def repeated(run: Run, times: int) -> Run:
-  """Every member D times, one copy after another."""
+  """Every model `times` times, one copy after another.
+
+  Methods that draw something, as TRAK its projection, draw anew for each copy:
+  the control that tells how much of a gain of `masked` is that.
+  """
   return members_at(run, jnp.repeat(jnp.arange(trees.count(run.params)), times))
 
 

@@ -87,6 +87,15 @@ def test_an_ensemble_averages_its_two_factors_apart():
   assert_close(got, kernel * slope[:, None])
 
 
+def test_its_two_factors_are_methods():
+  t = tiny.classification(n=40)
+  kernel = attribute(trak.trak_kernel(K, ridge=0.1), t, batch_size=7)
+  assert_close(kernel, dense(t, 'factored', 0.1))
+  slope = attribute(trak.trak_slopes(), t, batch_size=7)
+  assert_close(slope, np.broadcast_to(slopes(t)[:, None], (40, 4)))
+  assert_close(attribute(trak.trak(K, ridge=0.1), t), kernel * slope)
+
+
 def test_a_singular_kernel_is_an_error_that_names_the_cure():
   t = tiny.classification()
   with pytest.raises(ValueError, match='projection_dim=12 is above the 11'):

@@ -52,6 +52,9 @@ def test_masked_members_are_sub_networks_model_by_model():
   near(trees.row(many.params, 4), trees.row(run.params, 1))
   near(trees.row(many.checkpoints, 2), trees.row(run.checkpoints, 0))
   assert many.steps is run.steps
+  copies = ensembles.repeated(run, 3)
+  near(copies.params, many.params)
+  assert copies.frozen is None
   data = np.asarray(jax.random.key_data(many.frozen))
   assert len({tuple(key) for key in data}) == 6
   found = retraining.measures(PROBLEM, many.params, rows(), many.frozen)

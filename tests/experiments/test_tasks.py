@@ -1,0 +1,100 @@
+"""What a config's task makes of its fields."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.astra import base
+from experiments import tasks
+from tda_jax import problem as problem_lib
+from tda_jax.report import page
+
+
+@pytest.fixture(autouse=True, scope='module')
+def compiled_fast():
+  """Programs that run once: most of the time would go into their making."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
+def config(**fields):
+  c = base.config('digits')
+  c.data.update(train=32, queries=8)
+  for name, values in fields.items():
+    c[name].update(values)
+  return c
+
+
+def test_reviews_are_word_ids_for_a_transformer():
+  c = config(
+    data={'name': 'reviews', 'length': 12, 'vocabulary': 50},
+    model={'kind': 'transformer'},
+  )
+  c.task = 'experiments.tasks:reviews'
+  task = tasks.load(c)
+  assert task.train['x'].shape == (32, 12) and task.train['x'].max() < 50
+  params = jax.eval_shape(task.recipe.init, jax.random.key(0))
+  assert params['positions'].shape == (12, 64)
+  assert params['Embed_0']['embedding'].shape == (50, 64)
+  example = jax.tree.map(lambda x: x[0], task.train)
+  assert jax.eval_shape(task.problem.outputs, params, example).shape == (2,)
+  shown = task.shown
+  (query,) = page.queries(
+    np.ones((32, 8)), shown['train'], task.train['y'], shown['queries'],
+    task.queries['y'], np.zeros(8, int), [0], count=1,
+    classes=shown['classes'], columns=shown['columns'],
+  )  # fmt: skip
+  assert query.example.cells['review'] == shown['queries'][0, 0]
+
+
+@pytest.mark.parametrize('kind', ['mlp', 'lenet', 'transformer', 'resnet9'])
+def test_models_take_dropout(kind):
+  c = config(model={'kind': kind, 'dropout': 0.5})
+  shape = (6,) if kind in ('mlp', 'transformer') else (28, 28, 1)
+  if kind == 'resnet9':
+    with pytest.raises(ValueError, match='resnet9 without dropout'):
+      tasks._network(c, 3, shape)
+    return
+  init, apply = tasks._network(c, 3, shape)
+  made = tasks.recipe(c, init)
+  assert made.augment(jax.random.key(0), {'x': 1})['dropout'].shape == ()
+  dtype = jnp.int32 if kind == 'transformer' else jnp.float32
+  x = jnp.ones((2, *shape), dtype)
+  params = jax.jit(init)(jax.random.key(0))
+  key = jax.random.key(1)
+  masked, whole = apply(params, x, key), apply(params, x)
+  assert np.abs(masked - whole).max() > 1e-3
+  np.testing.assert_allclose(masked[0], masked[1], rtol=1e-4, atol=1e-5)
+  c.model.dropout = 0.0
+  _, plain = tasks._network(c, 3, shape)
+  assert tasks.recipe(c, init).augment is None
+  with pytest.raises(ValueError, match='which has no dropout'):
+    plain(params, x, key)
+  problem = problem_lib.classification(plain)
+  with pytest.raises(ValueError, match='which has no dropout'):
+    problem.outputs(params, {'x': x[0]}, key)
+
+
+def test_a_mask_leaves_the_mean_of_a_layer():
+  from tda_jax.models import module
+
+  x = jnp.ones((2, 2000))
+  got = module.dropped(x, 0.25, jax.random.key(0), 0)
+  np.testing.assert_array_equal(np.unique(got), [0, np.float32(1 / 0.75)])
+  np.testing.assert_allclose(got.mean(), 1, atol=5 * (1 / 3 / 2000) ** 0.5)
+  np.testing.assert_array_equal(got[0], got[1])
+  other = module.dropped(x, 0.25, jax.random.key(0), 1)
+  assert (other != got).any()
+
+
+def test_a_cyclic_rate_ends_each_cycle_at_0():
+  c = config(training={'schedule': 'cyclic', 'cycles': 3, 'learning_rate': 0.2})
+  made = tasks.recipe(c, None)
+  rate = np.asarray(jax.vmap(made.learning_rate(30))(jnp.arange(30)))
+  np.testing.assert_allclose(rate[[0, 10, 20]], 0.2)
+  np.testing.assert_allclose(rate[[5, 15, 25]], 0.1, rtol=1e-5)
+  assert (rate[[9, 19, 29]] < 0.01).all() and (np.diff(rate)[:8] < 0).all()
+  with pytest.raises(ValueError, match='cycles=3 of 2 steps'):
+    made.learning_rate(2)
