@@ -92,6 +92,27 @@ def direct(x: PyTree, damping) -> Solution:
   )
 
 
+def refined(once: Callable, system: Callable, v: PyTree, damping) -> Solution:
+  """The Solution of a factorisation, after one step of refinement.
+
+  Args:
+    once: b -> the solution that the factor gives, to its rounding.
+    system: x -> (A + damping)x.
+    v: stack of vectors [Q, ...].
+  """
+  x = once(v)
+  x = trees.add(x, once(trees.add(v, system(x), -1.0)))
+  residual = relative_residual(system, x, v)
+  return Solution(
+    x,
+    residuals=residual[None],
+    steps=jnp.ones(1, jnp.int32),
+    converged=residual < 1e-2,
+    diverged=~(residual < 1),
+    damping=damping,
+  )
+
+
 def with_residual(
   inner: Inverse, batch_size: int = 256, curvature: str = 'ggn'
 ) -> Inverse:
