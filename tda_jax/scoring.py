@@ -63,7 +63,7 @@ def score(
       ' attribute, or score its members and take the mean'
     )
   _check(problem, trees.row(runs.params, 0), train, queries)
-  about = _about(problem, runs, train, queries, key, name)
+  about = _about(method, problem, runs, train, queries, key, name)
   train, queries = jax.tree.map(jnp.asarray, (train, queries))
   prepare = jax.jit(
     lambda run, train, queries, key: method.prepare(
@@ -90,7 +90,7 @@ def score(
       run = trees.row(runs, member)
       started = time.monotonic()
       prepared = prepare(run, train, queries, jax.random.fold_in(key, member))
-      method_lib.check_solution(prepared, name)
+      method_lib.check_solution(prepared, name, method.cure)
       jax.block_until_ready(prepared)
       seconds = {'prepare_seconds': time.monotonic() - started}
       facts = {**seconds, **_solver_facts(prepared)}
@@ -143,13 +143,13 @@ def top_k(
   }
   best = start
   if path is not None:
-    about = _about(problem, run, train, queries, key, name)
+    about = _about(method, problem, run, train, queries, key, name)
     best = _top_so_far(path, start, about)
   queries = jax.tree.map(jnp.asarray, queries)
   prepared = jax.jit(method.prepare, static_argnums=0)(
     problem, run, jax.tree.map(jnp.asarray, train), queries, key
   )
-  method_lib.check_solution(prepared, name)
+  method_lib.check_solution(prepared, name, method.cure)
 
   @jax.jit
   def merge(best, batch):
@@ -202,11 +202,11 @@ def _check(problem, params, train, queries):
     method_lib.check_labels(problem, params, rows)
 
 
-def _about(problem, run, train, queries, key, name) -> dict:
+def _about(method, problem, run, train, queries, key, name) -> dict:
   """What a store says of itself, so that no other call continues it."""
   return {
     'method': name,
-    'unit': 'measure, removal of one row',
+    'unit': method.unit,
     'sign': 'positive supports',
     'reduction': 'mean loss',
     'l2': problem.l2,

@@ -44,7 +44,7 @@ def grad_cos() -> Method:
     dots = gram.gram(layers, left, factors)[:, 0, :, 0]
     return -jnp.where(size == 0, 0.0, dots / jnp.where(size == 0, 1.0, size))
 
-  return Method(prepare, score)
+  return Method(prepare, score, unit='none')
 
 
 def factors_of(problem, params, queries):

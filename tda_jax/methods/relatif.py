@@ -73,7 +73,7 @@ def relatif(inverse: Inverse, norm: str = 'loss') -> Method:
     norms = jnp.sqrt(squares)[:, None]
     return jnp.where(norms == 0, 0.0, scores / jnp.where(norms == 0, 1, norms))
 
-  return Method(prepare, score)
+  return Method(prepare, score, unit='none')
 
 
 def _both(layer, a, g, aux):

@@ -48,7 +48,7 @@ def similarity(
     left = _inputs(problem, run.params, batch, layer, pool)
     return _alike(left, prepared.state, kind)
 
-  return Method(prepare, score)
+  return Method(prepare, score, unit='none')
 
 
 def _alike(left, right, kind):

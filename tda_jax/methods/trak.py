@@ -84,7 +84,7 @@ def trak(
     kernel, slopes = _factors(projection, problem, run, prepared, batch)
     return kernel * slopes[:, None]
 
-  return Method(prepare, score)
+  return Method(prepare, score, cure='raise ridge or lower projection_dim')
 
 
 def trak_ensemble(
@@ -110,7 +110,7 @@ def trak_ensemble(
     kernel, slopes = (factor.mean(0) for factor in every)
     return kernel * slopes[:, None]
 
-  return Method(method_lib.ensemble(one).prepare, score, members=True)
+  return method_lib.ensemble(one)._replace(score=score)
 
 
 def _factors(projection, problem, run, prepared, batch):
