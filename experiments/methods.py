@@ -40,7 +40,6 @@ INVERSES = {
   'dense': dense.dense,
   'lissa': descent.lissa,
   'neumann': descent.neumann,
-  'descent': descent.descent,
   'astra': descent.astra,
   'cg': cg.cg,
   'exact': exact.exact,

@@ -4,20 +4,15 @@ Its scores have our sign: positive supports the query.
 """
 
 import logging
-import pathlib
 import tempfile
 import time
 
-import jax
 import numpy as np
 from trak import TRAKer
 
 from scripts import benchmark
 from scripts.torch_models import dataset, network
 from tda_jax import trees
-from tda_jax.data import rows as rows_lib
-from tda_jax.data import subsets
-from tda_jax.evaluation import retraining
 from tda_jax.methods import trak
 
 SIZE = 512  # dimensions of the projection
@@ -58,14 +53,3 @@ def ours(task, runs) -> tuple[float, np.ndarray]:
   call = benchmark.scorer(method, task, runs)
   scores = np.asarray(call())
   return benchmark.seconds(call, 3) / trees.count(runs.params), scores
-
-
-def truth(task, count: int, repeats: int):
-  """(outcomes [M, Q], subsets) of retraining on half the rows."""
-  chosen = subsets.half_subsets(0, rows_lib.count(task.train), count)
-  with tempfile.TemporaryDirectory() as folder:
-    found = retraining.outcomes(
-        task.problem, task.recipe, task.train, task.queries, chosen, repeats,
-        jax.random.key(1), pathlib.Path(folder) / 'store', at_once=25,
-    )  # fmt: skip
-  return found.mean(1), chosen

@@ -63,7 +63,7 @@ def score(
       ' attribute, or score its members and take the mean'
     )
   _check(method._replace(members=True), problem, runs, train, queries)
-  about = _about(problem, runs, train, queries, key, name)
+  about = _about(method, problem, runs, train, queries, key, name)
   train, queries = jax.tree.map(jnp.asarray, (train, queries))
   prepare = jax.jit(
     lambda run, train, queries, key: method_lib.prepare(
@@ -92,7 +92,7 @@ def score(
       run = trees.row(runs, member)
       started = time.monotonic()
       prepared = prepare(run, train, queries, jax.random.fold_in(key, member))
-      method_lib.check_solution(prepared, name)
+      method_lib.check_solution(prepared, name, method.cure)
       jax.block_until_ready(prepared)
       seconds = {'prepare_seconds': time.monotonic() - started}
       facts = {**seconds, **_solver_facts(prepared)}
@@ -144,14 +144,14 @@ def top_k(
   }
   best = start
   if path is not None:
-    about = _about(problem, run, train, queries, key, name)
+    about = _about(method, problem, run, train, queries, key, name)
     best = _top_so_far(path, start, about)
   queries = jax.tree.map(jnp.asarray, queries)
   train_rows = jax.tree.map(jnp.asarray, train)
   prepared = jax.jit(method_lib.prepare, static_argnums=(0, 1))(
     method, problem, run, train_rows, queries, key
   )
-  method_lib.check_solution(prepared, name)
+  method_lib.check_solution(prepared, name, method.cure)
 
   @jax.jit
   def merge(best, batch):
@@ -204,11 +204,11 @@ def _check(method, problem, run, train, queries):
     method_lib.check_run(method, problem, run, rows)
 
 
-def _about(problem, run, train, queries, key, name) -> dict:
+def _about(method, problem, run, train, queries, key, name) -> dict:
   """What a store says of itself, so that no other call continues it."""
   return {
     'method': name,
-    'unit': 'measure, removal of one row',
+    'unit': method.unit,
     'sign': 'positive supports',
     'reduction': 'mean loss',
     'l2': problem.l2,

@@ -66,6 +66,18 @@ def test_resumes_the_missing_blocks_only(tmp_path, monkeypatch):
   np.testing.assert_array_equal(got, want)
 
 
+def test_a_store_says_the_unit_of_its_method(tmp_path):
+  t = tiny.classification()
+  methods = {'cos': gradients.grad_cos(), 'dot': gradients.grad_dot()}
+  for name, method in methods.items():
+    score(t, tmp_path / name, method)
+  about = lambda name: json.loads(
+    (tmp_path / name / '0' / 'zarr.json').read_text()
+  )['attributes']
+  assert about('cos')['unit'] == 'none'
+  assert about('dot')['unit'] == 'measure, removal of one row'
+
+
 def test_refuses_the_store_of_another_run(tmp_path):
   t = tiny.classification()
   score(t, tmp_path, attributes={'damping': 0.1})

@@ -243,30 +243,19 @@ def _refuse_shared(layers):
 def _mean(problem, params, stack, key, labels, statistic, aux=None):
   """Mean over rows, expectation over labels, of a statistic of the layers."""
 
-  def collect(loss, examples, mask):
-    return taps.collect(
-      statistic,
-      lambda params, example: problem.outputs(params, example['row']),
-      lambda outputs, example: loss(outputs, **example),
-      params,
-      examples,
-      aux,
-      mask=mask,
-      as_leaf=problem.as_leaf,
-    )
-
   def of_batch(batch):
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.index)
-    examples = {'row': batch.examples, 'key': keys}
+    def collect(loss):
+      return taps.of_keyed_rows(
+        statistic, problem, loss, params, batch, key, aux
+      )
+
     if labels == 'exact':
       columns = jnp.arange(
         num_outputs(problem, params, rows.take(batch.examples, 0))
       )
-      every = jax.vmap(
-        lambda k: collect(_root_loss(problem, k), examples, batch.mask)
-      )(columns)
+      every = jax.vmap(lambda k: collect(_root_loss(problem, k)))(columns)
       return jax.tree.map(lambda x: x.sum(0), every)
-    return collect(LABELS[labels](problem), examples, batch.mask)
+    return collect(LABELS[labels](problem))
 
   total = rows.total(of_batch, stack)
   return jax.tree.map(lambda x: x / stack.mask.sum(), total)

@@ -56,15 +56,8 @@ def factors(
       )
 
   def collect(loss):
-    return taps.collect(
-      lambda layer, a, g, aux: Factor(a, g),
-      problem.outputs,
-      loss,
-      params,
-      batch.examples,
-      mask=batch.mask,
-      as_leaf=problem.as_leaf,
-    )
+    factor = lambda layer, a, g, aux: Factor(a, g)
+    return taps.of_rows(factor, problem, loss, params, batch)
 
   if of != 'curvature':
     only = collect(getattr(problem, of))

@@ -66,17 +66,10 @@ def project(
   layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
   check_apart(layers, params)
   with jax.default_matmul_precision('highest'):
-    return taps.collect(
-      functools.partial(KINDS[kind], size),
-      problem.outputs,
-      of,
-      params,
-      batch.examples,
-      layer_keys(layers, key),
-      mask=batch.mask,
-      total=True,
-      as_leaf=problem.as_leaf,
-    )
+    return taps.of_rows(
+        functools.partial(KINDS[kind], size), problem, of, params, batch,
+        layer_keys(layers, key), total=True,
+    )  # fmt: skip
 
 
 def layer_keys(layers, key: jax.Array) -> dict[str, jax.Array]:

@@ -103,6 +103,46 @@ def collect(
   return sums[''] if total else sums
 
 
+def of_rows(statistic, problem, of, params, batch, aux=None, *, total=False):
+  """`collect` for the rows of a batch.
+
+  Args:
+    of: (outputs, row) -> scalar, as the problem's `loss` and `measure`.
+    Others: see `collect`.
+  """
+  return collect(
+    statistic,
+    problem.outputs,
+    of,
+    params,
+    batch.examples,
+    aux,
+    mask=batch.mask,
+    total=total,
+    as_leaf=problem.as_leaf,
+  )
+
+
+def of_keyed_rows(
+  statistic, problem, of, params, batch, key, aux=None, *, total=False
+):
+  """`of_rows` for `of` (outputs, row, key), every row with a key of its own.
+
+  It is that of the row's global index, whatever the batch.
+  """
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.index)
+  outputs = problem.outputs
+  return of_rows(
+    statistic,
+    problem._replace(outputs=lambda params, e: outputs(params, e['row'])),
+    lambda outputs, example: of(outputs, **example),
+    params,
+    batch._replace(examples={'row': batch.examples, 'key': keys}),
+    aux,
+    total=total,
+  )
+
+
 def _dtype(params):
   """Of a and g: float32, or more if the parameters have more."""
   return jnp.result_type(jnp.float32, *jax.tree.leaves(params))

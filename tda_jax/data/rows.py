@@ -52,6 +52,12 @@ def stacked(rows: PyTree, size: int) -> Batch:
   return Batch(take(rows, index), index, mask)
 
 
+def whole(rows: PyTree) -> Batch:
+  """All rows as one batch."""
+  n = count(rows)
+  return Batch(rows, np.arange(n), np.ones(n, np.float32))
+
+
 def batches(rows: PyTree, size: int, first: int = 0) -> Iterator[Batch]:
   """Batches of `size` from row `first` on, each made when it is asked for."""
   n = count(rows)

@@ -84,16 +84,7 @@ def _mean(statistic, problem, params, train, batch_size, aux=None):
   """Mean over rows of a statistic of the loss gradients."""
 
   def of_batch(batch):
-    return taps.collect(
-      statistic,
-      problem.outputs,
-      problem.loss,
-      params,
-      batch.examples,
-      aux,
-      mask=batch.mask,
-      as_leaf=problem.as_leaf,
-    )
+    return taps.of_rows(statistic, problem, problem.loss, params, batch, aux)
 
   stack = rows_lib.stacked(train, batch_size)
   total = rows_lib.total(of_batch, stack)

@@ -9,7 +9,7 @@ from tda_jax.curvature import products
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import coordinates as coordinates_lib
 from tda_jax.inverses import inverse as inverse_lib
-from tda_jax.inverses.inverse import Inverse, Solution
+from tda_jax.inverses.inverse import Inverse
 
 
 def dense(
@@ -69,17 +69,8 @@ def dense(
     _, unravel = ravel_pytree(params)
     v = jax.vmap(lambda one: ravel_pytree(one)[0])(vectors)
     once = lambda b: jax.scipy.linalg.cho_solve((factor, True), b.T).T
-    x = once(v)
-    x = x + once(v - x @ a)
-    residual = inverse_lib.relative_residual(lambda x: x @ a, x, v)
-    return Solution(
-      jax.vmap(unravel)(x),
-      residuals=residual[None],
-      steps=jnp.ones(1, jnp.int32),
-      converged=residual < 1e-2,
-      diverged=~(residual < 1),
-      damping=shift,
-    )
+    found = inverse_lib.refined(once, lambda x: x @ a, v, shift)
+    return found._replace(x=jax.vmap(unravel)(found.x))
 
   return inverse_lib.inverse(fit, solve)
 

@@ -38,7 +38,7 @@ from tda_jax.inverses.inverse import Inverse, Solution
 def neumann(damping, **kwargs) -> Inverse:
   """(G + damping)⁻¹ v by the truncated Neumann series (ASTRA paper, Eq. 7).
 
-  Args: see `descent`.
+  `descent` with its defaults: see there for the arguments.
   """
   return descent(damping, **kwargs)
 

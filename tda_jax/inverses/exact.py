@@ -21,7 +21,7 @@ from tda_jax.curvature import layers as layers_lib
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import coordinates as coordinates_lib
 from tda_jax.inverses import inverse as inverse_lib
-from tda_jax.inverses.inverse import Inverse, Solution
+from tda_jax.inverses.inverse import Inverse
 from tda_jax.problem import Problem, num_outputs
 
 PyTree = Any
@@ -74,17 +74,7 @@ def exact(
 
     space = coordinates_lib.coordinates(None, problem, params, train)
     system = inverse_lib.damped(space, train, batch_size, shift)
-    x = once(vectors)
-    x = trees.add(x, once(trees.add(vectors, system(x), -1.0)))
-    residual = inverse_lib.relative_residual(system, x, vectors)
-    return Solution(
-      x,
-      residuals=residual[None],
-      steps=jnp.ones(1, jnp.int32),
-      converged=residual < 1e-2,
-      diverged=~(residual < 1),
-      damping=shift,
-    )
+    return inverse_lib.refined(once, system, vectors, shift)
 
   return inverse_lib.inverse(fit, solve)
 

@@ -92,6 +92,27 @@ def direct(x: PyTree, damping) -> Solution:
   )
 
 
+def refined(once: Callable, system: Callable, v: PyTree, damping) -> Solution:
+  """The Solution of a factorisation, after one step of refinement.
+
+  Args:
+    once: b -> the solution that the factor gives, to its rounding.
+    system: x -> (A + damping)x.
+    v: stack of vectors [Q, ...].
+  """
+  x = once(v)
+  x = trees.add(x, once(trees.add(v, system(x), -1.0)))
+  residual = relative_residual(system, x, v)
+  return Solution(
+    x,
+    residuals=residual[None],
+    steps=jnp.ones(1, jnp.int32),
+    converged=residual < 1e-2,
+    diverged=~(residual < 1),
+    damping=damping,
+  )
+
+
 def with_residual(
   inner: Inverse, batch_size: int = 256, curvature: str = 'ggn'
 ) -> Inverse:
@@ -129,19 +150,27 @@ def relative_residual(system, x, vectors) -> jax.Array:
   return jnp.where(norm == 0, 0.0, left / jnp.where(norm == 0, 1.0, norm))
 
 
-def check(solution: Solution, name: str) -> None:
-  """Raises ValueError if a solve diverged. Call where arrays are concrete."""
+def check(solution: Solution, name: str, cure: str | None = None) -> None:
+  """Raises ValueError if a solve diverged. Call where arrays are concrete.
+
+  Args:
+    cure: what to do about it; None: what the kind of solver suggests.
+  """
   bad = np.asarray(solution.diverged)
-  if bad.any():
-    query = int(np.argmax(bad.any(0) if bad.ndim > 1 else bad))
-    raise ValueError(
-      f'{name} diverged on {int(bad.sum())} of {bad.size} queries (the first is'
-      f' query {query}): check that parameters and data are finite; else raise'
-      f' damping (now {float(np.mean(solution.damping)):.3g}; with the Hessian'
-      ' it must be above minus the smallest eigenvalue), or, of astra and'
-      ' neumann, lower step_size or raise batch_size, or, of trak, raise ridge or'
-      ' lower projection_dim'
+  if not bad.any():
+    return
+  if cure is None:
+    cure = (
+      f'raise damping (now {float(np.mean(solution.damping)):.3g}; with the'
+      ' Hessian it must be above minus the smallest eigenvalue)'
     )
+    if np.max(solution.steps, initial=0) > 1:
+      cure += ', or, of a descent, lower step_size or raise batch_size'
+  query = int(np.argmax(bad.any(0) if bad.ndim > 1 else bad))
+  raise ValueError(
+    f'{name} diverged on {int(bad.sum())} of {bad.size} queries (the first is'
+    f' query {query}): check that parameters and data are finite; else {cure}'
+  )
 
 
 def positive(damping, l2: float = 0.0) -> None:

@@ -21,7 +21,7 @@ def random() -> Method:
     of_row = jax.vmap(draw, (None, 0))
     return jax.vmap(of_row, (0, None))(batch.index, prepared.state)
 
-  return Method(prepare, score)
+  return Method(prepare, score, unit='none')
 
 
 def loss_only() -> Method:
@@ -35,4 +35,4 @@ def loss_only() -> Method:
     own = losses(problem, run.params, batch.examples)
     return own[:, None] + prepared.state
 
-  return Method(prepare, score)
+  return Method(prepare, score, unit='loss')

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from tda_jax.curvature import gram
 from tda_jax.curvature import layers as layers_lib
@@ -45,16 +44,12 @@ def grad_cos() -> Method:
     dots = gram.gram(layers, left, factors)[:, 0, :, 0]
     return -jnp.where(size == 0, 0.0, dots / jnp.where(size == 0, 1.0, size))
 
-  return Method(prepare, score)
+  return Method(prepare, score, unit='none')
 
 
 def factors_of(problem, params, queries):
   """The factors of the measure's gradient at all queries (`gram.factors`)."""
-  n = rows_lib.count(queries)
-  batch = jax.tree.map(
-    jnp.asarray,
-    rows_lib.Batch(queries, np.arange(n), np.ones(n, np.float32)),
-  )
+  batch = jax.tree.map(jnp.asarray, rows_lib.whole(queries))
   return gram.factors(problem, params, batch, 'measure')
 
 

@@ -53,10 +53,12 @@ def _in_the_eigenbasis(inverse: Inverse) -> Method:
     fit_key, _ = jax.random.split(key)
     state = inverse.fit(problem, run.params, train, fit_key)
     share = trees.scaled(-1 / rows.count(train), inverse.scale(state, problem))
-    x = _collect(
-      _turned_gradients, problem, problem.measure, run.params, queries,
-      {name: (state.blocks[name], share[name]) for name in share},
-    )  # fmt: skip
+    aux = {name: (state.blocks[name], share[name]) for name in share}
+    every = rows.whole(queries)
+    with jax.default_matmul_precision('highest'):
+      x = taps.of_rows(
+        _turned_gradients, problem, problem.measure, run.params, every, aux
+      )
     entries = {n: jnp.moveaxis(v, v.ndim - 3, 0) for n, v in x.items()}
     norms = trees.norms(entries)
     found = inverse_lib.direct(norms, ekfac.mean_damping(state))
@@ -64,10 +66,11 @@ def _in_the_eigenbasis(inverse: Inverse) -> Method:
     return Prepared({n: (state.blocks[n], v) for n, v in x.items()}, found)
 
   def score(problem, run, prepared, batch):
-    return _collect(
-      _turned_products, problem, problem.loss, run.params, batch.examples,
-      prepared.state, mask=batch.mask, total=True,
-    )  # fmt: skip
+    with jax.default_matmul_precision('highest'):
+      return taps.of_rows(
+          _turned_products, problem, problem.loss, run.params, batch,
+          prepared.state, total=True,
+      )  # fmt: skip
 
   return Method(prepare, score)
 
@@ -86,21 +89,6 @@ def _turned_products(layer, a, g, aux):
   return inner_products(layer, *blocks_lib.turned(a, g, block), queries)
 
 
-def _collect(statistic, problem, of, params, examples, aux, **kwargs):
-  """`taps.collect` with products that are not rounded."""
-  with jax.default_matmul_precision('highest'):
-    return taps.collect(
-      statistic,
-      problem.outputs,
-      of,
-      params,
-      examples,
-      aux,
-      as_leaf=problem.as_leaf,
-      **kwargs,
-    )
-
-
 def solved(inverse: Inverse, problem, params, train, vectors, key):
   """(fitted state, Solution for a stack of vectors [Q, ...])."""
   fit_key, solve_key = jax.random.split(key)
@@ -112,14 +100,6 @@ def solved(inverse: Inverse, problem, params, train, vectors, key):
 
 def along(problem, params, vectors, batch) -> jax.Array:
   """⟨∇loss_b(params), V_q⟩, [B, Q]; vectors of `by_layer`."""
-  return taps.collect(
-    inner_products,
-    problem.outputs,
-    problem.loss,
-    params,
-    batch.examples,
-    vectors,
-    mask=batch.mask,
-    total=True,
-    as_leaf=problem.as_leaf,
+  return taps.of_rows(
+    inner_products, problem, problem.loss, params, batch, vectors, total=True
   )

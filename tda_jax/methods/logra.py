@@ -12,8 +12,6 @@ Fisher restricted to span(U ⊗ V), so that with r = I and r' = O the score is
 influence with the block Fisher itself.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
@@ -61,20 +59,23 @@ def logra(
       bases = _leading(problem, params, stack, key, labels, rank)
     else:
       bases = _random(_layers(problem, params, train), key, rank)
-    seen = functools.partial(_collect, _gradients, problem, params, bases)
     loss, drawn = ekfac.LABELS[labels](problem), jax.random.fold_in(key, 2)
 
     def fisher(batch):
+      seen = taps.of_keyed_rows(
+        _gradients, problem, loss, params, batch, drawn, bases
+      )
       return {
-        name: jnp.einsum('...bi,...bj->...ij', x, x, precision='highest')
-        for name, x in seen(loss, batch, drawn).items()
+        name: jnp.einsum('...bi,...bj->...ij', x, x) for name, x in seen.items()
       }
 
     n = rows_lib.count(train)
-    total = rows_lib.total(fisher, stack)
-    every = rows_lib.stacked(queries, rows_lib.count(queries))
-    measure = lambda outputs, row, key: problem.measure(outputs, row)
-    of_queries = seen(measure, trees.row(every, 0), drawn)
+    with jax.default_matmul_precision('highest'):
+      total = rows_lib.total(fisher, stack)
+      of_queries = taps.of_rows(
+          _gradients, problem, problem.measure, params,
+          rows_lib.whole(queries), bases,
+      )  # fmt: skip
     x, shifts = {}, []
     for name, block in total.items():
       x[name], shift = _solved(block / n, of_queries[name], damping, problem.l2)
@@ -91,12 +92,11 @@ def logra(
 
   def score(problem, run, prepared, batch):
     bases, x = prepared.state
-    loss = lambda outputs, row, key: problem.loss(outputs, row)
     aux = {name: (bases[name], x[name]) for name in x}
-    unused = jax.random.key(0)
-    return _collect(
-      _products, problem, run.params, aux, loss, batch, unused, total=True
-    )
+    with jax.default_matmul_precision('highest'):
+      return taps.of_rows(
+        _products, problem, problem.loss, run.params, batch, aux, total=True
+      )
 
   return Method(prepare, score)
 
@@ -117,23 +117,6 @@ def _products(layer, a, g, aux):
   """γ_b · x_q, [B, Q]."""
   bases, x = aux
   return _gradients(layer, a, g, bases) @ x.T
-
-
-def _collect(statistic, problem, params, aux, loss, batch, key, total=False):
-  """A statistic of every layer for `loss(outputs, row, key of the row)`."""
-  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.index)
-  with jax.default_matmul_precision('highest'):
-    return taps.collect(
-      statistic,
-      lambda params, example: problem.outputs(params, example['row']),
-      lambda outputs, example: loss(outputs, **example),
-      params,
-      {'row': batch.examples, 'key': keys},
-      aux,
-      mask=batch.mask,
-      total=total,
-      as_leaf=problem.as_leaf,
-    )
 
 
 def _solved(block, vectors, damping, l2):

@@ -26,11 +26,15 @@ class Method(NamedTuple):
     trained model (a Run without member axis).
   score: (problem, run, prepared, batch) -> [B, Q].
   members: whether its run has a leading member axis, as an ensemble's.
+  unit: of its scores.
+  cure: what to do where its solver diverged; None: that of its inverse.
   """
 
   prepare: Callable
   score: Callable
   members: bool = False
+  unit: str = 'measure, removal of one row'
+  cure: str | None = None
 
 
 class Prepared(NamedTuple):
@@ -77,7 +81,7 @@ def attribute(
   train, queries = jax.tree.map(jnp.asarray, (train, queries))
   call = jax.jit(prepare, static_argnums=(0, 1))
   prepared = call(method, problem, run, train, queries, key)
-  check_solution(prepared, 'the solver')
+  check_solution(prepared, 'the solver', method.cure)
   call = jax.jit(score, static_argnums=(0, 1))
   blocks = []
   for batch in rows_lib.batches(train, batch_size):
@@ -124,7 +128,7 @@ def ensemble(method: Method) -> Method:
 
     return jax.lax.map(one, (members_of(run), prepared)).mean(0)
 
-  return Method(prepare, score, members=True)
+  return method._replace(prepare=prepare, score=score, members=True)
 
 
 def members_of(runs: Run) -> Run:
@@ -167,7 +171,9 @@ def check_checkpoints(run: Run, name: str) -> None:
       )
 
 
-def check_solution(prepared: Prepared, name: str) -> None:
+def check_solution(
+  prepared: Prepared, name: str, cure: str | None = None
+) -> None:
   """Raises ValueError if the method's solver diverged."""
   if prepared.solution is not None:
-    inverse_lib.check(prepared.solution, name)
+    inverse_lib.check(prepared.solution, name, cure)

@@ -66,21 +66,14 @@ def relatif(inverse: Inverse, norm: str = 'loss') -> Method:
     return Prepared(aux, found._replace(x=()))
 
   def score(problem, run, prepared, batch):
-    scores, squares = taps.collect(
-      _both,
-      problem.outputs,
-      problem.loss,
-      run.params,
-      batch.examples,
-      prepared.state,
-      mask=batch.mask,
-      total=True,
-      as_leaf=problem.as_leaf,
-    )
+    scores, squares = taps.of_rows(
+        _both, problem, problem.loss, run.params, batch, prepared.state,
+        total=True,
+    )  # fmt: skip
     norms = jnp.sqrt(squares)[:, None]
     return jnp.where(norms == 0, 0.0, scores / jnp.where(norms == 0, 1, norms))
 
-  return Method(prepare, score)
+  return Method(prepare, score, unit='none')
 
 
 def _both(layer, a, g, aux):

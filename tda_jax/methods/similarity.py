@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from tda_jax.curvature import layers as layers_lib
 from tda_jax.curvature import taps
@@ -42,14 +41,14 @@ def similarity(
 
   def prepare(problem, run, train, queries, key):
     del train, key
-    ones = np.ones(rows_lib.count(queries), np.float32)
-    return Prepared(_inputs(problem, run.params, queries, ones, layer, pool))
+    every = rows_lib.whole(queries)
+    return Prepared(_inputs(problem, run.params, every, layer, pool))
 
   def score(problem, run, prepared, batch):
-    left = _inputs(problem, run.params, batch.examples, batch.mask, layer, pool)
+    left = _inputs(problem, run.params, batch, layer, pool)
     return _alike(left, prepared.state, kind)
 
-  return Method(prepare, score)
+  return Method(prepare, score, unit='none')
 
 
 def _alike(left, right, kind):
@@ -68,9 +67,9 @@ def _normalised(h):
   return h / jnp.where(norms == 0, 1.0, norms)
 
 
-def _inputs(problem, params, rows, mask, layer, pool):
+def _inputs(problem, params, batch, layer, pool):
   """Inputs of the layer at every row, [B, F]."""
-  example = rows_lib.take(rows, 0)
+  example = rows_lib.take(batch.examples, 0)
   layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
   layer = layers_lib.dense(layers, layer)
   found = layers[layer]
@@ -82,15 +81,8 @@ def _inputs(problem, params, rows, mask, layer, pool):
     h = a if of.bias is None else a[..., :-1]
     return h.mean(1) if pool == 'mean' else h.reshape(len(h), -1)
 
-  h = taps.collect(
-    statistic,
-    problem.outputs,
-    lambda outputs, example: jnp.sum(outputs),
-    params,
-    rows,
-    mask=mask,
-    as_leaf=problem.as_leaf,
-  )[layer]
+  any_loss = lambda outputs, example: jnp.sum(outputs)
+  h = taps.of_rows(statistic, problem, any_loss, params, batch)[layer]
   depth = len(found.stack)
   h = h.reshape(-1, *h.shape[depth:])  # the stack's entries side by side
   return jnp.moveaxis(h, 0, 1).reshape(h.shape[1], -1)

@@ -45,7 +45,7 @@ def trak(projection_dim: int = 512, **kwargs) -> Method:
     own = slopes.score(problem, run, Prepared(jnp.ones(1)), batch)
     return kernel.score(problem, run, prepared, batch) * own
 
-  return Method(prepare, score)
+  return kernel._replace(prepare=prepare, score=score)
 
 
 def trak_slopes() -> Method:
@@ -69,7 +69,7 @@ def trak_slopes() -> Method:
     slopes = _slopes(problem, run.params, batch)[0]
     return -slopes[:, None] * prepared.state
 
-  return Method(prepare, score)
+  return Method(prepare, score, unit='none')
 
 
 def trak_kernel(
@@ -130,7 +130,7 @@ def trak_kernel(
     )
     return jnp.matmul(features, x.T, precision='highest')
 
-  return Method(prepare, score)
+  return Method(prepare, score, cure='raise ridge or lower projection_dim')
 
 
 def trak_ensemble(projection_dim: int = 512, **kwargs) -> Method:
@@ -152,7 +152,7 @@ def trak_ensemble(projection_dim: int = 512, **kwargs) -> Method:
     own = slopes.score(problem, run, ones, batch)
     return kernel.score(problem, run, prepared, batch) * own
 
-  return Method(method_lib.ensemble(one).prepare, score, members=True)
+  return method_lib.ensemble(one)._replace(score=score)
 
 
 def _slopes(problem, params, batch):

@@ -80,7 +80,12 @@ def unrolled(recipe: Recipe, *, subset=None, weights=None) -> Method:
     del problem, run
     return prepared.state[batch.index]
 
-  return Method(prepare, score)
+  return Method(
+    prepare,
+    score,
+    cure='give the recipe, rows, subset and weights that the run was trained'
+    ' with: its replay ends elsewhere',
+  )
 
 
 def contributions(

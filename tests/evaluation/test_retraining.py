@@ -1,15 +1,10 @@
 import functools
-import pathlib
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 
 import jax
 import numpy as np
 import optax
 import pytest
+from killed import killed
 
 from tda_jax.data.subsets import half_subsets
 from tda_jax.evaluation import retraining
@@ -237,29 +232,13 @@ def test_subsets_are_functions_of_the_seed():
     half_subsets(0, 10, 2, fraction=0.01)
 
 
-CHILD = """
-import sys
-sys.path.insert(0, {folder!r})
-import test_retraining as t
-t.outcomes({path!r}, repeats=40, at_once=1)
-"""
-
-
 def test_killed_retraining_continues_to_the_same_numbers(tmp_path):
-  code = textwrap.dedent(CHILD).format(
-    folder=str(pathlib.Path(__file__).parent), path=str(tmp_path / 'cut')
+  done = tmp_path / 'cut' / 'done'
+  killed(
+    __file__,
+    f't.outcomes({str(tmp_path / "cut")!r}, repeats=40, at_once=1)',
+    lambda: len(list(done.glob('*'))) > 3,
   )
-  child = subprocess.Popen([sys.executable, '-c', code])
-  try:
-    limit = time.monotonic() + 120
-    while time.monotonic() < limit and child.poll() is None:
-      if len(list((tmp_path / 'cut' / 'done').glob('*'))) > 3:
-        break
-      time.sleep(0.005)
-  finally:
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-  assert child.returncode == -signal.SIGKILL
   before = scores.done(scores.open(tmp_path / 'cut'))
   assert 0 < before.sum() < 200
   found = outcomes(tmp_path / 'cut', repeats=40, at_once=1)

@@ -266,6 +266,12 @@ def test_errors_say_what_to_change():
   bad = solve(descent.astra(DAMPING, step_size=50.0), t, vectors(t))
   with pytest.raises(ValueError, match='ASTRA diverged on 3 of 3.*step_size'):
     inverse.check(bad, 'ASTRA')
+  closed = inverse.direct(vectors(t), DAMPING)
+  bad = closed._replace(diverged=jnp.ones(3, bool))
+  with pytest.raises(ValueError, match=r'raise damping \(.*eigenvalue\)$'):
+    inverse.check(bad, 'EKFAC')
+  with pytest.raises(ValueError, match='finite; else raise ridge'):
+    inverse.check(bad, 'TRAK', 'raise ridge')
   with pytest.raises(ValueError, match='reports=3 does not divide'):
     descent.astra(DAMPING, reports=3)
 

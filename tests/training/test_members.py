@@ -1,18 +1,13 @@
 """Members train as if alone; runs stop, resume and fail as they should."""
 
 import functools
-import pathlib
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from killed import killed
 
 from tda_jax.problem import classification, regression
 from tda_jax.training import members
@@ -259,32 +254,14 @@ def test_bad_input(change, message):
     members.train(PROBLEM, **given)
 
 
-CHILD = """
-import sys
-sys.path.insert(0, {folder!r})
-import test_members as t
-t.members.train(
-    t.PROBLEM, t.recipe(epochs=100), t.rows(), t.KEYS, checkpoints=7,
-    directory={path!r}, save_seconds=0)
-"""
-
-
 def test_killed_training_continues_to_the_same_numbers(tmp_path):
-  code = textwrap.dedent(CHILD).format(
-    folder=str(pathlib.Path(__file__).parent), path=str(tmp_path)
-  )
-  child = subprocess.Popen([sys.executable, '-c', code])
   state = tmp_path / 'state'
-  try:
-    limit = time.monotonic() + 120
-    while time.monotonic() < limit and child.poll() is None:
-      if any(state.glob('step_*[0-9]')) and any(state.glob('snapshot_*')):
-        break
-      time.sleep(0.02)
-  finally:
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-  assert child.returncode == -signal.SIGKILL
+  killed(
+    __file__,
+    't.members.train(t.PROBLEM, t.recipe(epochs=100), t.rows(), t.KEYS,'
+    f' checkpoints=7, directory={str(tmp_path)!r}, save_seconds=0)',
+    lambda: any(state.glob('step_*[0-9]')) and any(state.glob('snapshot_*')),
+  )
   assert not (state / 'complete').exists()
   made = recipe(epochs=100)
   train = functools.partial(
