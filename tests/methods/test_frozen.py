@@ -115,9 +115,9 @@ def test_trak_averages_its_factors_over_masks():
 def test_top_k_sees_the_mask():
   t = dropout()
   run = tiny.run(t.params)._replace(frozen=MASK)
-  method = METHODS['grad_dot']
+  method = METHODS['grad_cos']
   values, rows = scoring.top_k(
-    method, t.problem, run, t.train, t.queries, 3, name='grad_dot', key=KEY
+    method, t.problem, run, t.train, t.queries, 3, name='grad_cos', key=KEY
   )
   scores = attribute(method, t, run)
   np.testing.assert_array_equal(rows, np.argsort(-scores, 0)[:3].T)
@@ -132,9 +132,9 @@ def recipe():
 
 def test_unrolled_is_the_derivative_of_training_with_dropout():
   with jax.enable_x64(True):
-    t, made = dropout(), recipe()
-    init = lambda key: jax.tree.map(lambda x: x.astype(float), made.init(key))
-    made, member = made._replace(init=init), Member(test_unrolled.KEYS[0])
+    t, plain, member = dropout(), recipe(), Member(test_unrolled.KEYS[0])
+    wide = lambda key: jax.tree.map(lambda x: x.astype(float), plain.init(key))
+    made = plain._replace(init=wide)
     want = test_unrolled.differences(t, made, member)
     parts, _ = test_unrolled.parts_of(t, made, member, np.array([9]))
     np.testing.assert_allclose(parts[0], want, atol=1e-5 * np.abs(want).max())
