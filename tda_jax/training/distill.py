@@ -101,7 +101,10 @@ def with_teacher(problem: Problem, params: PyTree, rows: PyTree) -> PyTree:
     )
   )
   rows = jax.tree.map(jnp.asarray, rows)
-  return {**jax.device_get(rows), 'teacher': jax.device_get(outputs(params, rows))}
+  return {
+    **jax.device_get(rows),
+    'teacher': jax.device_get(outputs(params, rows)),
+  }
 
 
 def _teacher(example):

@@ -97,7 +97,9 @@ def test_top_is_the_strongest_supporters():
     brittleness.top(scores, 3)
 
 
-@pytest.mark.parametrize('removed', [[[0, 0], [1, 2]], [[0, 20], [1, 2]], [[0]]])
+@pytest.mark.parametrize(
+  'removed', [[[0, 0], [1, 2]], [[0, 20], [1, 2]], [[0]]]
+)
 def test_bad_rows(tmp_path, removed):
   with pytest.raises(ValueError, match='removed'):
     leads(tmp_path / 'a', np.array(removed))
