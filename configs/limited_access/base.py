@@ -142,8 +142,7 @@ def smoke(c: config_dict.ConfigDict) -> config_dict.ConfigDict:
   c.brittleness.update(
     scores=('s0_target/grad_dot', 'random'), removed=20, queries=6, at_once=6
   )
-  c.methods = {name: c.methods[name] for name in ('grad_dot', 'trak')}
-  c.methods.trak.projection_dim = 16
+  c.methods = {name: c.methods[name] for name in ('grad_dot', 'tracin')}
   kept = ('s0_target', 's1_width', 's4_logistic', 's5_held_out', 's5_init')
   c.proxies = {name: c.proxies[name] for name in kept}
   for name in ('s1_width', 's4_logistic'):
