@@ -39,7 +39,7 @@ def groups(
   with matplotlib.rc_context(plots.STYLE):
     figure, axes = plots._figure(1.6 + 0.14 * len(names) * (len(series) + 1.2))
     y = np.arange(len(names))
-    shifts = np.linspace(-0.36, 0.36, len(series)) if len(series) > 1 else [0]
+    shifts = 0.86 * ((np.arange(len(series)) + 0.5) / len(series) - 0.5)
     for i, ((name, spans), shift) in enumerate(
       zip(series.items(), shifts, strict=True)
     ):
