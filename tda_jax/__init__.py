@@ -9,6 +9,10 @@ from tda_jax.curvature import layers as _layers
 from tda_jax.curvature.layers import check_independent as check_independent
 from tda_jax.curvature.layers import coverage as coverage
 from tda_jax.data.subsets import half_subsets as half_subsets
+from tda_jax.evaluation.brittleness import flips as flips
+from tda_jax.evaluation.brittleness import leads as leads
+from tda_jax.evaluation.detection import auc as auc
+from tda_jax.evaluation.detection import self_influence as self_influence
 from tda_jax.evaluation.further_training import adjusted as adjusted
 from tda_jax.evaluation.further_training import (
   further_training as further_training,
@@ -58,6 +62,8 @@ from tda_jax.problem import classification as classification
 from tda_jax.problem import regression as regression
 from tda_jax.scoring import score as score
 from tda_jax.scoring import top_k as top_k
+from tda_jax.training.distill import distilled as distilled
+from tda_jax.training.distill import with_teacher as with_teacher
 from tda_jax.training.fit import Member as Member
 from tda_jax.training.fit import Recipe as Recipe
 from tda_jax.training.fit import Run as Run
