@@ -9,9 +9,6 @@ from tda_jax.curvature import layers as _layers
 from tda_jax.curvature.layers import check_independent as check_independent
 from tda_jax.curvature.layers import coverage as coverage
 from tda_jax.data.subsets import half_subsets as half_subsets
-from tda_jax.evaluation.brittleness import flips as flips
-from tda_jax.evaluation.brittleness import leads as leads
-from tda_jax.evaluation.detection import auc as auc
 from tda_jax.evaluation.detection import self_influence as self_influence
 from tda_jax.evaluation.further_training import adjusted as adjusted
 from tda_jax.evaluation.further_training import (
