@@ -85,8 +85,13 @@ def relabelled(
 
 
 def config_of(config, name: str):
-  """The config with the fields that the proxy `name` changes."""
+  """The config with the fields that the proxy `name` changes.
+
+  The target's seed is not known to others: proxies share another one, so that
+  those that differ by distillation only have the same initialisation.
+  """
   own = copy.deepcopy(config)
+  own.seed = config.seed + (name != TARGET)
   with own.unlocked():
     own.update(config.proxies.get(name, {}))
   return own
@@ -115,6 +120,9 @@ def by_its_loss(proxy, settings):
   A distilled proxy's own loss is what its parameters are an optimum of, so that
   scores say what removing a row from its training does; 'cross_entropy' is the
   loss that the target was trained by.
+
+  Raises:
+    ValueError: a `score_loss` that is neither.
   """
   settings, own = dict(settings), copy.deepcopy(proxy.config)
   own.score_loss = settings.pop('score_loss', own.score_loss)

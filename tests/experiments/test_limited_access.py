@@ -117,6 +117,8 @@ def test_a_proxy_is_the_config_with_its_changes():
   assert own.model.widths == () and own.model.kind == 'mlp'
   assert own.training.momentum == c.training.momentum
   assert c.model.widths == (128, 64)  # which stays as it is
+  assert own.seed != c.seed == proxies.config_of(c, 's0_target').seed
+  assert own.seed == proxies.config_of(c, 's4_logistic').seed
   init, _ = tasks._network(own, 10, (28, 28, 1))
   shapes = jax.tree.map(jnp.shape, init(jax.random.key(0)))
   assert shapes == {'Dense_0': {'kernel': (784, 10), 'bias': (10,)}}
