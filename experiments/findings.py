@@ -9,6 +9,7 @@ from experiments import stages
 from tda_jax.evaluation import agreement, lds, reliability
 
 RESAMPLES = 300
+SIZES = (1, 2, 3, 5, 10, 20, 50)  # of ensembles
 
 
 class Finding(NamedTuple):
@@ -89,11 +90,11 @@ def gap(a: Finding, b: Finding, kind: str, true: Truth) -> lds.Estimate:
   return lds.difference(estimate(a), estimate(b))
 
 
-def of_scores(scores: np.ndarray, true: Truth) -> Finding:
-  """The LDS of scores [E, N, Q]."""
+def of_scores(scores: np.ndarray, true: Truth, sizes=SIZES) -> Finding:
+  """The LDS of scores [E, N, Q], and of ensembles of those `sizes`."""
   outcomes = true.outcomes.mean(1)
   members = len(scores)
-  sizes = [k for k in (1, 2, 3, 5, 10, 20, 50) if k < members] + [members]
+  sizes = [k for k in sizes if k < members] + [members]
   _, error = lds.spread(scores, outcomes, true.subsets)
   one = lambda s: lds.interval(s, outcomes, true.subsets, resamples=RESAMPLES)
   return Finding(

@@ -198,6 +198,7 @@ def scores(
       'settings': settings,
       'seed': config.seed,
       'measure': config.get('measure'),
+      'score_loss': config.get('score_loss'),
       'version': tda_jax.__version__,
     },
   )

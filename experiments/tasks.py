@@ -72,34 +72,40 @@ def images(config) -> Task:
   """Image classification: Fashion-MNIST, MNIST, CIFAR-10 or the MNIST-5k.
 
   Pixels are standardised by one mean and deviation per channel of the training
-  rows.
+  rows. `data.held_out` is a number of rows, of the same source and neither
+  training rows nor queries, to train on instead.
   """
   data = config.data
+  more = [data.held_out] if data.get('held_out') else []
   if data.name == 'mnist5k':
-    (train, queries), index = prepare.split(
-      images_lib.mnist5k(), data.seed, data.train, data.queries
+    (train, queries, *other), index = prepare.split(
+      images_lib.mnist5k(), data.seed, data.train, data.queries, *more
     )
   elif data.name in IMAGE_FILES:
     read = IMAGE_FILES[data.name]
-    (train,), index = prepare.split(read(data.path), data.seed, data.train)
-    (queries,), more = prepare.split(
+    (train, *other), index = prepare.split(
+      read(data.path), data.seed, data.train, *more
+    )
+    (queries,), asked = prepare.split(
       read(data.path, 'test'), data.seed, data.queries
     )
-    index += more
+    index = (index[0], *asked, *index[1:])
   else:
     raise ValueError(
       f'unknown images {data.name!r}: use mnist5k or one of'
       f' {sorted(IMAGE_FILES)}'
     )
+  if more:
+    (train,), index = other, (index[2], index[1])
   shown = {'train': train['x'], 'queries': queries['x']}
-  split = _split(index)
+  split = _split(index[:2])
   if data.label_noise:
     train, noisy = prepare.relabel(train, data.label_noise, data.seed, 10)
     split['relabelled'] = noisy
   train, queries = prepare.standardise(train, queries, axes=(0, 1, 2))
   names = FASHION if data.name == 'fashion_mnist' else None
   names = CIFAR if data.name == 'cifar10' else names
-  return _classifier(
+  return classifier(
     config, train, queries, {**shown, 'classes': names, 'split': split}
   )
 
@@ -114,7 +120,7 @@ def digits(config) -> Task:
   shown = {'train': square(train), 'queries': square(queries)}
   train, queries = prepare.standardise(train, queries)
   shown = {**shown, 'classes': None, 'split': _split(index)}
-  return _classifier(config, train, queries, shown)
+  return classifier(config, train, queries, shown)
 
 
 def reviews(config) -> Task:
@@ -157,12 +163,20 @@ def table(config) -> Task:
   shown = {**shown, 'classes': None, 'split': _split(index)}
   train, queries = prepare.standardise(train, queries, target=regression)
   if not regression:
-    return _classifier(config, train, queries, shown)
+    return classifier(config, train, queries, shown)
   init, apply = _network(config, 1, train['x'].shape[1:])
   one = lambda params, x: apply(params, x)[:, 0]
   return Task(
     problem_lib.regression(one), recipe(config, init), train, queries, shown
   )
+
+
+def classifier(config, train, queries, shown) -> Task:
+  """The network of config.model on these rows, trained as config.training says."""
+  classes = int(max(train['y'].max(), queries['y'].max())) + 1
+  init, apply = _network(config, classes, train['x'].shape[1:])
+  problem = problem_lib.classification(apply)
+  return Task(problem, recipe(config, init), train, queries, shown)
 
 
 def recipe(config, init) -> Recipe:
@@ -285,13 +299,6 @@ def _read(data):
 
 def _split(index):
   return dict(zip(('train', 'queries'), index, strict=True))
-
-
-def _classifier(config, train, queries, shown):
-  classes = int(max(train['y'].max(), queries['y'].max())) + 1
-  init, apply = _network(config, classes, train['x'].shape[1:])
-  problem = problem_lib.classification(apply)
-  return Task(problem, recipe(config, init), train, queries, shown)
 
 
 def _network(config, outputs, shape):

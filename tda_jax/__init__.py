@@ -11,6 +11,7 @@ from tda_jax.curvature.layers import check_independent as check_independent
 from tda_jax.curvature.layers import coverage as coverage
 from tda_jax.data.rows import with_dropout as with_dropout
 from tda_jax.data.subsets import half_subsets as half_subsets
+from tda_jax.evaluation.detection import self_influence as self_influence
 from tda_jax.evaluation.further_training import adjusted as adjusted
 from tda_jax.evaluation.further_training import (
   further_training as further_training,
@@ -63,6 +64,8 @@ from tda_jax.problem import classification as classification
 from tda_jax.problem import regression as regression
 from tda_jax.scoring import score as score
 from tda_jax.scoring import top_k as top_k
+from tda_jax.training.distill import distilled as distilled
+from tda_jax.training.distill import with_teacher as with_teacher
 from tda_jax.training.ensembles import last_checkpoints as last_checkpoints
 from tda_jax.training.ensembles import masked as masked
 from tda_jax.training.ensembles import repeated as repeated

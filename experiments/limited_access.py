@@ -1,0 +1,128 @@
+"""Attribution under limited access (Zhang et al. 2025): proxies for a target.
+
+Trains a target and the proxies of the config, scores all pairs by each of them,
+and tells which scores say what the rows do to the TARGET: LDS to its retrained
+models, detection of wrong labels, and brittleness, between a floor (random) and
+a ceiling (S0, the target's own models). A table, results.json and a plot in the
+workdir.
+"""
+
+import pathlib
+
+import jax
+import numpy as np
+from absl import logging
+
+from experiments import findings as findings_lib
+from experiments import launch, mislabelled, proxies, stages, tasks
+from experiments import limited_access_claims as claims_lib
+from experiments.findings import Finding, Truth
+from experiments.proxies import TARGET, Proxy
+from tda_jax.data import rows as rows_lib
+from tda_jax.evaluation import brittleness, retraining
+from tda_jax.report import groups, table
+from tda_jax.storage import record
+
+
+def main(config, workdir: pathlib.Path) -> None:
+  target = tasks.load(config)
+  every = proxies.trained(config, target, workdir)
+  target = every[TARGET].task
+  truth = findings_lib.truth(config, target, workdir)
+  found = measured(config, every, truth)
+  flipped = flips(config, every[TARGET], found, workdir)
+  rows = findings_lib.rows(found, truth)
+  rows += mislabelled.rows(config, target, every, workdir)
+  rows += [claims_lib.flip_row(name, f) for name, f in flipped.items()]
+  claims = claims_lib.computed(config, found, flipped, rows)
+  record.results(
+    workdir / 'results.json', config.experiment, config.setting, rows, claims
+  )
+  table.print_results(rows, f'{config.experiment} {config.setting}')
+  table.print_claims(claims)
+  print(f'plot: {draw(config, found, truth, workdir / "plots")}')
+
+
+def measured(config, every: dict[str, Proxy], truth: Truth) -> dict:
+  """'PROXY/METHOD', and 'random' -> Finding: LDS to the target's truth."""
+  found = {}
+  for proxy_name, proxy in every.items():
+    for name, settings in stages.methods_of(config).items():
+      if proxies.able(proxy, settings):
+        settings = stages.resolved(settings, {})
+        found[f'{proxy_name}/{name}'] = _finding(proxy, name, settings, truth)
+  floor = _finding(every[TARGET], 'random', {'kind': 'random'}, truth)
+  return {**found, 'random': floor}
+
+
+def flips(
+  config, target: Proxy, found: dict[str, Finding], workdir: pathlib.Path
+) -> dict[str, np.ndarray]:
+  """Which queries turn wrong without their top supporters, by scores' name.
+
+  The target is retrained as it was trained; who was right before, the target's
+  models say.
+  """
+  settings = config.brittleness
+  task, out = target.task, {}
+  queries = rows_lib.take(task.queries, slice(0, settings.queries))
+  problem = task.problem._replace(measure=brittleness.lead)
+  before = retraining.measures(problem, target.runs.params, queries).T
+  for name in settings.scores:
+    if name not in found:
+      continue
+    scores = found[name].scores.mean(0)[:, : settings.queries]
+    after = brittleness.leads(
+      task.problem,
+      task.recipe,
+      task.train,
+      queries,
+      brittleness.top(scores, settings.removed),
+      settings.repeats,
+      jax.random.key(config.seed),
+      workdir / 'brittleness' / name,
+      at_once=settings.at_once,
+    )
+    out[name] = brittleness.flips(before, after)
+  return out
+
+
+def draw(config, found, truth: Truth, folder: pathlib.Path) -> str:
+  """LDS of the averaged scores by proxy, a colour a method."""
+  folder.mkdir(exist_ok=True)
+  names = list(config.proxies)
+  methods = dict.fromkeys(n.split('/')[1] for n in found if '/' in n)
+  spans = {
+    method: [_span(found.get(f'{name}/{method}')) for name in names]
+    for method in methods
+  }
+  ceiling = truth.ceiling
+  return groups.groups(
+    names,
+    spans,
+    folder / f'{config.setting}_lds.png',
+    f'LDS to the target, mean of {config.members} models a proxy',
+    ceiling=(ceiling.value, ceiling.low, ceiling.high),
+    floor=_span(found['random']),
+    title=f'Attribution by proxies: {config.setting}',
+  )
+
+
+def _finding(proxy: Proxy, name, settings, truth: Truth) -> Finding:
+  scores = proxies.scores(proxy, name, settings)
+  found = findings_lib.of_scores(scores, truth, sizes=())
+  facts = stages.facts(proxy.config, proxy.folder, name, len(scores))
+  label = f'{proxy.folder.name}/{name}'
+  logging.info('%s: LDS %.3f', label, found.ensemble.value)
+  return found._replace(facts=facts)
+
+
+def _span(finding: Finding | None):
+  if finding is None:
+    return None
+  e = finding.ensemble
+  return e.value, e.low, e.high
+
+
+if __name__ == '__main__':
+  launch.launch(main)
