@@ -75,21 +75,19 @@ def images(config) -> Task:
   """
   data = config.data
   if data.name == 'mnist5k':
-    (train, queries), index = prepare.split(
-      images_lib.mnist5k(), data.seed, data.train, data.queries
-    )
+    (train, queries), index = _drawn(images_lib.mnist5k(), data)
   elif data.name in IMAGE_FILES:
     read = IMAGE_FILES[data.name]
-    (train,), index = prepare.split(read(data.path), data.seed, data.train)
-    (queries,), more = prepare.split(
-      read(data.path, 'test'), data.seed, data.queries
+    (train, queries), index = _drawn(
+      read(data.path), data, read(data.path, 'test')
     )
-    index += more
   else:
     raise ValueError(
       f'unknown images {data.name!r}: use mnist5k or one of'
       f' {sorted(IMAGE_FILES)}'
     )
+  if data.get('pool'):
+    train, queries = (images_lib.pooled(r, data.pool) for r in (train, queries))
   shown = {'train': train['x'], 'queries': queries['x']}
   split = _split(index)
   if data.label_noise:
@@ -105,13 +103,14 @@ def images(config) -> Task:
 
 def digits(config) -> Task:
   """scikit-learn's 8 x 8 digits, every pixel standardised."""
-  data = config.data
-  (train, queries), index = prepare.split(
-    tables.digits(), data.seed, data.train, data.queries
-  )
+  (train, queries), index = _drawn(tables.digits(), config.data)
   square = lambda rows: rows['x'].reshape(-1, 8, 8) / 16
   shown = {'train': square(train), 'queries': square(queries)}
   train, queries = prepare.standardise(train, queries)
+  if config.model.kind in CNNS:
+    train, queries = (
+      {**rows, 'x': rows['x'].reshape(-1, 8, 8, 1)} for rows in (train, queries)
+    )
   shown = {**shown, 'classes': None, 'split': _split(index)}
   return _classifier(config, train, queries, shown)
 
@@ -146,8 +145,17 @@ def table(config) -> Task:
 
 
 def recipe(config, init) -> Recipe:
-  """SGD with heavy-ball momentum and weight decay, as config.training says."""
+  """SGD with heavy-ball momentum, or Adam, as config.training says.
+
+  Weight decay is added to the gradient, as torch does for both.
+  """
   t = config.training
+  kind = t.get('optimizer', 'sgd')
+  if kind not in ('sgd', 'adam'):
+    raise ValueError(f'unknown optimizer {kind!r}: use sgd or adam')
+  if t.get('shared_init'):
+    fixed, own = jax.random.key(config.seed), init
+    init = lambda key: own(fixed)
 
   def schedule(steps):
     if t.schedule == 'constant':
@@ -171,15 +179,22 @@ def recipe(config, init) -> Recipe:
     rate = schedule(steps)
     if t.schedule == 'constant':
       rate = t.learning_rate
-    return optax.chain(
-      optax.add_decayed_weights(t.weight_decay),
-      optax.sgd(rate, momentum=t.momentum),
-    )
+    if kind == 'adam':
+      rule = optax.adam(rate)
+    else:
+      rule = optax.sgd(rate, momentum=t.momentum)
+    return optax.chain(optax.add_decayed_weights(t.weight_decay), rule)
 
   augment = images_lib.crop_and_flip if t.augment else None
   return Recipe(init, optimizer, schedule, t.batch_size, t.epochs, augment)
 
 
+CNNS = {  # convolutional networks -> channels and width of SmallCNN, if one
+  'lenet': None,
+  'resnet9': None,
+  'cnn2': ((32, 64), 128),
+  'cnn3': ((32, 64, 128), 256),
+}
 INITS = {
   'he': None,
   'torch': jax.nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform'),
@@ -238,6 +253,33 @@ def _read(data):
   return {**read.rows, 'x': read.rows['x'][:, keep]}, columns
 
 
+def _drawn(rows, data, test=None):
+  """((train, queries), their row numbers), as config.data says.
+
+  Args:
+    test: rows that the queries are taken of; None: of the others of `rows`.
+  """
+  kept, numbers = _kept(rows, data)
+  others = () if test is not None else (data.queries,)
+  if data.get('per_class'):
+    parts, index = prepare.balanced(kept, data.seed, data.per_class, *others)
+  else:
+    parts, index = prepare.split(kept, data.seed, data.train, *others)
+  train, index = parts[0], [numbers[i] for i in index]
+  if test is None:
+    return parts, tuple(index)
+  kept, numbers = _kept(test, data)
+  (queries,), (more,) = prepare.split(kept, data.seed, data.queries)
+  return (train, queries), (index[0], numbers[more])
+
+
+def _kept(rows, data):
+  """(the rows of the first `data.classes` classes, their numbers)."""
+  if data.get('classes'):
+    return prepare.of_classes(rows, data.classes)
+  return rows, np.arange(rows_lib.count(rows))
+
+
 def _split(index):
   return dict(zip(('train', 'queries'), index, strict=True))
 
@@ -253,14 +295,21 @@ def _network(config, outputs, shape):
   """(init, apply) of the network that config.model names."""
   model = config.model
   if model.kind == 'mlp':
-    if model.init not in INITS:
-      raise ValueError(
-        f'unknown init {model.init!r}: use one of {sorted(INITS)}'
-      )
-    init = INITS[model.init]
+    init = _initializer(model)
     return mlp.mlp(model.widths, outputs, shape, kernel_init=init)
+  if CNNS.get(model.kind):
+    init = _initializer(model)
+    return cnn.small(outputs, shape, *CNNS[model.kind], kernel_init=init)
   if model.kind == 'lenet':
     return cnn.lenet(outputs, shape)
   if model.kind == 'resnet9':
     return cnn.resnet9(outputs, shape, model.widths, model.groups)
-  raise ValueError(f'unknown model {model.kind!r}: use mlp, lenet or resnet9')
+  raise ValueError(
+    f'unknown model {model.kind!r}: use one of mlp, {", ".join(sorted(CNNS))}'
+  )
+
+
+def _initializer(model):
+  if model.init not in INITS:
+    raise ValueError(f'unknown init {model.init!r}: use one of {sorted(INITS)}')
+  return INITS[model.init]

