@@ -3,7 +3,8 @@
 `--config.method=NAME,...` takes some of config.methods, or a kind of
 experiments.methods. Scores are the zarr stores
 <workdir>/scores/<setting>/<method>/<member>, [N, Q], positive where a row supports a
-query.
+query; of several models there is also <method>/uncertainty, [N, 4, Q]: mean,
+standard error, p-value, significant or not.
 """
 
 import pathlib
@@ -22,6 +23,7 @@ def main(config, workdir: pathlib.Path) -> None:
       f'{name}: {workdir / "scores" / config.setting / name} holds {scores.shape[0]} models x'
       f' {scores.shape[1]} rows x {scores.shape[2]} queries'
       f'{_convergence(stages.facts(config, workdir, name, len(scores)))}'
+      f'{_certainty(config, workdir, name, scores)}'
     )
 
 
@@ -33,6 +35,16 @@ def _convergence(facts) -> str:
   return (
     f'; relative residual {sum(ends) / len(ends):.2g}, {share:.0%} of the'
     ' queries converged'
+  )
+
+
+def _certainty(config, workdir, name, scores) -> str:
+  if len(scores) < 2:
+    return ''
+  found = stages.uncertainty(config, workdir, name, scores)
+  return (
+    f'; {found.significant.mean():.1%} of the pairs are significant (t-test, 5%'
+    ' false discoveries)'
   )
 
 
