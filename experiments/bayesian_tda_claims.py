@@ -9,7 +9,7 @@ import numpy as np
 from tda_jax.evaluation import significance
 
 PAPER = 'Bayesian TDA paper'
-LOCAL = ('grad_dot', 'influence')  # that the paper finds to agree
+LOCAL = ('influence', 'grad_dot')  # that the paper finds to agree
 
 
 def computed(found: dict, parts: dict) -> list[dict]:
@@ -104,8 +104,9 @@ def _agreement(kind, parts):
     both, others = at(a, b), [at(a, 'loo'), at(b, 'loo')]
     out.append(
       _claim(
-        f'{a} and {b} agree more with each other than with loo, {kind}',
-        f'{measure} of mean scores above both',
+        f'{a} and {b} agree more with each other than with loo, {kind},'
+        f' {measure}',
+        'correlation of mean scores above both',
         f'{both:.3f} against {others[0]:.3f} and {others[1]:.3f}',
         both > max(others),
       )

@@ -9,7 +9,7 @@ METHODS = {
   'grad_dot': {'kind': 'grad_dot'},
   'grad_cos': {'kind': 'grad_cos'},
 }
-SIZES = {10: 60, 20: 45, 50: 24}  # rows per class -> epochs; 15 underfit
+SIZES = {10: 30, 20: 20, 50: 10}  # rows per class -> epochs, to fit the rows
 
 
 def config(setting: str, epochs: dict = SIZES) -> config_dict.ConfigDict:
@@ -45,7 +45,7 @@ def config(setting: str, epochs: dict = SIZES) -> config_dict.ConfigDict:
     schedule='constant',
     momentum=0.0,
     weight_decay=5e-3,
-    batch_size=32,
+    batch_size=10,  # the paper's 32 would make one batch of the 30 rows
     epochs=15,
     augment=False,
     shared_init=False,  # all seeds start from the same parameters
@@ -84,5 +84,5 @@ def smoke(c: config_dict.ConfigDict) -> config_dict.ConfigDict:
   c.data.queries = min(c.data.queries, 12)
   c.data.pool = 0 if c.setting == 'digits3' else 3
   c.left_out.update(rows=4, at_once=15)
-  c.parts = parts({4: 3})
+  c.parts = {k: v for k, v in parts({4: 3}).items() if 'cnn3' not in k}
   return c
