@@ -165,7 +165,7 @@ def part_rows(name: str, part: Part) -> list[dict]:
   for method, by_code in part.by_code.items():
     cell = {'method': f'{name}: {method}', 'n': len(part.scores[method])}
     mean, error = claims_lib.mean_p(part.scores[method])
-    spread = {'low': mean - 2 * error, 'high': mean + 2 * error}
+    spread = {'low': max(0, mean - 2 * error), 'high': min(1, mean + 2 * error)}
     by_text = part.by_text[method]
     out += [
       {**cell, 'metric': 'mean_p', 'value': float(by_code.p.mean()), **spread,

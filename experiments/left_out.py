@@ -46,13 +46,13 @@ def continued(config, task: Task, runs: Run, workdir) -> np.ndarray:
 
   Every member goes on from its final parameters with the same order of rows and
   a fresh optimizer, for a share `config.left_out.continued` of its epochs;
-  measured at the ends of the last `config.averaged` of them.
+  measured at the ends of those in their last third, `config.averaged` at most.
   """
   epochs = max(1, round(config.left_out.continued * task.recipe.epochs))
   recipe = task.recipe._replace(epochs=epochs)
   n = rows_lib.count(task.train)
   each = fit.steps_per_epoch(n, recipe.batch_size)
-  count = min(config.averaged, epochs)
+  count = min(config.averaged, max(1, epochs // 3))
   base, left = further_training.further_training(
     task.problem,
     recipe,

@@ -53,7 +53,7 @@ def config(setting: str, epochs: dict = SIZES) -> config_dict.ConfigDict:
   c.left_out = config_dict.create(
     ways=('loo', 'loo_continued'),  # training again, training on
     rows=0,  # L left out, one at a time; 0: all. Pairs are of these rows
-    continued=1.0,  # epochs of training on, as a share of the first ones
+    continued=0.5,  # epochs of training on, as a share of the first ones
     at_once=62,  # models trained together
   )
   c.parts = parts(epochs)  # name -> changes of this config

@@ -16,6 +16,6 @@ from experiments import arguments
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False)
   c = base.config('fashion3')
-  c.data.update(name='fashion_mnist', pool=2)
-  c.left_out.update(rows=15, continued=0.5)
+  c.data.update(name='fashion_mnist', pool=2, queries=300)
+  c.left_out.rows = 15
   return base.smoke(c) if a['smoke'] else c

@@ -155,7 +155,7 @@ def pairs(
       panel.axis('off')
       sides = (pair.train, pair.train_text), (pair.query, pair.query_text)
       for side, (image, text) in enumerate(sides):
-        box = panel.inset_axes((0.52 * side, 0.2, 0.48, 0.68))
+        box = panel.inset_axes((0.06 + 0.45 * side, 0.2, 0.43, 0.66))
         image = np.asarray(image)
         image = image[..., 0] if image.shape[2:] == (1,) else image
         box.imshow(image, cmap='gray', vmin=0, vmax=1)
