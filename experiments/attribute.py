@@ -4,7 +4,9 @@
 experiments.methods; `--config.ensemble=dropout:10` and the like make several
 members of each model (experiments.ensembles). Scores are the zarr stores
 <workdir>/scores/<setting>/<method>/<member>, [N, Q], positive where a row
-supports a query; <method>_dropout_10 of such an ensemble.
+supports a query; <method>_dropout_10 of such an ensemble. Of several members
+there is also <method>/uncertainty, [N, 4, Q]: mean, standard error, p-value,
+significant or not.
 """
 
 import pathlib
@@ -36,6 +38,7 @@ def main(config, workdir: pathlib.Path) -> None:
       f'{name}: {workdir / "scores" / config.setting / name} holds {scores.shape[0]} models x'
       f' {scores.shape[1]} rows x {scores.shape[2]} queries'
       f'{_convergence(stages.facts(config, workdir, name, len(scores)))}'
+      f'{_certainty(config, workdir, name, scores)}'
     )
 
 
@@ -47,6 +50,16 @@ def _convergence(facts) -> str:
   return (
     f'; relative residual {sum(ends) / len(ends):.2g}, {share:.0%} of the'
     ' queries converged'
+  )
+
+
+def _certainty(config, workdir, name, scores) -> str:
+  if len(scores) < 2:
+    return ''
+  found = stages.uncertainty(config, workdir, name, scores)
+  return (
+    f'; {found.significant.mean():.1%} of the pairs are significant (t-test, 5%'
+    ' false discoveries)'
   )
 
 

@@ -3,6 +3,8 @@
 import inspect
 from typing import Any
 
+import optax
+
 from tda_jax.inverses import (
   arnoldi,
   cg,
@@ -14,6 +16,7 @@ from tda_jax.inverses import (
   inverse,
 )
 from tda_jax.methods import (
+  additional_step,
   baselines,
   displaced,
   gradients,
@@ -29,6 +32,29 @@ from tda_jax.methods import (
   unrolled,
 )
 from tda_jax.training.fit import Recipe, Run
+
+
+def one_step(
+  optimizer: str = 'adam',
+  learning_rate: float = 1e-3,
+  weight_decay: float = 5e-3,
+  **settings: Any,
+) -> method.Method:
+  """`additional_step` by plain numbers; the defaults are the paper's.
+
+  `weight_decay` is added to the gradient, as in torch.
+
+  Raises:
+    ValueError: unknown optimizer.
+  """
+  if optimizer not in OPTIMIZERS:
+    raise ValueError(
+      f'unknown optimizer {optimizer!r}: use one of {sorted(OPTIMIZERS)}'
+    )
+  decay = optax.add_decayed_weights(weight_decay)
+  step = optax.chain(decay, OPTIMIZERS[optimizer](learning_rate))
+  return additional_step.additional_step(step, **settings)
+
 
 INVERSES = {
   'identity': inverse.identity,
@@ -47,6 +73,7 @@ INVERSES = {
 METHODS = {
   'grad_dot': gradients.grad_dot,
   'grad_cos': gradients.grad_cos,
+  'additional_step': one_step,
   'tracin': tracin.tracin,
   'trak': trak.trak,
   'trak_kernel': trak.trak_kernel,
@@ -62,6 +89,7 @@ METHODS = {
   'loss_only': baselines.loss_only,
 }
 KINDS = (*METHODS, *INVERSES)
+OPTIMIZERS = {'adam': optax.adam, 'sgd': optax.sgd}
 
 
 def make(

@@ -9,6 +9,7 @@ from tda_jax import problem as problem_lib
 from tda_jax import trees
 from tda_jax.curvature import layers
 from tda_jax.data import rows as rows_lib
+from tda_jax.evaluation import significance
 from tda_jax.report import page, plots
 from tda_jax.storage import record
 
@@ -156,6 +157,10 @@ def _queries(config, task, runs, finding):
   outputs = np.asarray(outputs)
   predicted = outputs.argmax(-1) if outputs.ndim > 1 else outputs
   count = min(config.report.queries, rows_lib.count(task.queries))
+  sure = {}
+  if finding.members > 1:
+    u = significance.uncertainty(finding.scores)
+    sure = {'standard_error': u.standard_error, 'significant': u.significant}
   return page.queries(
     finding.scores.mean(0),
     task.shown['train'],
@@ -167,6 +172,7 @@ def _queries(config, task, runs, finding):
     count=config.report.evidence,
     classes=task.shown.get('classes'),
     columns=task.shown.get('columns'),
+    **sure,
   )
 
 

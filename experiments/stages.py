@@ -21,9 +21,10 @@ from tda_jax.curvature import gram
 from tda_jax.curvature import layers as layers_lib
 from tda_jax.data import rows as rows_lib
 from tda_jax.data import subsets as subsets_lib
-from tda_jax.evaluation import further_training, lds, retraining
+from tda_jax.evaluation import further_training, lds, retraining, significance
 from tda_jax.methods import method as method_lib
 from tda_jax.storage import record
+from tda_jax.storage import scores as store_lib
 from tda_jax.training import ensembles, fit, members
 from tda_jax.training.fit import Run
 
@@ -202,6 +203,31 @@ def scores(
       'version': tda_jax.__version__,
     },
   )
+
+
+def uncertainty(config, workdir, name: str, scores: np.ndarray):
+  """What E > 1 models' scores [E, N, Q] say of each pair: Uncertainty.
+
+  Kept beside the scores, in the store `uncertainty` [N, 4, Q]: mean, standard
+  error, p of Student's t, and 1 where it is significant.
+  """
+  found = significance.uncertainty(scores)
+  fields = ('mean', 'standard_error', 'p', 'significant')
+  values = np.stack([getattr(found, field) for field in fields], 1)
+  store = store_lib.create(
+    _folder(config, workdir, name) / 'uncertainty',
+    values.shape,
+    len(values),
+    {
+      'fields': fields,
+      'models': len(scores),
+      'false_discovery_rate': 0.05,
+      'scores': members.digest(scores),
+    },
+  )
+  if not store_lib.done(store).all():
+    store_lib.write(store, 0, values)
+  return found
 
 
 def facts(config, workdir, name: str, count: int) -> list[dict]:

@@ -76,29 +76,22 @@ def images(config) -> Task:
   training rows nor queries, to train on instead.
   """
   data = config.data
-  more = [data.held_out] if data.get('held_out') else []
   if data.name == 'mnist5k':
-    (train, queries, *other), index = prepare.split(
-      images_lib.mnist5k(), data.seed, data.train, data.queries, *more
-    )
+    (train, queries), index = _drawn(images_lib.mnist5k(), data)
   elif data.name in IMAGE_FILES:
     read = IMAGE_FILES[data.name]
-    (train, *other), index = prepare.split(
-      read(data.path), data.seed, data.train, *more
+    (train, queries), index = _drawn(
+      read(data.path), data, read(data.path, 'test')
     )
-    (queries,), asked = prepare.split(
-      read(data.path, 'test'), data.seed, data.queries
-    )
-    index = (index[0], *asked, *index[1:])
   else:
     raise ValueError(
       f'unknown images {data.name!r}: use mnist5k or one of'
       f' {sorted(IMAGE_FILES)}'
     )
-  if more:
-    (train,), index = other, (index[2], index[1])
+  if data.get('pool'):
+    train, queries = (images_lib.pooled(r, data.pool) for r in (train, queries))
   shown = {'train': train['x'], 'queries': queries['x']}
-  split = _split(index[:2])
+  split = _split(index)
   if data.label_noise:
     train, noisy = prepare.relabel(train, data.label_noise, data.seed, 10)
     split['relabelled'] = noisy
@@ -112,13 +105,14 @@ def images(config) -> Task:
 
 def digits(config) -> Task:
   """scikit-learn's 8 x 8 digits, every pixel standardised."""
-  data = config.data
-  (train, queries), index = prepare.split(
-    tables.digits(), data.seed, data.train, data.queries
-  )
+  (train, queries), index = _drawn(tables.digits(), config.data)
   square = lambda rows: rows['x'].reshape(-1, 8, 8) / 16
   shown = {'train': square(train), 'queries': square(queries)}
   train, queries = prepare.standardise(train, queries)
+  if config.model.kind in CNNS:
+    train, queries = (
+      {**rows, 'x': rows['x'].reshape(-1, 8, 8, 1)} for rows in (train, queries)
+    )
   shown = {**shown, 'classes': None, 'split': _split(index)}
   return classifier(config, train, queries, shown)
 
@@ -139,7 +133,7 @@ def reviews(config) -> Task:
     train, queries, length=data.length, vocabulary=data.vocabulary
   )
   split = _split(index + more)
-  return _classifier(config, train, queries, {**shown, 'split': split})
+  return classifier(config, train, queries, {**shown, 'split': split})
 
 
 def table(config) -> Task:
@@ -180,11 +174,18 @@ def classifier(config, train, queries, shown) -> Task:
 
 
 def recipe(config, init) -> Recipe:
-  """SGD with heavy-ball momentum and weight decay, as config.training says.
+  """SGD with heavy-ball momentum, or Adam, as config.training says.
 
-  A model with dropout is trained with it.
+  Weight decay is added to the gradient, as torch does for both. A model with
+  dropout is trained with it.
   """
   t = config.training
+  kind = t.get('optimizer', 'sgd')
+  if kind not in ('sgd', 'adam'):
+    raise ValueError(f'unknown optimizer {kind!r}: use sgd or adam')
+  if t.get('shared_init'):
+    fixed, own = jax.random.key(config.seed), init
+    init = lambda key: own(fixed)
 
   def schedule(steps):
     if t.schedule == 'constant':
@@ -211,10 +212,11 @@ def recipe(config, init) -> Recipe:
     rate = schedule(steps)
     if t.schedule == 'constant':
       rate = t.learning_rate
-    return optax.chain(
-      optax.add_decayed_weights(t.weight_decay),
-      optax.sgd(rate, momentum=t.momentum),
-    )
+    if kind == 'adam':
+      rule = optax.adam(rate)
+    else:
+      rule = optax.sgd(rate, momentum=t.momentum)
+    return optax.chain(optax.add_decayed_weights(t.weight_decay), rule)
 
   augment = images_lib.crop_and_flip if t.augment else None
   if config.model.get('dropout'):
@@ -238,6 +240,12 @@ ACTIVATIONS = {
   'relu': jax.nn.relu,
   'gelu': jax.nn.gelu,
   'tanh': jnp.tanh,
+}
+CNNS = {  # convolutional networks -> channels and width of SmallCNN, if one
+  'lenet': None,
+  'resnet9': None,
+  'cnn2': ((32, 64), 128),
+  'cnn3': ((32, 64, 128), 256),
 }
 INITS = {
   'he': None,
@@ -297,6 +305,36 @@ def _read(data):
   return {**read.rows, 'x': read.rows['x'][:, keep]}, columns
 
 
+def _drawn(rows, data, test=None):
+  """((train, queries), their row numbers), as config.data says.
+
+  Args:
+    test: rows that the queries are taken of; None: of the others of `rows`.
+  """
+  kept, numbers = _kept(rows, data)
+  others = [] if test is not None else [data.queries]
+  others += [data.held_out] if data.get('held_out') else []
+  if data.get('per_class'):
+    parts, index = prepare.balanced(kept, data.seed, data.per_class, *others)
+  else:
+    parts, index = prepare.split(kept, data.seed, data.train, *others)
+  parts, index = list(parts), [numbers[i] for i in index]
+  if test is not None:
+    kept, numbers = _kept(test, data)
+    (queries,), (more,) = prepare.split(kept, data.seed, data.queries)
+    parts.insert(1, queries)
+    index.insert(1, numbers[more])
+  own = 2 if data.get('held_out') else 0
+  return (parts[own], parts[1]), (index[own], index[1])
+
+
+def _kept(rows, data):
+  """(the rows of the first `data.classes` classes, their numbers)."""
+  if data.get('classes'):
+    return prepare.of_classes(rows, data.classes)
+  return rows, np.arange(rows_lib.count(rows))
+
+
 def _split(index):
   return dict(zip(('train', 'queries'), index, strict=True))
 
@@ -306,18 +344,16 @@ def _network(config, outputs, shape):
   model = config.model
   dropout = model.get('dropout', 0.0)
   if model.kind == 'mlp':
-    if model.init not in INITS:
-      raise ValueError(
-        f'unknown init {model.init!r}: use one of {sorted(INITS)}'
-      )
     if model.activation not in ACTIVATIONS:
       raise ValueError(
         f'unknown activation {model.activation!r}: use one of'
         f' {sorted(ACTIVATIONS)}'
       )
-    activation = ACTIVATIONS[model.activation]
-    init = INITS[model.init]
+    init, activation = _initializer(model), ACTIVATIONS[model.activation]
     return mlp.mlp(model.widths, outputs, shape, activation, init, dropout)
+  if CNNS.get(model.kind) and not dropout:
+    init = _initializer(model)
+    return cnn.small(outputs, shape, *CNNS[model.kind], kernel_init=init)
   if model.kind == 'lenet':
     return cnn.lenet(outputs, shape, dropout=dropout)
   if model.kind == 'transformer':
@@ -327,6 +363,12 @@ def _network(config, outputs, shape):
   if model.kind == 'resnet9' and not dropout:
     return cnn.resnet9(outputs, shape, model.widths, model.groups)
   raise ValueError(
-    f'unknown model {model.kind!r} (with dropout={dropout}): use mlp, lenet,'
-    ' transformer, or resnet9 without dropout'
+    f'unknown model {model.kind!r} (with dropout={dropout}): use mlp, lenet or'
+    f' transformer, or without dropout {", ".join(sorted(CNNS))}'
   )
+
+
+def _initializer(model):
+  if model.init not in INITS:
+    raise ValueError(f'unknown init {model.init!r}: use one of {sorted(INITS)}')
+  return INITS[model.init]

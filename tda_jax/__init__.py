@@ -20,6 +20,8 @@ from tda_jax.evaluation.lds import lds as lds
 from tda_jax.evaluation.reliability import ceiling as ceiling
 from tda_jax.evaluation.retraining import leave_one_out as leave_one_out
 from tda_jax.evaluation.retraining import outcomes as outcomes
+from tda_jax.evaluation.significance import discoveries as discoveries
+from tda_jax.evaluation.significance import uncertainty as uncertainty
 from tda_jax.inverses.arnoldi import arnoldi as arnoldi
 from tda_jax.inverses.cg import cg as cg
 from tda_jax.inverses.datainf import datainf as datainf
@@ -37,6 +39,7 @@ from tda_jax.inverses.inverse import Inverse as Inverse
 from tda_jax.inverses.inverse import Solution as Solution
 from tda_jax.inverses.inverse import identity as identity
 from tda_jax.inverses.inverse import with_residual as with_residual
+from tda_jax.methods.additional_step import additional_step as additional_step
 from tda_jax.methods.baselines import loss_only as loss_only
 from tda_jax.methods.baselines import random as random
 from tda_jax.methods.displaced import displaced_influence as displaced_influence

@@ -83,6 +83,15 @@ def cifar10(path: str | os.PathLike, part: str = 'train') -> PyTree:
   return _rows(x, records[:, 0])
 
 
+def pooled(rows: PyTree, size: int) -> PyTree:
+  """Images of means over squares of size x size pixels, without a rest."""
+  x = rows['x']
+  height, width = (n // size for n in x.shape[1:3])
+  x = x[:, : height * size, : width * size]
+  x = x.reshape(len(x), height, size, width, size, -1).mean((2, 4))
+  return {**rows, 'x': x}
+
+
 def crop_and_flip(key: jax.Array, example: PyTree, pad: int = 4) -> PyTree:
   """Augmentation: a random crop of the zero-padded image, mirrored or not."""
   x = example['x']

@@ -37,6 +37,50 @@ def split(
   return tuple(rows_lib.take(rows, index) for index in indices), indices
 
 
+def of_classes(rows: PyTree, classes: int) -> tuple[PyTree, np.ndarray]:
+  """(the rows of classes 0 to `classes` − 1, their indices).
+
+  Raises:
+    ValueError: there is no such class.
+  """
+  present = np.unique(rows['y'])
+  if not 0 < classes <= len(present):
+    raise ValueError(
+      f'{classes} classes of {len(present)}: give 1 to {len(present)}'
+    )
+  index = np.flatnonzero(rows['y'] < classes)
+  return rows_lib.take(rows, index), index
+
+
+def balanced(
+  rows: PyTree, seed: int, per_class: int, others: int = 0
+) -> tuple[tuple[PyTree, PyTree], tuple[np.ndarray, np.ndarray]]:
+  """`per_class` random rows of each class, and `others` of the rest.
+
+  Of one seed, the smaller of two sets is part of the larger one, and the others
+  are the same for both where they are few enough.
+
+  Raises:
+    ValueError: a class has too few rows, or there are too few others.
+  """
+  order = np.random.default_rng(seed).permutation(rows_lib.count(rows))
+  labels = np.asarray(rows['y'])[order]
+  kinds, counts = np.unique(labels, return_counts=True)
+  few = kinds[counts < per_class]
+  if per_class < 1 or len(few):
+    raise ValueError(
+      f'per_class={per_class}: give 1 to {counts.min()}, of which class'
+      f' {kinds[counts.argmin()]} has no more'
+    )
+  chosen = [np.flatnonzero(labels == kind)[:per_class] for kind in kinds]
+  chosen = np.sort(np.concatenate(chosen))
+  rest = np.delete(order, chosen)
+  if not 0 <= others <= len(rest):
+    raise ValueError(f'{others} other rows of {len(rest)}: give fewer')
+  indices = order[chosen], rest[len(rest) - others :]
+  return tuple(rows_lib.take(rows, index) for index in indices), indices
+
+
 def standardise(
   train: PyTree,
   *others: PyTree,

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from tda_jax import trees
 from tda_jax.data import rows as data
 from tda_jax.evaluation import retraining
 from tda_jax.problem import Problem, PyTree
@@ -41,15 +42,17 @@ def further_training(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Measures along further training, with all rows and without each of L.
 
-  Repeat r has one key, fold_in(key, r), for all its L + 1 models: the same
-  order of rows, only the row differs. Results stream to the score store at
+  Repeat r has one key, fold_in(key, r) or key[r], for all its L + 1 models: the
+  same order of rows, only the row differs. Results stream to the score store at
   `path` ([R·(L+1), T, Q], row r·(L+1) for all rows); the same call continues a
   store that a killed process left, to the same numbers.
 
   Args:
     recipe: of the further training; its `init` is not used.
-    params: θ_f, of one model.
+    params: θ_f, of one model; of R models, leaves [R, ...], where keys are
+      given: repeat r then continues model r.
     indices: [L] rows to leave out, one at a time.
+    key: one, or [R] of them with R models.
     points: [T] steps of the run after which to measure, rising; None: the end
       of every epoch.
     mode: how row i is left out. 'zero weight': its loss is 0 in the batches
@@ -69,13 +72,19 @@ def further_training(
   """
   rows = data.count(train)
   indices = retraining.checked_indices(indices, rows)
-  points = _points(points, recipe, rows)
+  total = fit.total_steps(recipe, rows)
+  if points is None:
+    steps = fit.steps_per_epoch(rows, recipe.batch_size)
+    points = range(steps, total + 1, steps)
+  points = retraining.checked_points(points, total)
   _check(mode, params, recipe, rows)
-  recipe = recipe._replace(init=lambda key: members.on_device(params))
+  every = retraining.repeated(key, repeats)
+  many = _own_starts if key.ndim else _one_start
+  recipe = recipe._replace(init=many(params, every))
 
   def variant(j):
     repeat, out = retraining.left_out(j, indices)
-    keys = retraining.folded(key, repeat)
+    keys = every[repeat]
     if mode == 'zero weight':
       return Member(keys, weights=retraining.without(out, rows))
     field = {'every batch': 'removed', 'delete': 'deleted'}[mode]
@@ -120,19 +129,23 @@ def adjusted(
   return effects - effects.mean(0) if subtract_mean else effects
 
 
-def _points(points, recipe, rows):
-  """Checked steps of the run, as a tuple."""
-  steps = fit.steps_per_epoch(rows, recipe.batch_size)
-  total = fit.total_steps(recipe, rows)
-  if points is None:
-    return tuple(range(steps, total + 1, steps))
-  points = tuple(int(point) for point in points)
-  if not points or points != tuple(sorted({*points} & {*range(1, total + 1)})):
+def _one_start(params, keys):
+  """key -> params."""
+  del keys
+  return lambda key: members.on_device(params)
+
+
+def _own_starts(params, keys):
+  """A member's initialisation key (`fit.start`) -> the params of its repeat."""
+  if trees.count(params) != len(keys):
     raise ValueError(
-      f'points {list(points)} of a run of {total} steps: give rising steps from'
-      f' 1 to {total}'
+      f'{trees.count(params)} models and {len(keys)} keys: give one key for each'
+      ' model that is trained further'
     )
-  return points
+  data_of = jax.random.key_data
+  starts = data_of(jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys))
+  stack = members.on_device(params)
+  return lambda key: trees.row(stack, (starts == data_of(key)).all(-1).argmax())
 
 
 def _check(mode, params, recipe, rows):

@@ -6,7 +6,7 @@ that a run that was cut short holds whole repeats.
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -95,6 +95,7 @@ def leave_one_out(
   key: jax.Array,
   path: str | os.PathLike,
   *,
+  points: Sequence[int] | None = None,
   at_once: int = 50,
   attributes: dict | None = None,
   progress: bool = True,
@@ -107,30 +108,43 @@ def leave_one_out(
 
   Args:
     indices: [L] rows to leave out, one at a time.
+    key: repeat r has fold_in(key, r); or [R] keys: with those of an ensemble,
+      `base` measures its members.
     path: score store [R·(L+1), Q], row r·(L+1) for all rows.
+    points: [T] rising steps of the run after which to measure, as those of
+      checkpoints; None: its end.
 
   Returns:
-    (base [R, Q], left_out [L, R, Q]).
+    (base [R, Q], left_out [L, R, Q]); with points [R, T, Q] and [L, R, T, Q].
+
+  Raises:
+    ValueError: bad rows, indices, points or keys; a model diverged; the store
+      is of another run.
   """
   rows = data.count(train)
   indices = checked_indices(indices, rows)
+  keys = repeated(key, repeats)
+  if points is not None:
+    points = checked_points(points, fit.total_steps(recipe, rows))
 
   def variant(j):
     repeat, out = left_out(j, indices)
-    return Member(folded(key, repeat), weights=without(out, rows))
+    return Member(keys[repeat], weights=without(out, rows))
 
   found = retrained(
       problem, recipe, train, queries, variant, left_out_name(indices),
       count=len(indices) + 1, repeats=repeats, path=path, at_once=at_once,
-      progress=progress,
+      progress=progress, points=points,
       attributes={
           'kind': 'leave one out',
+          **({'points': points} if points else {}),
           'indices': members.digest(indices),
           'key': members.digest(jax.random.key_data(key)),
           **members.identity(recipe, train, rows),
           **(attributes or {}),
       },
-  )[:, :, 0]  # fmt: skip
+  )  # fmt: skip
+  found = found if points else found[:, :, 0]
   return found[0], found[1:]
 
 
@@ -192,6 +206,29 @@ def checked_indices(indices, rows: int) -> np.ndarray:
   if indices.ndim != 1 or not ((indices >= 0) & (indices < rows)).all():
     raise ValueError(f'indices must be [L] rows from 0 to {rows - 1}')
   return indices
+
+
+def checked_points(points, total: int) -> tuple[int, ...]:
+  """Steps of a run, rising; raises ValueError unless from 1 to `total`."""
+  points = tuple(int(point) for point in points)
+  if not points or points != tuple(sorted({*points} & {*range(1, total + 1)})):
+    raise ValueError(
+      f'points {list(points)} of a run of {total} steps: give rising steps from'
+      f' 1 to {total}'
+    )
+  return points
+
+
+def repeated(key: jax.Array, repeats: int) -> jax.Array:
+  """The [R] keys of repeats: given, or fold_in(key, r)."""
+  if not key.ndim:
+    return folded(key, np.arange(repeats))
+  if key.shape != (repeats,):
+    raise ValueError(
+      f'keys of shape {list(key.shape)} for {repeats} repeats: give one key, or'
+      ' one for each repeat'
+    )
+  return key
 
 
 def left_out(j, indices) -> tuple[np.ndarray, np.ndarray]:

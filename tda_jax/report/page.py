@@ -43,10 +43,17 @@ class Example(NamedTuple):
 
 
 class Evidence(NamedTuple):
-  """A training row and its score for a query: positive supports it."""
+  """A training row and its score for a query: positive supports it.
+
+  Attributes:
+    standard_error: of an ensemble's score; None for one model's.
+    significant: whether the score is told from 0.
+  """
 
   example: Example
   score: float
+  standard_error: float | None = None
+  significant: bool = False
 
 
 class Query(NamedTuple):
@@ -75,6 +82,8 @@ def queries(
   count: int = 6,
   classes: Sequence[str] | None = None,
   columns: Sequence[str] | None = None,
+  standard_error: np.ndarray | None = None,
+  significant: np.ndarray | None = None,
 ) -> list[Query]:
   """The strongest supporters and opponents of some queries.
 
@@ -89,15 +98,18 @@ def queries(
       score of that sign.
     classes: names of the labels; None: as they are.
     columns: names of a table's columns; None: numbered.
+    standard_error, significant: of each score, [N, Q], as
+      `evaluation.significance` has them; None: of one model.
 
   Raises:
     ValueError: scores of other rows or queries.
   """
-  if scores.shape != (len(train), len(shown)):
-    raise ValueError(
-      f'scores of shape {scores.shape} do not fit {len(train)} rows and'
-      f' {len(shown)} queries to show: give those that were scored'
-    )
+  for given in (scores, standard_error, significant):
+    if given is not None and given.shape != (len(train), len(shown)):
+      raise ValueError(
+        f'scores of shape {given.shape} do not fit {len(train)} rows and'
+        f' {len(shown)} queries to show: give those that were scored'
+      )
   train, shown = np.asarray(train), np.asarray(shown)
   if train.ndim > 2:
     low = min(train.min(), shown.min())
@@ -113,7 +125,15 @@ def queries(
 
   def evidence(q, order, sign):
     rows = [i for i in order[:count] if sign * scores[i, q] > 0]
-    return [Evidence(example(train, labels, i), scores[i, q]) for i in rows]
+    return [
+      Evidence(
+        example(train, labels, i),
+        scores[i, q],
+        None if standard_error is None else float(standard_error[i, q]),
+        significant is not None and bool(significant[i, q]),
+      )
+      for i in rows
+    ]
 
   found = []
   for q in which:
@@ -173,6 +193,7 @@ def write(
       coverage=coverage,
       queries=queries,
       power=_power(queries),
+      uncertain=any(one.standard_error is not None for one in _evidence(queries)),
       method=method,
       columns=COLUMNS,
   )  # fmt: skip
@@ -214,7 +235,8 @@ def _environment():
   )
   environment.filters.update(
       number=table.number, interval=table.interval, verdict=table.verdict,
-      png=png, signed=_signed, cell=_cell, share=lambda x: f'{100 * x:.1f}%',
+      png=png, signed=_signed, error=_error, cell=_cell,
+      share=lambda x: f'{100 * x:.1f}%',
   )  # fmt: skip
   return environment
 
@@ -255,15 +277,25 @@ def _label(value, classes):
 
 def _power(queries):
   """The power of ten that scores are shown in; 0 where they need none."""
-  scores = [
-    abs(one.score)
-    for query in queries
-    for one in (*query.supporters, *query.opponents)
-  ]
+  scores = [abs(one.score) for one in _evidence(queries)]
   if not any(scores):
     return 0
   power = math.floor(math.log10(max(scores)))
   return 0 if -1 <= power <= 3 else power
+
+
+def _evidence(queries):
+  return [
+    one for query in queries for one in (*query.supporters, *query.opponents)
+  ]
+
+
+def _error(evidence, power):
+  """'± 0.12', with a star where the score is significant; '' of one model."""
+  if evidence.standard_error is None:
+    return ''
+  text = f'± {evidence.standard_error / 10.0**power:.2g}'
+  return text + (' *' if evidence.significant else '')
 
 
 def _signed(value, power):

@@ -78,3 +78,36 @@ def test_relabel():
 def test_relabel_no_more_than_all():
   with pytest.raises(ValueError, match='label noise 1.5: give a fraction'):
     prepare.relabel(ROWS, 1.5, 0, 10)
+
+
+def labelled():
+  y = np.random.default_rng(1).permutation(np.arange(60) % 4)
+  return {'x': np.arange(60.0)[:, None], 'y': y}
+
+
+def test_balanced_parts_are_nested_and_share_their_others():
+  rows = labelled()
+  found = {n: prepare.balanced(rows, 3, n, 12) for n in (2, 5)}
+  for n, ((train, others), (i, j)) in found.items():
+    np.testing.assert_array_equal(np.bincount(train['y']), [n] * 4)
+    np.testing.assert_array_equal(train['x'], rows['x'][i])
+    np.testing.assert_array_equal(others['x'], rows['x'][j])
+    assert len(j) == 12 and not {*i} & {*j}
+  small, large = found[2][1], found[5][1]
+  assert {*small[0]} < {*large[0]}
+  np.testing.assert_array_equal(small[1], large[1])
+  other = prepare.balanced(rows, 4, 2)
+  assert {*other[1][0]} != {*small[0]} and len(other[1][1]) == 0
+  with pytest.raises(ValueError, match='per_class=16: give 1 to 15'):
+    prepare.balanced(rows, 3, 16)
+  with pytest.raises(ValueError, match='55 other rows of 52'):
+    prepare.balanced(rows, 3, 2, 55)
+
+
+def test_of_classes():
+  rows = labelled()
+  some, index = prepare.of_classes(rows, 2)
+  assert {*some['y']} == {0, 1} and len(index) == 30
+  np.testing.assert_array_equal(some['x'], rows['x'][index])
+  with pytest.raises(ValueError, match='5 classes of 4'):
+    prepare.of_classes(rows, 5)

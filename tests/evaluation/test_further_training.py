@@ -212,3 +212,16 @@ def test_bad_input(tmp_path, changes, message):
 def test_divergence_names_the_model(tmp_path):
   with pytest.raises(ValueError, match='of all rows, repeat 0 diverged'):
     run(tmp_path / 's', recipe=recipe(rate=1e38))
+
+
+def test_models_are_continued_each_with_its_own_key(tmp_path):
+  keys = jnp.stack([jax.random.fold_in(KEY, r) for r in range(2)])
+  stack = jax.tree.map(lambda x: jnp.stack([x, 0.5 * x]), TINY.params)
+  base, left = run(tmp_path / 's', params=stack, key=keys)
+  for r in range(2):
+    one = jax.tree.map(lambda x, r=r: x[r], stack)
+    alone = run(tmp_path / str(r), params=one)  # with the same keys
+    np.testing.assert_allclose(base[r], alone[0][r], atol=1e-5)
+    np.testing.assert_allclose(left[:, r], alone[1][:, r], atol=1e-5)
+  with pytest.raises(ValueError, match='2 models and 3 keys'):
+    run(tmp_path / 't', params=stack, repeats=3, key=jax.random.split(KEY, 3))

@@ -218,6 +218,33 @@ def test_leave_one_out_has_common_random_numbers(tmp_path):
     )
 
 
+def test_an_ensemble_is_left_one_out_with_its_own_keys(tmp_path):
+  keys = jax.random.split(jax.random.key(8), 2)
+  run = members.train(PROBLEM, recipe(), TRAIN, keys, checkpoints=4)
+  base, left = retraining.leave_one_out(
+      PROBLEM, recipe(), TRAIN, QUERIES, np.array([2, 5]), 2, keys,
+      tmp_path / 's', points=run.steps, progress=False,
+  )  # fmt: skip
+  assert base.shape == (2, 4, 4) and left.shape == (2, 2, 4, 4)
+  measures = jax.vmap(lambda p: retraining.measures(PROBLEM, p, QUERIES))
+  np.testing.assert_allclose(base, measures(run.checkpoints), atol=1e-5)
+  weights = np.ones((2, 12), np.float32)
+  weights[:, 5] = 0
+  out = members.train(
+    PROBLEM, recipe(), TRAIN, keys, weights=weights, checkpoints=4
+  )
+  np.testing.assert_allclose(left[1], measures(out.checkpoints), atol=1e-5)
+  with pytest.raises(ValueError, match='for 3 repeats: give one key'):
+    retraining.leave_one_out(
+      PROBLEM, recipe(), TRAIN, QUERIES, np.array([2]), 3, keys, tmp_path / 't'
+    )
+  with pytest.raises(ValueError, match='rising steps from 1 to 12'):
+    retraining.leave_one_out(
+        PROBLEM, recipe(), TRAIN, QUERIES, np.array([2]), 2, keys,
+        tmp_path / 't', points=[3, 13],
+    )  # fmt: skip
+
+
 def test_subsets_are_functions_of_the_seed():
   subsets = half_subsets(3, 11, 20)
   assert subsets.shape == (20, round(11 / 2))

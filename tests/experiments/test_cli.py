@@ -12,6 +12,8 @@ import time
 import numpy as np
 import pytest
 
+from tda_jax.storage import scores
+
 ROOT = pathlib.Path(__file__).parents[2]
 SMOKE = 'configs/astra/digits.py:smoke'
 
@@ -200,6 +202,13 @@ def test_an_own_task_runs(tmp_path):
   config = own_task(tmp_path, OWN.replace('EDIT', 'pass'))
   done = run('attribute', config, tmp_path / 'w')
   assert 'holds 2 models x 30 rows x 10 queries' in done.stdout
+  assert 'of the pairs are significant' in done.stdout
+  store = scores.open(
+    tmp_path / 'w' / 'scores' / 'digits' / 'grad_dot' / 'uncertainty'
+  )
+  mean, error, p, significant = np.moveaxis(scores.read(store), 1, 0)
+  assert mean.shape == (30, 10) and (error >= 0).all()
+  assert ((p >= 0) & (p <= 1)).all() and set(significant.ravel()) <= {0, 1}
 
 
 def test_a_truncated_checkpoint_is_named_with_its_cure(smoke, tmp_path):

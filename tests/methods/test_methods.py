@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny
 
@@ -10,6 +11,7 @@ from tda_jax import problem as problem_lib
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import cg, ekfac, exact, inverse
 from tda_jax.methods import (
+  additional_step,
   baselines,
   displaced,
   gradients,
@@ -28,6 +30,7 @@ from tda_jax.training.fit import Run
 METHODS = {
   'grad_dot': gradients.grad_dot(),
   'grad_cos': gradients.grad_cos(),
+  'additional_step': additional_step.additional_step(optax.sgd(0.1), at_once=3),
   'identity': influence.influence(inverse.identity()),
   'ekfac': influence.influence(ekfac.ekfac(0.1)),
   'cg': influence.influence(cg.cg(0.1, tolerance=1e-5)),

@@ -13,6 +13,7 @@ SMALL = {'widths': (4, 8, 8, 8), 'shape': (16, 16, 3)}
 MODELS = {
   'mlp': (lambda: mlp.mlp((7, 6), 3, (4, 2)), (4, 2)),
   'lenet': (lambda: cnn.lenet(3), (28, 28, 1)),
+  'small': (lambda: cnn.small(3, (9, 8, 1), (4, 5), 6), (9, 8, 1)),
   'resnet9': (lambda: cnn.resnet9(3, groups=2, **SMALL), (16, 16, 3)),
   'resnet9 bare': (lambda: cnn.resnet9(3, groups=None, **SMALL), (16, 16, 3)),
 }
@@ -52,6 +53,7 @@ def test_outputs_depend_on_their_own_example_only(name):
     (lambda: mlp.mlp((128, 64), 10, (64,)), 17_226),
     (lambda: mlp.mlp((128, 64), 10, (28, 28, 1)), 109_386),
     (lambda: cnn.lenet(10), 61_706),
+    (lambda: cnn.small(10), 421_642),  # torch's: 320 + 18,496 + 401,536 + 1,290
     # 2,272,192 of convolutions and the dense layer, and scale and bias of 1,344
     # normalised channels.
     (lambda: cnn.resnet9(10), 2_272_192 + 2 * 1_344),
@@ -106,6 +108,22 @@ def test_resnet9_follows_trak():
     x = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
     outputs.append(apply(init(jax.random.key(0)), x))
   np.testing.assert_allclose(outputs[0], 0.2 * outputs[1], rtol=1e-5)
+
+
+def test_patches_make_a_convolution():
+  x = jax.random.normal(jax.random.key(0), (2, 7, 6, 3))
+  for size in (3, 5):
+    kernel = jax.random.normal(jax.random.key(1), (size, size, 3, 4))
+    want = jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )  # fmt: skip
+    got = cnn.patches(x, size) @ kernel.reshape(-1, 4)
+    np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+def test_small_images_are_refused():
+  with pytest.raises(ValueError, match='images of 6 x 8 cannot be halved 3'):
+    cnn.small(3, (6, 8, 1), (4, 4, 4))
 
 
 def test_groups_must_divide_the_widths():

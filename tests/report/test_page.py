@@ -126,6 +126,33 @@ def test_whole_page(tmp_path):
     assert image.imread(io.BytesIO(base64.b64decode(coded))).ndim == 3
 
 
+def test_scores_of_an_ensemble_show_how_sure_they_are(tmp_path):
+  scores = np.array([[3e-4, 0.0], [1e-4, 1e-4], [-2e-4, 0.0]])
+  error = np.full((3, 2), 5e-5)
+  sure = np.array([[True, False], [False, False], [False, False]])
+  for rows in (
+    np.ones((3, 2)),
+    np.random.default_rng(0).uniform(size=(3, 4, 4)),
+  ):
+    found = page.queries(
+        scores, rows, [0, 1, 2], rows[:2], [0, 1], [0, 1], [0],
+        standard_error=error, significant=sure,
+    )  # fmt: skip
+    path = tmp_path / 'page.html'
+    page.write(path, title='t', facts={}, queries=found)
+    text = re.sub(r'\s+', ' ', read(path)[2])
+    assert '+3.00 ± 0.5 *' in text and '+1.00 ± 0.5' in text
+    assert '−2.00 ± 0.5' in text and '* marks those that a t-test' in text
+    assert text.count('±') == 4
+  with pytest.raises(ValueError, match=r'shape \(2, 2\) do not fit'):
+    page.queries(
+        scores, rows, [0] * 3, rows[:2], [0, 1], [0, 1], [0],
+        standard_error=error[:2],
+    )  # fmt: skip
+  page.write(path, title='t', facts={}, queries=digits()[0])
+  assert '±' not in path.read_text()
+
+
 def test_nothing_leaves_the_file(tmp_path):
   path = tmp_path / 'page.html'
   page.write(path, title='t', facts={'a': 1}, rows=ROWS, queries=digits()[0])

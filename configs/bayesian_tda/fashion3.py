@@ -1,0 +1,21 @@
+"""Noise of scores on three classes of Fashion-MNIST.
+
+  python -m experiments.bayesian_tda --config=configs/bayesian_tda/fashion3.py \
+      --workdir=DIR --config.data.path=FOLDER
+
+FOLDER holds the idx.gz files (Debian package dataset-fashion-mnist, or
+github.com/zalandoresearch/fashion-mnist); empty: where that package puts them.
+Argument: `:smoke` (seconds). T-shirts, trousers and pullovers; otherwise as
+mnist3.
+"""
+
+from configs.bayesian_tda import base
+from experiments import arguments
+
+
+def get_config(arg=None):
+  a = arguments.parse(arg, smoke=False)
+  c = base.config('fashion3')
+  c.data.update(name='fashion_mnist', pool=2, queries=300)
+  c.left_out.rows = 15
+  return base.smoke(c) if a['smoke'] else c

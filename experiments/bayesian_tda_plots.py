@@ -1,0 +1,122 @@
+"""The plots of `bayesian_tda`, and its pairs of least noise."""
+
+import pathlib
+
+import numpy as np
+
+from experiments import bayesian_tda_claims as claims_lib
+from tda_jax.report import panels, plots
+from tda_jax.storage import record
+
+SYMBOLS = {'mean': 'μ', 'deviation': 'σ', 'ratio': 'μ/σ'}
+PAIRED = ('loo', 'influence')  # whose pairs of least noise are shown
+
+
+def draw(config, found: dict, workdir) -> list[str]:
+  """Correlations and p-values of each part, p by size, and pictures."""
+  folder = pathlib.Path(workdir) / 'plots'
+  folder.mkdir(exist_ok=True)
+  out = [by_size(config, found, folder)]
+  for name, part in found.items():
+    out += [
+      panels.correlations(
+        [
+          panels.Matrix(f'{kind.capitalize()}, {SYMBOLS[quantity]}', values)
+          for (kind, quantity), values in part.correlations.items()
+        ],
+        list(part.scores),
+        folder / f'{name}_correlations.png',
+        title=f'Correlation between methods over pairs: {name}',
+      ),
+      panels.histograms(
+        [panels.Histogram(m, u.p) for m, u in part.by_code.items()],
+        folder / f'{name}_p.png',
+        "p of the paper's code",
+        title=f'p-values of all pairs: {name}',
+      ),
+    ]
+  return out + certain(config, found, workdir, folder)
+
+
+def by_size(config, found, folder) -> str:
+  """Mean p against rows per class: a panel of lines for each kind of part."""
+  lines = {}
+  for name, part in found.items():
+    kind = name.replace(f'_{config.parts[name].data.per_class}', '')
+    for method, scores in part.scores.items():
+      line = lines.setdefault(kind, {}).setdefault(method, {})
+      size = config.parts[name].data.per_class
+      line[size] = claims_lib.mean_p(scores)
+  titles = {kind: kind.replace('_batches', ', batches only') for kind in lines}
+  curves = {
+    titles[kind]: [_curve(method, line) for method, line in methods.items()]
+    for kind, methods in lines.items()
+  }
+  return panels.lines(
+    curves,
+    folder / 'mean_p.png',
+    'training rows per class',
+    'mean p over pairs',
+    title=f'Noise against the number of rows: {config.setting}',
+  )
+
+
+def certain(config, found, workdir, folder) -> list[str]:
+  """The pairs of least p with their pictures; all of them in pairs.json."""
+  out, listed = [], {}
+  for name, part in found.items():
+    for method in PAIRED:
+      if method not in part.scores:
+        continue
+      u = part.by_text[method]
+      order = np.argsort(u.p, axis=None, kind='stable')[: config.pictured]
+      pairs = list(zip(*np.unravel_index(order, u.p.shape), strict=True))
+      listed.setdefault(name, {})[method] = [
+        {
+          'row': int(part.rows[i]),
+          'query': int(q),
+          'mean': float(u.mean[i, q]),
+          'deviation': float(u.deviation[i, q]),
+          'p': float(u.p[i, q]),
+          'significant': bool(u.significant[i, q]),
+        }
+        for i, q in pairs
+      ]
+      if part.task.shown is None:
+        continue
+      out.append(
+        panels.pairs(
+          [_pair(part, u, i, q) for i, q in pairs],
+          folder / f'{name}_{method}_pairs.png',
+          title=f'Pairs of least noise, {method}: {name}'
+          ' (row left, query right; μ ± σ, t-test)',
+        )
+      )
+  record.write_json(pathlib.Path(workdir) / 'pairs.json', listed)
+  return out
+
+
+def _pair(part, u, i, q):
+  row, shown = part.rows[i], part.task.shown
+  high = max(shown['train'].max(), shown['queries'].max())
+  names = shown.get('classes')
+  label = lambda y: names[int(y)] if names else str(int(y))
+  star = '*' if u.significant[i, q] else ''
+  return panels.Pair(
+    shown['train'][row] / high,
+    shown['queries'][q] / high,
+    f'row {row}: {label(part.task.train["y"][row])}',
+    f'query {q}: {label(part.task.queries["y"][q])}',
+    f'{_short(u.mean[i, q])} ± {_short(u.deviation[i, q])}'
+    f'\np = {u.p[i, q]:.1g}{star}',
+  )
+
+
+def _short(value):
+  return f'{value:.2g}'.replace('-', '−')
+
+
+def _curve(name, line):
+  sizes = sorted(line)
+  mean, error = np.array([line[size] for size in sizes]).T
+  return plots.Curve(name, sizes, mean, mean - 2 * error, mean + 2 * error)

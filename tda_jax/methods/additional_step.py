@@ -1,0 +1,68 @@
+"""Additional training step: what one more step on a row alone does."""
+
+import jax
+import optax
+
+from tda_jax import trees
+from tda_jax.methods.method import Method, Prepared
+
+QUERIES_AT_ONCE = 512
+
+
+def additional_step(
+  optimizer: optax.GradientTransformation, *, at_once: int = 8
+) -> Method:
+  """score[i, q] = measure_q(θ + step_i) − measure_q(θ).
+
+  step_i is one optimizer step, from a fresh state, on loss_i + ½·l2·‖θ‖² alone
+  (ATS: Nguyen, Seo & Oh 2023, §4.1, after Pruthi et al. 2020). Positive: the
+  step helps the query; the paper's l_after − l_before has the other sign. In the
+  measure's unit, of one step and not of a removal: it carries no 1/N.
+
+  The step needs the row's own gradient as a vector: optimizers such as Adam are
+  not linear in it, and the queries are evaluated after it. `at_once` rows are
+  taken together, and memory holds their parameters and no more.
+
+  Args:
+    optimizer: any of optax. Adam's first step is ±learning rate in every
+      parameter, whatever the size of the gradient.
+    at_once: rows taken together.
+
+  Raises:
+    ValueError: `at_once` is not positive.
+  """
+  if at_once < 1:
+    raise ValueError(f'at_once={at_once}: give at least 1')
+
+  def prepare(problem, run, train, queries, key):
+    del train, key
+    return Prepared((queries, _measures(problem, run.params, queries)))
+
+  def score(problem, run, prepared, batch):
+    queries, before = prepared.state
+    start = optimizer.init(run.params)
+
+    def objective(params, example):
+      return problem.loss(problem.outputs(params, example), example)
+
+    def one(example):
+      gradient = jax.grad(objective)(run.params, example)
+      if problem.l2:
+        gradient = trees.add(gradient, run.params, problem.l2)
+      updates, _ = optimizer.update(gradient, start, run.params)
+      after = optax.apply_updates(run.params, updates)
+      return _measures(problem, after, queries) - before
+
+    return jax.lax.map(one, batch.examples, batch_size=at_once)
+
+  return Method(prepare, score)
+
+
+def _measures(problem, params, queries):
+  """[Q], some queries at a time."""
+
+  def one(query):
+    return problem.measure(problem.outputs(params, query), query)
+
+  size = min(QUERIES_AT_ONCE, trees.count(queries))
+  return jax.lax.map(one, queries, batch_size=size)

@@ -1,0 +1,155 @@
+"""The experiment on noise as people call it, and what its claims compute."""
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+from test_cli import run
+
+from experiments import bayesian_tda as experiment
+from experiments import bayesian_tda_claims as claims_lib
+from experiments import tasks
+from tda_jax.evaluation import significance
+
+SMOKE = 'configs/bayesian_tda/digits3.py:smoke'
+METHODS = (
+    'loo', 'loo_continued', 'additional_step', 'influence', 'grad_dot',
+    'grad_cos',
+)  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def smoke(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('smoke')
+  return workdir, run('bayesian_tda', SMOKE, workdir)
+
+
+@pytest.mark.slow
+def test_it_writes_everything(smoke):
+  workdir, done = smoke
+  results = json.loads((workdir / 'results.json').read_text())
+  values = {(r['method'], r['metric']): r['value'] for r in results['rows']}
+  parts = ('cnn2_4', 'cnn2_4_batches')
+  for part in parts:
+    for method in METHODS:
+      for metric in ('mean_p', 'mean_p_t', 'significant'):
+        assert 0 <= values[f'{part}: {method}', metric] <= 1
+    assert values[f'{part}: models', 'accuracy, train'] > 0.3
+    same = values[f'{part}: influence ~ grad_dot', 'pearson of mean']
+    assert -1 <= same <= 1
+    assert (workdir / 'plots' / f'{part}_correlations.png').exists()
+    assert (workdir / 'plots' / f'{part}_loo_pairs.png').exists()
+  assert (workdir / 'plots' / 'mean_p.png').exists()
+  listed = json.loads((workdir / 'pairs.json').read_text())
+  ps = [pair['p'] for pair in listed['cnn2_4']['loo']]
+  assert ps == sorted(ps) and len(ps) == 12
+  claims = {claim['claim'] for claim in results['claims']}
+  assert {
+    'grad_dot, cnn2: initialisation adds noise to that of batches',
+    'grad_cos has the lowest mean p, cnn2',
+    'influence and grad_dot agree more with each other than with loo, cnn2,'
+    ' pearson',
+    'most leave-one-out effects are noise, cnn2',
+  } <= claims
+  assert 'mean_p_t' in done.stdout
+
+
+def part(noise, seed, extra=0.0, significant=None):
+  """Scores of one signal and noise of one size, [S, L, Q]."""
+  rng = np.random.default_rng(seed)
+  signal = rng.normal(size=(20, 15))
+  local = rng.normal(size=(20, 15))
+  of = {
+    'loo': signal,
+    'influence': local + 0.1 * signal,
+    'grad_dot': local,
+    'grad_cos': 10 * local,
+  }
+  scores = {
+    name: mean + noise * rng.normal(size=(10, 20, 15))
+    for name, mean in of.items()
+  }
+  tests = {'by_code': 'deviations', 'by_text': 'student'}
+  found = {
+    field: {n: significance.uncertainty(s, test=t) for n, s in scores.items()}
+    for field, t in tests.items()
+  }
+  return experiment.Part(
+    None, np.arange(20), scores, found['by_code'], found['by_text'],
+    experiment.correlated(found['by_code']), {}, dict.fromkeys(scores),
+  )  # fmt: skip
+
+
+def changes(kind, shared=False):
+  return {
+    'model': {'kind': kind},
+    'data': {'per_class': 10},
+    'training': {'shared_init': shared},
+  }
+
+
+PARTS = {
+  'cnn2_10': changes('cnn2'),
+  'cnn2_10_batches': changes('cnn2', True),
+  'cnn3_10': changes('cnn3'),
+}
+
+
+def verdicts(noises):
+  found = {
+    name: part(noise, i)
+    for i, (name, noise) in enumerate(zip(PARTS, noises, strict=True))
+  }
+  return {c['claim']: c['holds'] for c in claims_lib.computed(found, PARTS)}
+
+
+def test_claims_tell_what_holds_from_what_does_not():
+  expected = verdicts((3.0, 1.0, 6.0))
+  other = verdicts((1.0, 3.0, 0.2))
+  noisier = 'grad_dot, cnn2: initialisation adds noise to that of batches'
+  assert expected[noisier] and not other[noisier]
+  fewer = 'grad_dot: fewer significant pairs in cnn3 than in cnn2'
+  assert expected[fewer] and not other[fewer]
+  mostly = 'most leave-one-out effects are noise, cnn3'
+  assert expected[mostly] and not other[mostly]
+  assert expected['grad_cos has the lowest mean p, cnn2']
+  agree = 'influence and grad_dot agree more with each other than with loo'
+  assert expected[f'{agree}, cnn2, spearman'] and len(expected) == 16
+
+
+def test_the_error_of_a_mean_p_is_its_spread_over_draws():
+  draws = [part(2.0, seed).scores['loo'] for seed in range(12)]
+  # The pairs are independent here, and so are seeds: both spreads are small.
+  means, errors = zip(*map(claims_lib.mean_p, draws), strict=True)
+  assert 0.3 < np.std(means, ddof=1) / np.mean(errors) < 3
+  assert claims_lib.mean_p(draws[0][:2])[1] == 0
+
+
+@pytest.mark.parametrize('name', ['mnist3', 'fashion3', 'digits3'])
+def test_settings(name):
+  made = importlib.import_module(f'configs.bayesian_tda.{name}').get_config
+  for config in (made(), made('smoke')):
+    for changes in config.parts.values():
+      own = experiment.part_config(config, changes)
+      assert own.checkpoints <= own.training.epochs * -(
+        -3 * own.data.per_class // own.training.batch_size
+      )
+      assert own.averaged <= own.checkpoints
+    assert config.setting == name and len(config.parts) in (2, 9)
+
+
+def test_digits_are_images_to_a_cnn_and_one_start_is_shared():
+  import jax
+
+  made = importlib.import_module('configs.bayesian_tda.digits3').get_config
+  config = made('smoke')
+  task = tasks.load(config)
+  assert task.train['x'].shape == (30, 8, 8, 1)
+  assert {*task.queries['y']} == {0, 1, 2}
+  keys = jax.random.split(jax.random.key(0), 2)
+  for shared in (False, True):
+    config.training.shared_init = shared
+    start = jax.vmap(tasks.load(config).recipe.init)(keys)
+    kernel = start['Dense_0']['kernel']
+    assert bool((kernel[0] == kernel[1]).all()) == shared
