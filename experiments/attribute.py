@@ -11,7 +11,7 @@ significant or not.
 
 import pathlib
 
-from experiments import ensembles, launch, stages, tasks
+from experiments import dampings, ensembles, launch, stages, tasks
 
 
 def main(config, workdir: pathlib.Path) -> None:
@@ -22,9 +22,9 @@ def main(config, workdir: pathlib.Path) -> None:
     kind, count, config, task, ensembles.bare(task, runs), workdir
   )
   own = '' if kind == 'naive' else f'_{kind}_{count}'
-  chosen = stages.chosen_dampings(config, task, runs, workdir)
+  chosen = dampings.chosen(config, task, runs, workdir)
   for name, settings in stages.methods_of(config).items():
-    settings = stages.resolved(settings, chosen)
+    settings = dampings.resolved(settings, chosen)
     name = name + own
     scores = stages.scores(
       config,

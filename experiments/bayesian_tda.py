@@ -16,7 +16,7 @@ import numpy as np
 
 from experiments import bayesian_tda_claims as claims_lib
 from experiments import bayesian_tda_plots as plots_lib
-from experiments import launch, left_out, stages, tasks
+from experiments import dampings, launch, left_out, stages, tasks
 from experiments.tasks import Task
 from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import significance
@@ -90,7 +90,7 @@ def measured(config, workdir: pathlib.Path) -> Part:
     seconds[name] = None
   for name, settings in stages.methods_of(config).items():
     scores[name], seconds[name] = scored(
-      config, name, stages.resolved(settings, {}), task, runs, rows, workdir
+      config, name, dampings.resolved(settings, {}), task, runs, rows, workdir
     )
   test = {'by_code': 'deviations', 'by_text': 'student'}
   found = {

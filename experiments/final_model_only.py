@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments import dampings, launch, stages, tasks
 from experiments import final_model_only_claims as claims_lib
-from experiments import launch, stages, tasks
 from tda_jax import trees
 from tda_jax.evaluation import agreement
 from tda_jax.report import plots, table
@@ -42,10 +42,10 @@ def main(config, workdir: pathlib.Path) -> None:
   run = stages.train(config, task, workdir)
   params = trees.row(run.params, 0)
   left, effects = stages.further(config, task, params, workdir)
-  chosen = stages.chosen_dampings(config, task, run, workdir)
+  chosen = dampings.chosen(config, task, run, workdir)
   found = {}
   for name, settings in stages.methods_of(config).items():
-    settings = stages.resolved(settings, chosen)
+    settings = dampings.resolved(settings, chosen)
     scores = stages.scores(config, name, settings, task, run, workdir)
     facts = stages.facts(config, workdir, name, 1)[0]
     seconds = facts['prepare_seconds'] + facts['score_seconds']

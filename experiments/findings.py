@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
-from experiments import stages
+from experiments import dampings, stages
 from tda_jax.evaluation import agreement, lds, reliability
 
 RESAMPLES = 300
@@ -53,10 +53,10 @@ def truth(config, task, workdir) -> Truth:
 
 def measure(config, task, runs, true: Truth, workdir) -> dict[str, Finding]:
   """Scores every method of the config and takes its LDS."""
-  chosen = stages.chosen_dampings(config, task, runs, workdir)
+  chosen = dampings.chosen(config, task, runs, workdir)
   found = {}
   for name, settings in stages.methods_of(config).items():
-    settings = stages.resolved(settings, chosen)
+    settings = dampings.resolved(settings, chosen)
     stages.peak_memory(reset=True)
     scores = stages.scores(config, name, settings, task, runs, workdir)
     peak = stages.peak_memory()

@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from absl import logging
 
+from experiments import dampings, launch, mislabelled, proxies, stages, tasks
 from experiments import findings as findings_lib
-from experiments import launch, mislabelled, proxies, stages, tasks
 from experiments import limited_access_claims as claims_lib
 from experiments.findings import Finding, Truth
 from experiments.proxies import TARGET, Proxy
@@ -49,7 +49,7 @@ def measured(config, every: dict[str, Proxy], truth: Truth) -> dict:
   for proxy_name, proxy in every.items():
     for name, settings in stages.methods_of(config).items():
       if proxies.able(proxy, settings):
-        settings = stages.resolved(settings, {})
+        settings = dampings.resolved(settings, {})
         found[f'{proxy_name}/{name}'] = _finding(proxy, name, settings, truth)
   floor = _finding(every[TARGET], 'random', {'kind': 'random'}, truth)
   return {**found, 'random': floor}

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 import tda_jax
-from experiments import methods, proxies, stages
+from experiments import dampings, methods, proxies, stages
 from experiments.proxies import Proxy
 from experiments.tasks import Task
 from tda_jax.data import prepare
@@ -36,7 +36,7 @@ def rows(config, target: Task, every: dict[str, Proxy], workdir) -> list[dict]:
   for proxy_name, proxy in every.items():
     for name in settings.methods:
       if name in known and proxies.able(proxy, known[name]):
-        found = self_influence(proxy, name, stages.resolved(known[name], {}))
+        found = self_influence(proxy, name, dampings.resolved(known[name], {}))
         out.append(_row(f'{proxy_name}/{name}', found, wrong, config.members))
   chance = np.random.default_rng(config.seed).normal(size=len(wrong))
   return [*out, _row('random', chance, wrong, None)]

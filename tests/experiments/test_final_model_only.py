@@ -9,9 +9,9 @@ import pytest
 import tiny
 from test_cli import run, sentence
 
+from experiments import dampings, tasks
 from experiments import final_model_only as experiment
 from experiments import final_model_only_claims as claims_lib
-from experiments import stages, tasks
 
 SMOKE = 'configs/final_model_only/diabetes.py:smoke'
 SETTINGS = (
@@ -129,7 +129,7 @@ def test_the_users_own_tables(tmp_path, setting):
 
 def test_dampings_are_in_mean_squares_of_a_gradients_entry():
   t = tiny.classification(n=11)
-  found = stages.mean_square_gradient(
+  found = dampings.mean_square_gradient(
     tasks.Task(*t[:1], None, *t[2:]), t.params
   )
   wanted = (tiny.gradients(t.problem.loss, t, t.train) ** 2).mean()
