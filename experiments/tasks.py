@@ -344,12 +344,12 @@ def _network(config, outputs, shape):
   model = config.model
   dropout = model.get('dropout', 0.0)
   if model.kind == 'mlp':
-    if model.activation not in ACTIVATIONS:
+    activation = model.get('activation', 'relu')
+    if activation not in ACTIVATIONS:
       raise ValueError(
-        f'unknown activation {model.activation!r}: use one of'
-        f' {sorted(ACTIVATIONS)}'
+        f'unknown activation {activation!r}: use one of {sorted(ACTIVATIONS)}'
       )
-    init, activation = _initializer(model), ACTIVATIONS[model.activation]
+    init, activation = _initializer(model), ACTIVATIONS[activation]
     return mlp.mlp(model.widths, outputs, shape, activation, init, dropout)
   if CNNS.get(model.kind) and not dropout:
     init = _initializer(model)
