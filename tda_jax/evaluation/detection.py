@@ -46,8 +46,10 @@ def self_influence(
 
   @jax.jit
   def block(run, rows, batch, key):
-    prepared = method.prepare(problem, run, rows, batch.examples, key)
-    scores = method.score(problem, run, prepared, batch)
+    prepared = method_lib.prepare(
+      method, problem, run, rows, batch.examples, key
+    )
+    scores = method_lib.score(method, problem, run, prepared, batch)
     return jnp.diagonal(scores), prepared
 
   found = []
