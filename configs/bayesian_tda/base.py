@@ -5,7 +5,7 @@ from ml_collections import config_dict
 STEP = {'optimizer': 'adam', 'learning_rate': 1e-3, 'weight_decay': 5e-3}
 METHODS = {
   'additional_step': {'kind': 'additional_step', **STEP},
-  'influence': {'kind': 'exact', 'damping': 5e-3},
+  'influence': {'kind': 'ekfac', 'damping': 5e-3},  # the paper: LiSSA
   'grad_dot': {'kind': 'grad_dot'},
   'grad_cos': {'kind': 'grad_cos'},
 }
