@@ -27,4 +27,8 @@ def get_config(arg=None):
   c.lora.training.update(learning_rate=0.02, epochs=3)
   c.truth.update(subsets=50, repeats=3, at_once=10)
   c.methods.ekfac.update(models=3, variants=3)
-  return base.smoke(c) if a['smoke'] else c
+  if a['smoke']:
+    base.smoke(c)
+    c.ensembles = ('naive', 'lora:2')  # each compiles a transformer anew
+    c.methods = {'grad_dot': c.methods.grad_dot}
+  return c

@@ -54,6 +54,7 @@ def test_it_writes_everything(smoke):
   assert 'lds' in done.stdout
 
 
+@pytest.mark.slow
 def test_a_second_run_computes_nothing_and_says_the_same(smoke):
   workdir, _ = smoke
   before = read(workdir)
@@ -144,7 +145,12 @@ def test_names_of_ensembles():
 
 
 @pytest.mark.parametrize(
-  'name, members', [('halves', 2), ('checkpoints:2', 4), ('lora:2', 4)]
+  'name, members',
+  [
+    ('lora:2', 4),
+    pytest.param('halves', 2, marks=pytest.mark.slow),
+    pytest.param('checkpoints:2', 4, marks=pytest.mark.slow),
+  ],
 )
 def test_attribute_takes_any_ensemble(smoke_of_astra, name, members):
   flags = ('--config.method=grad_dot', f'--config.ensemble={name}')
