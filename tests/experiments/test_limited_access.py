@@ -67,6 +67,7 @@ def test_it_writes_everything(smoke):
   assert 'mislabel_auc' in done.stdout
 
 
+@pytest.mark.slow
 def test_a_resumed_run_says_the_same(smoke):
   """As if killed while models were retrained and pairs scored."""
   workdir, _ = smoke
