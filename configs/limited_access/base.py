@@ -84,6 +84,7 @@ def config(setting: str) -> config_dict.ConfigDict:
     'trak': {
       'kind': 'trak',
       'projection_dim': 512,
+      'ridge': 1e-3,  # a logistic model's kernel is singular without
       'score_loss': 'cross_entropy',
     },
     'representer': {'kind': 'representer', 'l2': 1e-3},
