@@ -1,8 +1,13 @@
 """Claims of "A Bayesian Approach To Analysing TDA", from what was measured.
 
 A part is {network, rows per class, noise}; a claim takes the mean over the sizes
-that both sides have, and says each side's figure.
+that both sides have, and holds where a difference is above 0 by 2 standard
+errors. These are of the jackknife: seed s is left out of all parts at once, since
+parts share initialisations and rows. Epochs fall as rows are more (the config).
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,166 +17,198 @@ PAPER = 'Bayesian TDA paper'
 LOCAL = ('influence', 'grad_dot')  # that the paper finds to agree
 
 
+class Numbers(NamedTuple):
+  """What the claims compare of one part.
+
+  Attributes:
+    p: name of the method -> mean p of the code.
+    significant: name -> share of pairs, by the t-test at a false rate of 5%.
+    correlations: kind -> [A, A] of the methods' means.
+  """
+
+  p: dict[str, float]
+  significant: dict[str, float]
+  correlations: dict[str, np.ndarray]
+
+
 def computed(found: dict, parts: dict) -> list[dict]:
-  """All claims that the parts allow.
+  """All claims that the parts allow; none for fewer than three seeds.
 
   Args:
     found: name -> bayesian_tda.Part.
     parts: name -> its changes of the config.
   """
-  every = {'init and batches': {}, 'batches': {}}
-  for name, part in found.items():
-    noise = 'batches' if _shared(parts[name]) else 'init and batches'
+  seeds = min(len(s) for part in found.values() for s in part.scores.values())
+  if seeds < 3:
+    return []
+  replicas = [
+    {name: numbers(part.scores, without) for name, part in found.items()}
+    for without in (None, *range(seeds))
+  ]
+  own, shared = {}, {}
+  for name in found:
+    of = shared if _shared(parts[name]) else own
     kind, size = parts[name]['model']['kind'], parts[name]['data']['per_class']
-    every[noise].setdefault(kind, {})[size] = part
-  own, shared = every['init and batches'], every['batches']
+    of.setdefault(kind, {})[size] = name
+  methods = list(next(iter(found.values())).scores)
   out = []
   for kind in own:
-    out += _sources(kind, own[kind], shared.get(kind, {}))
-    out += _lowest(kind, own[kind]) + _agreement(kind, own[kind])
-    out += _share(kind, own[kind])
-  return out + _networks(own)
+    names = list(own[kind].values())
+    out += _sources(replicas, methods, kind, own[kind], shared.get(kind, {}))
+    out += _lowest(replicas, methods, kind, names)
+    out += _agreement(replicas, methods, kind, names)
+    out += _share(replicas, methods, kind, own[kind])
+  return out + _networks(replicas, methods, own)
+
+
+def numbers(scores: dict[str, np.ndarray], without: int | None) -> Numbers:
+  """Of all seeds, or of those but one."""
+  if without is not None:
+    scores = {name: np.delete(s, without, 0) for name, s in scores.items()}
+  test = lambda kind: {
+    name: significance.uncertainty(s, test=kind) for name, s in scores.items()
+  }
+  by_code, by_text = test('deviations'), test('student')
+  means = np.stack([u.mean for u in by_code.values()])
+  return Numbers(
+    {name: u.p.mean() for name, u in by_code.items()},
+    {name: u.significant.mean() for name, u in by_text.items()},
+    {k: significance.correlations(means, k) for k in ('pearson', 'spearman')},
+  )
 
 
 def mean_p(scores: np.ndarray) -> tuple[float, float]:
-  """Mean over pairs of the code's p, and its jackknife error over seeds."""
+  """Mean over pairs of the code's p, and its jackknife error over seeds.
+
+  The error is NaN for fewer than three seeds.
+  """
 
   def value(scores):
     return significance.uncertainty(scores, test='deviations').p.mean()
 
   count = len(scores)
   if count < 3:
-    return float(value(scores)), 0.0
+    return float(value(scores)), float('nan')
   without = [value(np.delete(scores, s, 0)) for s in range(count)]
-  return float(value(scores)), float(np.std(without) * (count - 1) ** 0.5)
+  return float(value(scores)), _error(without)
 
 
-def _sources(kind, own, shared):
+def _sources(replicas, methods, kind, own, shared):
   """p of seeds that differ in all against those of one initialisation."""
   sizes = [size for size in own if size in shared]
-  if not sizes:
-    return []
-  out = []
-  for name in own[sizes[0]].scores:
-    sides = [
-      [mean_p(parts[size].scores[name]) for size in sizes]
-      for parts in (own, shared)
-    ]
-    (a, error_a), (b, error_b) = map(_mean_and_error, sides)
-    error = (error_a**2 + error_b**2) ** 0.5
-    out.append(
-      _claim(
-        f'{name}, {kind}: initialisation adds noise to that of batches',
-        'mean p(init and batches) − mean p(batches) above 0 by 2 SE',
-        f'{a:.3f} − {b:.3f} = {a - b:+.3f} ± {error:.3f}',
-        a - b > 2 * error,
-      )
-    )
-  return out
 
+  def side(name, parts):
+    return lambda r: np.mean([r[parts[size]].p[name] for size in sizes])
 
-def _lowest(kind, parts):
-  """grad_cos has the least noise."""
-  first = next(iter(parts.values()))
-  if 'grad_cos' not in first.scores:
-    return []
-  means = {
-    name: np.mean([part.by_code[name].p.mean() for part in parts.values()])
-    for name in first.scores
-  }
   return [
-    _claim(
+    _compared(
+      f'{name}, {kind}: initialisation adds noise to that of batches',
+      'mean p(init and batches) − mean p(batches)',
+      replicas,
+      side(name, own),
+      side(name, shared),
+    )
+    for name in methods
+    if sizes
+  ]
+
+
+def _lowest(replicas, methods, kind, names):
+  """grad_cos has the least noise."""
+  if 'grad_cos' not in methods or len(methods) < 2:
+    return []
+  p = lambda r, method: np.mean([r[name].p[method] for name in names])
+  others = [m for m in methods if m != 'grad_cos']
+  return [
+    _compared(
       f'grad_cos has the lowest mean p, {kind}',
-      'lowest of all methods',
-      ', '.join(f'{name} {value:.3f}' for name, value in means.items()),
-      min(means, key=means.get) == 'grad_cos',
+      'lowest p of the others − its own',
+      replicas,
+      lambda r: min(p(r, m) for m in others),
+      lambda r: p(r, 'grad_cos'),
     )
   ]
 
 
-def _agreement(kind, parts):
+def _agreement(replicas, methods, kind, names):
   """Influence and grad_dot are closer to each other than either to LOO."""
-  methods = list(next(iter(parts.values())).scores)
   a, b = LOCAL
   if not {a, b, 'loo'} <= {*methods}:
     return []
-  out = []
-  for measure in ('pearson', 'spearman'):
-    matrix = np.mean(
-      [part.correlations[measure, 'mean'] for part in parts.values()], 0
+
+  def between(measure, x, y):
+    at = methods.index(x), methods.index(y)
+    return lambda r: np.mean([r[n].correlations[measure][at] for n in names])
+
+  return [
+    _compared(
+      f'{a} and {b} agree more with each other than with loo, {kind},'
+      f' {measure}',
+      'correlation of their means − the larger with loo',
+      replicas,
+      between(measure, a, b),
+      lambda r, m=measure: max(between(m, x, 'loo')(r) for x in LOCAL),
     )
-    at = lambda x, y, m=matrix: m[methods.index(x), methods.index(y)]
-    both, others = at(a, b), [at(a, 'loo'), at(b, 'loo')]
-    out.append(
-      _claim(
-        f'{a} and {b} agree more with each other than with loo, {kind},'
-        f' {measure}',
-        'correlation of mean scores above both',
-        f'{both:.3f} against {others[0]:.3f} and {others[1]:.3f}',
-        both > max(others),
-      )
-    )
-  return out
+    for measure in ('pearson', 'spearman')
+  ]
 
 
-def _share(kind, parts):
+def _share(replicas, methods, kind, own):
   """Few pairs of leave-one-out are more than noise."""
-  shares = {size: _significant(part, 'loo') for size, part in parts.items()
-            if 'loo' in part.scores}  # fmt: skip
-  if not shares:
+  if 'loo' not in methods:
     return []
   return [
-    _claim(
+    _compared(
       f'most leave-one-out effects are noise, {kind}',
-      'share of significant pairs (FDR 5%) below half at every size',
-      ', '.join(f'{s} per class {v:.1%}' for s, v in shares.items()),
-      max(shares.values()) < 0.5,
+      'one half − the largest share of significant pairs of any size',
+      replicas,
+      lambda r: 0.5,
+      lambda r: max(r[name].significant['loo'] for name in own.values()),
     )
   ]
 
 
-def _networks(own):
+def _networks(replicas, methods, own):
   """Fewer significant pairs in the larger network."""
   kinds = sorted(own)
-  if len(kinds) < 2:
-    return []
   small, large = own[kinds[0]], own[kinds[-1]]
   sizes = [size for size in small if size in large]
-  out = []
-  for name in small[sizes[0]].scores if sizes else ():
-    a, b = (
-      np.mean([_significant(parts[size], name) for size in sizes])
-      for parts in (small, large)
+  if len(kinds) < 2 or not sizes:
+    return []
+
+  def share(name, parts):
+    return lambda r: np.mean([r[parts[s]].significant[name] for s in sizes])
+
+  return [
+    _compared(
+      f'{name}: fewer significant pairs in {kinds[-1]} than in {kinds[0]}',
+      f'share (FDR 5%) of {kinds[0]} − of {kinds[-1]}',
+      replicas,
+      share(name, small),
+      share(name, large),
     )
-    out.append(
-      _claim(
-        f'{name}: fewer significant pairs in {kinds[-1]} than in {kinds[0]}',
-        'share of significant pairs (FDR 5%) lower',
-        f'{b:.1%} against {a:.1%}',
-        b < a,
-      )
-    )
-  return out
+    for name in methods
+  ]
 
 
-def _significant(part, name):
-  return float(part.by_text[name].significant.mean())
+def _compared(claim, difference, replicas, left: Callable, right: Callable):
+  """The claim that left − right is above 0, of functions of a replica."""
+  gap, *others = [left(r) - right(r) for r in replicas]
+  a, b = left(replicas[0]), right(replicas[0])
+  error = _error(others)
+  return {
+    'claim': claim,
+    'source': PAPER,
+    'expected': f'{difference} above 0 by 2 SE',
+    'observed': f'{a:.3f} − {b:.3f} = {gap:+.3f} ± {error:.3f}',
+    'holds': bool(gap > 2 * error),
+  }
 
 
-def _mean_and_error(values):
-  means, errors = np.array(values).T
-  return means.mean(), np.linalg.norm(errors) / len(errors)
+def _error(without) -> float:
+  """Jackknife standard error of what each seed left out gives."""
+  return float(np.std(without) * (len(without) - 1) ** 0.5)
 
 
 def _shared(changes):
   return bool(changes.get('training', {}).get('shared_init', False))
-
-
-def _claim(claim, expected, observed, holds):
-  return {
-    'claim': claim,
-    'source': PAPER,
-    'expected': expected,
-    'observed': observed,
-    'holds': bool(holds),
-  }

@@ -105,7 +105,7 @@ def verdicts(noises):
 
 
 def test_claims_tell_what_holds_from_what_does_not():
-  expected = verdicts((3.0, 1.0, 6.0))
+  expected = verdicts((1.0, 0.3, 6.0))
   other = verdicts((1.0, 3.0, 0.2))
   noisier = 'grad_dot, cnn2: initialisation adds noise to that of batches'
   assert expected[noisier] and not other[noisier]
@@ -122,8 +122,8 @@ def test_the_error_of_a_mean_p_is_its_spread_over_draws():
   draws = [part(2.0, seed).scores['loo'] for seed in range(12)]
   # The pairs are independent here, and so are seeds: both spreads are small.
   means, errors = zip(*map(claims_lib.mean_p, draws), strict=True)
-  assert 0.3 < np.std(means, ddof=1) / np.mean(errors) < 3
-  assert claims_lib.mean_p(draws[0][:2])[1] == 0
+  assert 0.5 < np.std(means, ddof=1) / np.mean(errors) < 2
+  assert np.isnan(claims_lib.mean_p(draws[0][:2])[1])
 
 
 @pytest.mark.parametrize('name', ['mnist3', 'fashion3', 'digits3'])
