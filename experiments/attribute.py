@@ -4,7 +4,7 @@
 experiments.methods; `--config.ensemble=dropout:10` and the like make several
 members of each model (experiments.ensembles). Scores are the zarr stores
 <workdir>/scores/<setting>/<method>/<member>, [N, Q], positive where a row
-supports a query; <method>_dropout_10 of such an ensemble. Of several members
+supports a query; <method>_dropout_10 of such an ensemble. Of several models
 there is also <method>/uncertainty, [N, 4, Q]: mean, standard error, p-value,
 significant or not.
 """
@@ -25,6 +25,8 @@ def main(config, workdir: pathlib.Path) -> None:
   chosen = dampings.chosen(config, task, runs, workdir)
   for name, settings in stages.methods_of(config).items():
     settings = dampings.resolved(settings, chosen)
+    if 'members' in settings:  # of models: all variants of each
+      settings['members'] *= made.variants
     name = name + own
     scores = stages.scores(
       config,
@@ -34,11 +36,12 @@ def main(config, workdir: pathlib.Path) -> None:
       made.runs,
       workdir,
     )
+    folder = workdir / 'scores' / config.setting / name
     print(
-      f'{name}: {workdir / "scores" / config.setting / name} holds {scores.shape[0]} models x'
-      f' {scores.shape[1]} rows x {scores.shape[2]} queries'
+      f'{name}: {folder} holds {scores.shape[0]} models x {scores.shape[1]} rows'
+      f' x {scores.shape[2]} queries'
       f'{_convergence(stages.facts(config, workdir, name, len(scores)))}'
-      f'{_certainty(config, workdir, name, scores)}'
+      f'{_certainty(config, workdir, name, scores, made.variants)}'
     )
 
 
@@ -53,13 +56,15 @@ def _convergence(facts) -> str:
   )
 
 
-def _certainty(config, workdir, name, scores) -> str:
-  if len(scores) < 2:
+def _certainty(config, workdir, name, scores, variants) -> str:
+  """Variants of a model are no independent draws: its mean is one."""
+  of_models = scores.reshape(-1, variants, *scores.shape[1:]).mean(1)
+  if len(of_models) < 2:
     return ''
-  found = stages.uncertainty(config, workdir, name, scores)
+  found = stages.uncertainty(config, workdir, name, of_models)
   return (
-    f'; {found.significant.mean():.1%} of the pairs are significant (t-test, 5%'
-    ' false discoveries)'
+    f'; {found.significant.mean():.1%} of the pairs are significant (t-test over'
+    f' {len(of_models)} models, 5% false discoveries)'
   )
 
 

@@ -164,6 +164,8 @@ def result_rows(found: dict, true) -> list[dict]:
         {**row, 'metric': 'lds', 'value': e.lds.value, 'low': low, 'high': high}
       )
       for cost, unit in claims_lib.COSTS.items():
+        if np.isnan(getattr(e, cost)):
+          continue
         out.append(
           {**row, 'metric': f'{cost}, {unit}', 'value': getattr(e, cost)}
         )
@@ -183,6 +185,8 @@ def draw(config, found: dict, true, folder: pathlib.Path) -> list[str]:
   for name in dict.fromkeys(name for name, _ in found):
     kinds = {kind: every for (of, kind), every in found.items() if of == name}
     for cost, unit in claims_lib.COSTS.items():
+      if any(np.isnan(getattr(e, cost)) for x in kinds.values() for e in x):
+        continue
       curves = [_front(kind, every, cost) for kind, every in kinds.items()]
       paths.append(
         plots.points(

@@ -41,7 +41,11 @@ def savings(found: dict) -> list[Saving]:
       continue
     for naive in found[name, 'naive']:
       if naive.models > 1:
-        out += [_saving(name, kind, naive, every, cost) for cost in COSTS]
+        out += [
+          _saving(name, kind, naive, every, cost)
+          for cost in COSTS
+          if not np.isnan(getattr(naive, cost))
+        ]
   return out
 
 
@@ -129,13 +133,13 @@ def _saves(s: Saving) -> dict:
 
 
 def _largest(every: list[Saving]) -> list[Saving]:
-  """For each method, kind and cost the naive ensemble that most is saved of."""
-  best = {}
+  """For each method, kind and cost that of the largest naive ensemble."""
+  last = {}
   for s in every:
     key = s.method, s.kind, s.cost
-    if key not in best or s.saved.value > best[key].saved.value:
-      best[key] = s
-  return list(best.values())
+    if key not in last or s.models > last[key].models:
+      last[key] = s
+  return list(last.values())
 
 
 def _controlled(found: dict) -> dict:

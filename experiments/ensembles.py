@@ -112,6 +112,7 @@ def _halves(config, task, models: Members, key, workdir) -> Members:
       ' ones without a Recipe: let it return a Recipe'
     )
   count, n = config.members, rows_lib.count(task.train)
+  stages.claim(config, workdir, 'halves', members=count)
   # Not the subsets of the ground truth, which have seeds of their own.
   halves = subsets_lib.half_subsets(config.seed + 2, n, count)
   train = lambda: members.train(
@@ -131,6 +132,7 @@ def _halves(config, task, models: Members, key, workdir) -> Members:
 def _adapted(config, task, models: Members, count, key, workdir) -> Members:
   """LoRA adapters on each model, fine-tuned from seeds of their own."""
   settings = config.lora
+  stages.claim(config, workdir, f'lora_{count}', adapters=count, lora=settings)
   bases = ensembles.repeated(models.runs, count).params
   total = trees.count(bases)
   init = functools.partial(
@@ -164,19 +166,25 @@ def _adapted(config, task, models: Members, count, key, workdir) -> Members:
 def _timed(folder: pathlib.Path, train, count: int) -> tuple[Run, float]:
   """What `train` returns, and the seconds of one model, kept in `folder`.
 
-  A killed process takes its seconds with it: the time is then a lower bound,
-  and a warning says so.
+  NaN where training was not begun and ended by one process that timed it: a
+  killed process takes its seconds with it.
   """
   file = folder / 'seconds.json'
-  continued = folder.exists() and not file.exists()
+  begun = folder.exists() and not file.exists()
   started = time.monotonic()
   runs = train()
+  seconds = time.monotonic() - started
+  if begun:
+    logging.warning(
+      '%s was not trained in one go, so that its cost is not known: give another'
+      ' --workdir to measure it',
+      folder,
+    )
   if not file.exists():
-    if continued:
-      logging.warning('%s is without the time of an earlier process', file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    record.write_json(file, {'seconds': time.monotonic() - started})
-  return runs, record.read_json(file)['seconds'] / count
+    folder.mkdir(parents=True, exist_ok=True)
+    record.write_json(file, {'seconds': None if begun else seconds})
+  known = record.read_json(file)['seconds']
+  return runs, float('nan') if known is None else known / count
 
 
 def _megabytes(tree) -> float:

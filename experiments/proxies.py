@@ -110,8 +110,9 @@ def scores(proxy: Proxy, name: str, settings: dict) -> np.ndarray:
 
 
 def able(proxy: Proxy, settings: dict) -> bool:
-  """Whether the method can score by the proxy: TracIn follows its training."""
-  return settings['kind'] != 'tracin' or proxy.config.checkpoints > 0
+  """Whether the method can score by the proxy: some follow its training."""
+  follows = settings['kind'] in ('tracin', 'source', 'unrolled')
+  return not follows or proxy.config.checkpoints > 0
 
 
 def by_its_loss(proxy, settings):

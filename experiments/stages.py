@@ -34,7 +34,7 @@ def train(config, task: Task, workdir: pathlib.Path) -> Run:
   params = jax.eval_shape(task.recipe.init, jax.random.key(0))
   method_lib.check_labels(task.problem, params, task.queries)
   made = {'members': config.members, 'checkpoints': config.checkpoints}
-  _claim(config, workdir, 'train', **made)
+  claim(config, workdir, 'train', **made)
   if task.shown and 'split' in task.shown:
     record.write_json(pathlib.Path(workdir) / 'split.json', task.shown['split'])
   keys = _keys(config.seed, 'train', config.members)
@@ -68,7 +68,7 @@ def truth(config, task: Task, workdir: pathlib.Path, split: str = 'truth'):
       'ground truth is made by retraining, and this task gives trained models'
       ' (a Run) without a Recipe: let it return a Recipe'
     )
-  _claim(
+  claim(
     config,
     workdir,
     split,
@@ -95,7 +95,7 @@ def truth(config, task: Task, workdir: pathlib.Path, split: str = 'truth'):
 
 def left_out(config, task: Task, workdir: pathlib.Path):
   """Leave-one-out retraining: (rows [L], effects base − left out [L, R, Q])."""
-  _claim(config, workdir, 'left_out', **config.left_out)
+  claim(config, workdir, 'left_out', **config.left_out)
   n = rows_lib.count(task.train)
   rows = np.random.default_rng(config.seed).permutation(n)
   rows = np.sort(rows[: config.left_out.rows])
@@ -119,7 +119,7 @@ def same_run(config, task: Task, runs: Run, workdir: pathlib.Path):
   Of the first `config.same_run.members` models; a subset is of the rows kept.
   """
   settings = config.same_run
-  _claim(config, workdir, 'same_run', **settings)
+  claim(config, workdir, 'same_run', **settings)
   n = rows_lib.count(task.train)
   kept = subsets_lib.half_subsets(
     config.seed, n, settings.subsets, 1 - settings.dropped
@@ -144,7 +144,7 @@ def further(config, task: Task, params: PyTree, workdir: pathlib.Path):
   The rows to leave out are every (N // L)-th, as in the paper's tables.
   """
   settings = config.further
-  _claim(config, workdir, 'further', further=settings)
+  claim(config, workdir, 'further', further=settings)
   own = types.SimpleNamespace(model=config.model, training=settings)
   recipe = tasks.recipe(own, None)
   n = rows_lib.count(task.train)
@@ -279,7 +279,7 @@ def _folder(config, workdir, name):
   return pathlib.Path(workdir) / 'scores' / config.setting / name
 
 
-def _claim(config, workdir, stage, **settings):
+def claim(config, workdir, stage, **settings):
   """Refuses a workdir whose stage was made with other settings.
 
   The stages' own records know their arrays; this one also knows what cannot be
@@ -289,6 +289,8 @@ def _claim(config, workdir, stage, **settings):
     name: config.get(name) for name in ('task', 'data', 'model', 'training')
   }
   inputs = {'seed': config.seed, **shared, **settings}
+  if stage != 'train':  # which does not depend on it
+    inputs['measure'] = config.get('measure')
   record.begin(
     pathlib.Path(workdir) / 'stages' / stage, record.plain(_plain(inputs))
   )

@@ -159,7 +159,7 @@ def table(config) -> Task:
   if not regression:
     return classifier(config, train, queries, shown)
   init, apply = _network(config, 1, train['x'].shape[1:])
-  one = lambda params, x: apply(params, x)[:, 0]
+  one = lambda params, x, *key: apply(params, x, *key)[:, 0]
   return Task(
     problem_lib.regression(one), recipe(config, init), train, queries, shown
   )
@@ -314,6 +314,8 @@ def _drawn(rows, data, test=None):
   kept, numbers = _kept(rows, data)
   others = [] if test is not None else [data.queries]
   others += [data.held_out] if data.get('held_out') else []
+  if data.get('per_class') and data.get('held_out'):
+    raise ValueError('data.per_class and data.held_out exclude each other')
   if data.get('per_class'):
     parts, index = prepare.balanced(kept, data.seed, data.per_class, *others)
   else:

@@ -76,7 +76,17 @@ def init(
 
 
 def merge(base: PyTree, adapters: Adapters, alpha: float = 1.0) -> PyTree:
-  """The model's parameters with W + (alpha/r)·A B; a tree like `base`."""
+  """The model's parameters with W + (alpha/r)·A B; a tree like `base`.
+
+  Raises:
+    ValueError: an adapter of a path that `base` does not have.
+  """
+  unknown = sorted(set(adapters) - set(_named(base)))
+  if unknown:
+    raise ValueError(
+      f'adapters of {", ".join(unknown)}, which the base does not have: give the'
+      ' base that they were made for'
+    )
 
   def merged(path, leaf):
     pair = adapters.get(_name(path))

@@ -27,6 +27,9 @@ def self_influence(
 ) -> np.ndarray:
   """score[i, i] of every training row, [N]: each is its own query.
 
+  As all scores it is of the problem's measure; for self-influence in the loss
+  give a problem whose measure is minus the loss.
+
   Rows are taken `at_once`, and only scores of a row for those beside it are
   computed. The method is prepared for each of these blocks on all rows, with
   the same key, so that what it fits is the same.

@@ -14,7 +14,7 @@ import numpy as np
 from tda_jax.evaluation import agreement
 
 OVER = ('queries', 'subsets', 'both')
-LEVEL = 0.95
+TAILS = (0.025, 0.975)  # of a 95% interval
 QUERIES_AT_ONCE = 16  # the memory of `correlations` grows with it
 
 
@@ -177,6 +177,9 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
 def ratio(a: Estimate, b: Estimate) -> Estimate:
   """a / b, resample by resample: LDS / ceiling.
 
+  Its interval is of the ratios as they are: they are not centred, since one
+  whose b is near 0 has no mean to speak of.
+
   Raises:
     ValueError: the two were not resampled alike; b is 0.
   """
@@ -188,7 +191,10 @@ def ratio(a: Estimate, b: Estimate) -> Estimate:
     )
   with np.errstate(divide='ignore', invalid='ignore'):
     resampled = a.resampled / b.resampled
-  return estimate(a.value / b.value, resampled, a.drawn)
+  low, high = np.nanquantile(resampled, TAILS)
+  return Estimate(
+    a.value / b.value, float(low), float(high), resampled, a.drawn
+  )
 
 
 def average(estimates: Sequence[Estimate]) -> Estimate:
@@ -212,8 +218,7 @@ def estimate(value: float, resampled: np.ndarray, drawn: tuple) -> Estimate:
   holds some subsets twice, which by itself lowers rank correlations by O(1/M).
   """
   resampled = resampled - resampled.mean() + value
-  tail = (1 - LEVEL) / 2
-  low, high = np.quantile(resampled, [tail, 1 - tail])
+  low, high = np.quantile(resampled, TAILS)
   return Estimate(float(value), float(low), float(high), resampled, drawn)
 
 

@@ -55,7 +55,7 @@ def additional_step(
 
     return jax.lax.map(one, batch.examples, batch_size=at_once)
 
-  return Method(prepare, score)
+  return Method(prepare, score, unit='measure, one step')
 
 
 def _measures(problem, params, queries):

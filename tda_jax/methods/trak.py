@@ -45,7 +45,7 @@ def trak(projection_dim: int = 512, **kwargs) -> Method:
     own = slopes.score(problem, run, Prepared(jnp.ones(1)), batch)
     return kernel.score(problem, run, prepared, batch) * own
 
-  return kernel._replace(prepare=prepare, score=score)
+  return Method(prepare, score, cure=kernel.cure)
 
 
 def trak_slopes() -> Method:
@@ -130,7 +130,12 @@ def trak_kernel(
     )
     return jnp.matmul(features, x.T, precision='highest')
 
-  return Method(prepare, score, cure='raise ridge or lower projection_dim')
+  return Method(
+    prepare,
+    score,
+    unit='none',
+    cure='raise ridge or lower projection_dim',
+  )
 
 
 def trak_ensemble(projection_dim: int = 512, **kwargs) -> Method:
