@@ -21,10 +21,5 @@ def get_config(arg=None):
     **c.methods.lissa_x100,
     'curvature': 'hessian',
   }
-  c.methods.exact_hessian_x100 = {
-    'kind': 'dense',
-    'curvature': 'hessian',
-    'damping': c.methods.lissa_x100.damping,
-  }
-  c.plotted = (*c.plotted, 'lissa_hessian_x100', 'exact_hessian_x100')
+  c.plotted = (*c.plotted, 'lissa_hessian_x100')
   return base.smoke(c) if a['smoke'] else c
