@@ -144,13 +144,9 @@ def test_names_of_ensembles():
     ensembles.named('swa:3')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-  'name, members',
-  [
-    ('lora:2', 4),
-    pytest.param('halves', 2, marks=pytest.mark.slow),
-    pytest.param('checkpoints:2', 4, marks=pytest.mark.slow),
-  ],
+  'name, members', [('halves', 2), ('checkpoints:2', 4), ('lora:2', 4)]
 )
 def test_attribute_takes_any_ensemble(smoke_of_astra, name, members):
   flags = ('--config.method=grad_dot', f'--config.ensemble={name}')

@@ -59,6 +59,7 @@ def test_it_writes_everything(smoke):
   assert first['metric'] == 'cosine@epoch 1' and first['value'] > 0.5
 
 
+@pytest.mark.slow
 def test_a_resumed_run_says_the_same(smoke):
   """As if killed in the middle of further training and of scoring."""
   workdir, _ = smoke

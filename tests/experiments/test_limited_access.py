@@ -38,6 +38,7 @@ def read(workdir):
   return json.loads((workdir / 'results.json').read_text())
 
 
+@pytest.mark.slow
 def test_it_writes_everything(smoke):
   workdir, done = smoke
   results = read(workdir)
@@ -83,6 +84,7 @@ def test_a_resumed_run_says_the_same(smoke):
     assert old['value'] == pytest.approx(new['value'], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_another_distillation_is_refused(smoke):
   workdir, _ = smoke
   flag = '--config.proxies.s1_width.training.distillation.alpha=0.9'

@@ -105,6 +105,7 @@ def test_scores_are_the_derivative_of_training(case):
       assert sorted(np.asarray(order[1])) == given.tolist()
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_root_of_the_steps():
   t = tiny.classification(widths=(40, 64, 3))
 
@@ -132,6 +133,7 @@ def trained(t, made, count=2):
   return members.train(t.problem, made, t.train, KEYS[:count], checkpoints=2)
 
 
+@pytest.mark.slow
 def test_an_ensemble_and_the_store_score_the_run_of_train(tmp_path):
   t = tiny.classification(l2=0.02)
   run = trained(t, recipe())
@@ -174,6 +176,7 @@ def test_another_run_is_refused():
     attribute(recipe(batch_size=5), run)
 
 
+@pytest.mark.slow
 def test_scores_foresee_fixed_seed_retraining_without_a_percent_of_rows():
   t = tiny.classification(n=200, q=6, l2=0.01, widths=(5, 8, 3))
   init = lambda key: tiny.mlp_init((5, 8, 3), key)

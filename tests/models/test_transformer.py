@@ -97,6 +97,7 @@ def test_grad_dot_is_the_dense_formula():
   assert_scores(gradients.grad_dot(), t, np.eye(trees.size(t.params)))
 
 
+@pytest.mark.slow
 def test_influence_on_adapters_with_a_mask_is_the_dense_formula():
   t = model()
   targets = ('*/query/kernel', '*/value/kernel')
@@ -119,6 +120,7 @@ def test_influence_on_adapters_with_a_mask_is_the_dense_formula():
   assert_scores(influence.influence(solver), t, system)
 
 
+@pytest.mark.slow
 def test_adapters_train_with_dropout():
   t = model()
   adapters = lora.init(KEYS[2], t.params, 2, '*/value/kernel')
