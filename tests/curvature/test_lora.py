@@ -166,6 +166,7 @@ def test_ekfac_of_one_row_is_the_dense_formula_by_layers():
   assert_close(attribute(solver, t), want)
 
 
+@pytest.mark.slow
 def test_trak_takes_the_run_of_adapters_over_several_bases():
   t = tiny.classification()
   bases = jax.tree.map(lambda x: jnp.stack([x, 0.5 * x, -x]), t.params)

@@ -102,6 +102,7 @@ def test_an_ensemble_of_masks_is_the_mean_of_its_members(name, tmp_path):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_trak_averages_its_factors_over_masks():
   t = dropout()
   runs = stack(t)
@@ -149,6 +150,7 @@ def test_unrolled_is_the_derivative_of_training_with_dropout():
     np.testing.assert_allclose(parts[0], want, atol=1e-5 * np.abs(want).max())
 
 
+@pytest.mark.slow
 def test_unrolled_replays_the_training_of_masked_members():
   t, made = dropout(), recipe()
   run = members.train(t.problem, made, t.train, test_unrolled.KEYS[:1])

@@ -148,6 +148,7 @@ def test_a_solver_that_diverges_in_one_segment_is_told():
     attribute(source(2, 0.9, solver), t, tiny.run(t.params))
 
 
+@pytest.mark.slow
 def test_segments_come_near_the_exact_derivative_as_they_get_shorter():
   """Error in (C, L): first order in the length of a stretch of training."""
   long, short = least_squares(4, 2), least_squares(16, 4)
