@@ -22,6 +22,7 @@ from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import significance
 from tda_jax.report import table
 from tda_jax.storage import record
+from tda_jax.training import ensembles
 from tda_jax.training.fit import Run
 
 LEFT_OUT = {'loo': left_out.retrained, 'loo_continued': left_out.continued}
@@ -114,11 +115,7 @@ def measured(config, workdir: pathlib.Path) -> Part:
 def scored(config, name, settings, task, runs, rows, workdir):
   """Scores [S, L, Q], the mean over last checkpoints, and their seconds."""
   members = len(runs.keys)
-  last = jax.tree.map(
-    lambda leaf: leaf[:, -config.averaged :].reshape(-1, *leaf.shape[2:]),
-    runs.checkpoints,
-  )
-  flat = Run(last, None, None, None)
+  flat = ensembles.last_checkpoints(runs, config.averaged)
   alone = settings.get('kind') == 'additional_step'
   if alone:  # knows no other rows than those it scores, and takes long
     task = task._replace(train=rows_lib.take(task.train, rows))

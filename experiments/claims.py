@@ -17,9 +17,9 @@ def computed(config, found: dict[str, Finding], truth: Truth, rows) -> list:
   """All claims whose methods were measured."""
   out = []
   for name in config.claims:
-    claim, needs = CLAIMS[name]
+    compute, needs = CLAIMS[name]
     if all(n in found for n in needs):
-      out += claim(config, found, truth, rows)
+      out += compute(config, found, truth, rows)
   return out
 
 
@@ -30,11 +30,11 @@ def astra_beats_ekfac(config, found, truth, rows):
   for kind in _kinds(a, e):
     d = gap(a, e, kind, truth)
     out.append(
-      _claim(
+      claim(
         f"ASTRA > EKFAC at the paper's damping, {kind}",
         f'{PAPER}, Fig. 2',
         'LDS difference above 0',
-        _signed(d),
+        signed(d),
         d.low > 0,
       )
     )
@@ -48,11 +48,11 @@ def gain_grows_with_ensembling(config, found, truth, rows):
   single, ensemble = (gap(a, e, k, truth) for k in ('single', 'ensemble'))
   d = lds.difference(ensemble, single)
   return [
-    _claim(
+    claim(
       'the gain of ASTRA over EKFAC grows with ensembling',
       f'{PAPER}, §5.1',
       'gain of the ensemble − gain of one model above 0',
-      f'{ensemble.value:+.3f} − {single.value:+.3f} = {_signed(d)}',
+      f'{ensemble.value:+.3f} − {single.value:+.3f} = {signed(d)}',
       d.low > 0,
     )
   ]
@@ -68,7 +68,7 @@ def fewer_steps_than_neumann(config, found, truth, rows):
     goal = max(min(a[1]), min(n[1]))
     ours, theirs = _steps_to(a, goal), _steps_to(n, goal)
     out.append(
-      _claim(
+      claim(
         f'{name} needs fewer steps than Neumann for the same residual',
         f'{PAPER}, Fig. 3',
         f'fewer steps to a relative residual of {goal:.3g}',
@@ -88,11 +88,11 @@ def low_curvature_matters(config, found, truth, rows):
       continue
     d = gap(f, found['exact'], 'single', truth)
     out.append(
-      _claim(
+      claim(
         f'dropping eigendirections below {name.removeprefix("above_")} hurts',
         f'{PAPER}, Fig. 4',
         'LDS difference below 0',
-        _signed(d),
+        signed(d),
         d.high < 0,
       )
     )
@@ -108,11 +108,11 @@ def converged_beats_early_stopped(config, found, truth, rows):
     for kind in _kinds(found[name], found['astra_paper']):
       d = gap(found[name], found['astra_paper'], kind, truth)
       out.append(
-        _claim(
+        claim(
           f"{name} (converged) > ASTRA by the paper's schedule, {kind}",
           'ours',
           'LDS difference above 0',
-          _signed(d),
+          signed(d),
           d.low > 0,
         )
       )
@@ -124,11 +124,11 @@ def astra_source_beats_source(config, found, truth, rows):
   kind = _kinds(a, s)[-1]
   d = gap(a, s, kind, truth)
   return [
-    _claim(
+    claim(
       f'ASTRA-SOURCE at least SOURCE, {kind}',
       f'{PAPER}, Fig. 2',
       'LDS difference of at least 0',
-      _signed(d),
+      signed(d),
       d.value >= 0,
     )
   ]
@@ -140,7 +140,7 @@ def unrolled_predicts_its_run(config, found, truth, rows):
   share = f'{config.same_run.dropped:.0%} of the rows'
   value = of['unrolled']['value']
   return [
-    _claim(
+    claim(
       f'unrolled predicts its own run without {share}',
       'MAGIC, Ilyas & Engstrom 2025',
       'LDS of at least .95',
@@ -155,7 +155,7 @@ def source_levels(config, found, truth, rows):
   levels = {'single': 0.40, 'ensemble': 0.50}
   value = lambda kind: getattr(found['source'], kind).value
   return [
-    _claim(
+    claim(
       f'source, {kind}: LDS at least {level:.2f}',
       'SOURCE paper, Table 2',
       f'{level:.2f}',
@@ -172,7 +172,7 @@ def solvers_agree(config, found, truth, rows):
   for name in ('astra', 'cg'):
     d = gap(found[name], found['exact'], 'single', truth).value
     out.append(
-      _claim(
+      claim(
         f'{name} is within .01 LDS of the exact solve',
         'ours',
         'difference of single-model LDS at most .01',
@@ -182,7 +182,7 @@ def solvers_agree(config, found, truth, rows):
     )
     end = residual(found[name])
     out.append(
-      _claim(
+      claim(
         f'{name} converges',
         'ours',
         'mean relative residual at most 1e-2',
@@ -206,7 +206,7 @@ def digits_levels(config, found, truth, rows):
     ('kfac', 'single', 0.546, 'kronfluence KFAC, heuristic damping'),
   ]
   out = [
-    _claim(
+    claim(
       f'{name}, {kind}: LDS at least {level:.2f}',
       'ours',
       f'{level:.2f}',
@@ -217,7 +217,7 @@ def digits_levels(config, found, truth, rows):
     if name in found
   ]
   return out + [
-    _claim(
+    claim(
       f'{name}, {kind}: above {what}',
       PEERS,
       f'{level:.3f}',
@@ -246,7 +246,8 @@ CLAIMS = {  # name -> (function, methods it needs)
 }
 
 
-def _claim(claim, source, expected, observed, holds):
+def claim(claim: str, source: str, expected: str, observed: str, holds) -> dict:
+  """A claim as results.json has it."""
   return {
     'claim': claim,
     'source': source,
@@ -270,7 +271,8 @@ def _steps_to(trace, goal):
   return steps[np.argmax(reached)] if reached.any() else np.inf
 
 
-def _signed(estimate):
+def signed(estimate: lds.Estimate) -> str:
+  """A difference with its interval."""
   return f'{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]'
 
 

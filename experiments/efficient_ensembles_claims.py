@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.claims import claim, signed
 from tda_jax.evaluation import lds
 
 PAPER = 'efficient ensembles paper, abstract'
@@ -110,11 +111,11 @@ def computed(config, found: dict, every: list[Saving]) -> list[dict]:
     for _, dropout, control in cases:
       gap = lds.difference(dropout.lds, control.lds)
       out.append(
-        _claim(
+        claim(
           f'{name}: masks add to fresh projections, {_size(dropout)}',
           'ours',
           'LDS difference above 0',
-          _signed(gap),
+          signed(gap),
           gap.low > 0,
         )
       )
@@ -123,7 +124,7 @@ def computed(config, found: dict, every: list[Saving]) -> list[dict]:
 
 def _saves(s: Saving) -> dict:
   by = 'no ensemble' if s.by is None else f'{s.by[0]} x {s.by[1]}'
-  return _claim(
+  return claim(
     f'{s.method}: {s.kind} saves {s.cost} at the LDS of naive {s.models}',
     f'{PAPER}: up to {SAVED[s.cost]:.0%}',
     'share saved above 0',
@@ -163,7 +164,7 @@ def _anchors(config, found) -> list[dict]:
   if not config.anchors or ('trak', 'naive') not in found:
     return []
   return [
-    _claim(
+    claim(
       f'trak, naive {e.models}: near the LDS of dattri',
       "dattri's benchmark, MLP on MNIST (read off a chart)",
       f'at least {ANCHORS[e.models] - 0.05:.2f} (.05 below its bar)',
@@ -182,11 +183,11 @@ def _grows(found) -> list[dict]:
     if kind == 'naive' and len(every) > 1:
       gap = lds.difference(every[-1].lds, every[0].lds)
       out.append(
-        _claim(
+        claim(
           f'{name}: {every[-1].models} models predict better than one',
           'efficient ensembles paper, Fig. 1',
           'LDS difference above 0',
-          _signed(gap),
+          signed(gap),
           gap.low > 0,
         )
       )
@@ -195,17 +196,3 @@ def _grows(found) -> list[dict]:
 
 def _size(e) -> str:
   return f'{e.models} x {e.variants}'
-
-
-def _signed(e: lds.Estimate) -> str:
-  return f'{e.value:+.3f} [{e.low:+.3f}, {e.high:+.3f}]'
-
-
-def _claim(claim, source, expected, observed, holds):
-  return {
-    'claim': claim,
-    'source': source,
-    'expected': expected,
-    'observed': observed,
-    'holds': bool(holds),
-  }
