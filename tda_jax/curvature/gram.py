@@ -8,6 +8,7 @@ a product of two small Gram matrices. `factors` holds the pairs (a, δ), K of th
 δ per row; `gram` sums the products over layers.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -128,21 +129,47 @@ def norms(
   layers: dict[str, layers_lib.Layer], of: dict[str, Factor]
 ) -> jax.Array:
   """Norms of B gradients (K = 1), [B]."""
+  return jnp.sqrt(own(layers, of, of))
 
-  def squared(one):
-    return gram(layers, one, one)[0, 0, 0, 0]
+
+def own(
+  layers: dict[str, layers_lib.Layer],
+  left: dict[str, Factor],
+  right: dict[str, Factor],
+) -> jax.Array:
+  """Inner product of each row's two gradients (K = L = 1), [B]."""
+
+  def of_row(left, right):
+    return gram(layers, left, right)[0, 0, 0, 0]
 
   axes = {
     n: Factor(len(layer.stack), 1 + len(layer.stack))
     for n, layer in layers.items()
   }
-  single = {
+  single = lambda of: {
     n: Factor(
       jnp.expand_dims(f.a, axes[n].a + 1), jnp.expand_dims(f.g, axes[n].g + 1)
     )
     for n, f in of.items()
   }
-  return jnp.sqrt(jax.vmap(squared, in_axes=(axes,))(single))
+  return jax.vmap(of_row, in_axes=(axes, axes))(single(left), single(right))
+
+
+def weighted_own(
+  layers: dict[str, layers_lib.Layer],
+  left: dict[str, Factor],
+  right: dict[str, Factor],
+  blocks: dict[str, ekfac.Block],
+) -> jax.Array:
+  """`own` with a weight for each eigendirection (`weighted_products`), [B]."""
+  total = 0.0
+  for name, layer in layers.items():
+    one = functools.partial(weighted_products, layer)
+    for _ in layer.stack:
+      one = jax.vmap(one)
+    value = one(left[name].a, left[name].g[0], right[name].g[0], blocks[name])
+    total += value.sum(tuple(range(len(layer.stack))))
+  return total
 
 
 # --- with vectors: statistics of `taps.collect` ------------------------------
@@ -179,6 +206,29 @@ def squared_norms(layer, a, g, _=None):
     return _pairs(alone, single, single)[0, 0, 0, 0]
 
   return jax.vmap(one)(a, g)
+
+
+def weighted_products(layer, a, left, right, block):
+  """Σ_io (Q_Aᵀ Σ_s a_s l_sᵀ Q_S)_io (Q_Aᵀ Σ_s a_s r_sᵀ Q_S)_io w_io, [B].
+
+  With left = right = δ, of a row's gradient, a statistic of `taps.collect`.
+
+  Args:
+    left, right: [B, S, O], gradients with respect to the layer's outputs.
+    block: a `curvature.ekfac.Block` with w [I, O] for its eigenvalues.
+  """
+  with jax.default_matmul_precision('highest'):
+    (a, left), (_, right) = (ekfac.turned(a, g, block) for g in (left, right))
+    if layer.kind == 'embed':
+      # Positions with the same id add up before they are multiplied.
+      same = (a[:, :, None] == a[:, None, :]).astype(left.dtype)
+      w = block.eigenvalues.at[a].get(mode='fill', fill_value=0)
+      return jnp.einsum('bst,bso,bto,bso->b', same, left, right, w)
+    if layer.positions == 1:
+      a, left, right = a[:, 0], left[:, 0], right[:, 0]
+      return jnp.einsum('bi,bo,io->b', a**2, left * right, block.eigenvalues)
+    both = [jnp.einsum('bsi,bso->bio', a, g) for g in (left, right)]
+    return jnp.einsum('bio,bio,io->b', *both, block.eigenvalues)
 
 
 def combined(layer, a, g, weights):

@@ -81,6 +81,12 @@ def total(of_batch: Callable, stack: Batch) -> PyTree:
   return jax.lax.scan(step, zero, stack)[0]
 
 
+def each(of_batch: Callable, rows: PyTree, size: int) -> jax.Array:
+  """`of_batch(batch)`, [B, ...], of all rows, one batch at a time: [N, ...]."""
+  found = jax.lax.map(of_batch, stacked(rows, size))
+  return found.reshape(-1, *found.shape[2:])[: count(rows)]
+
+
 def with_dropout(augment: Callable | None = None) -> Callable:
   """An augmentation that also draws a dropout mask for the example.
 

@@ -30,7 +30,9 @@ def self_influence(
   As all scores it is of the problem's measure; for self-influence in the loss
   give a problem whose measure is minus the loss.
 
-  Rows are taken `at_once`, and only scores of a row for those beside it are
+  Grad-Dot, Grad-Cos, influence by Kronecker factors, TRAK and representer points
+  need no gradient of a query for it (`Method.own`): one pass over the rows.
+  Others take rows `at_once`, and only scores of a row for those beside it are
   computed. The method is prepared for each of these blocks on all rows, with
   the same key, so that what it fits is the same.
 
@@ -46,6 +48,9 @@ def self_influence(
   rows_lib.check(train, 'train')
   key = jax.random.key(0) if key is None else key
   rows = jax.tree.map(jnp.asarray, train)
+  if method.own:
+    own = jax.jit(lambda *given: method_lib.own(method, problem, *given))
+    return _finite(np.asarray(own(run, rows, key)), name, method)
 
   @jax.jit
   def block(run, rows, batch, key):
@@ -64,6 +69,16 @@ def self_influence(
     method_lib.check_solution(prepared, name)
     found.append(np.asarray(scores)[batch.mask > 0])
   return np.concatenate(found)
+
+
+def _finite(scores, name, method):
+  if not np.isfinite(scores).all():
+    cure = method.cure or 'raise damping'
+    raise ValueError(
+      f'{name} gives {(~np.isfinite(scores)).sum()} rows a self-influence that'
+      f' is not finite: check that parameters and data are; else {cure}'
+    )
+  return scores
 
 
 def auc(scores: np.ndarray, flagged: np.ndarray) -> tuple[float, float]:

@@ -8,6 +8,8 @@ from tda_jax.curvature import layers as layers_lib
 from tda_jax.data import rows as rows_lib
 from tda_jax.methods.method import Method, Prepared
 
+ROWS_AT_ONCE = 256  # whose self-products are taken together
+
 
 def grad_dot() -> Method:
   """score[i, q] = −(1/N) ∇measure_q · ∇loss_i (TracIn's inner product).
@@ -24,7 +26,12 @@ def grad_dot() -> Method:
     factors, share = prepared.state
     return -share * dots(problem, run.params, batch, factors)
 
-  return Method(prepare, score)
+  def own(problem, run, train, key):
+    del key
+    share = 1 / rows_lib.count(train)
+    return -share * self_products(problem, run.params, train)
+
+  return Method(prepare, score, own=own)
 
 
 def grad_cos() -> Method:
@@ -42,9 +49,35 @@ def grad_cos() -> Method:
     layers = _layers(problem, run.params, batch.examples)
     size = gram.norms(layers, left)[:, None] * norms[None, :]
     dots = gram.gram(layers, left, factors)[:, 0, :, 0]
-    return -jnp.where(size == 0, 0.0, dots / jnp.where(size == 0, 1.0, size))
+    return -_ratio(dots, size)
 
-  return Method(prepare, score, unit='none')
+  def own(problem, run, train, key):
+    del key
+
+    def cosine(layers, left, right):
+      size = gram.norms(layers, left) * gram.norms(layers, right)
+      return _ratio(gram.own(layers, left, right), size)
+
+    return -self_products(problem, run.params, train, cosine)
+
+  return Method(prepare, score, unit='none', own=own)
+
+
+def self_products(problem, params, train, weigh=gram.own) -> jax.Array:
+  """∇loss_i · ∇measure_i of all rows, [N], no gradient formed.
+
+  Args:
+    weigh: (layers, factors of the loss, of the measure) -> [B]: the product.
+  """
+  layers = _layers(problem, params, train)
+
+  def of_batch(batch):
+    both = [
+      gram.factors(problem, params, batch, f) for f in ('loss', 'measure')
+    ]
+    return weigh(layers, *both)
+
+  return rows_lib.each(of_batch, train, ROWS_AT_ONCE)
 
 
 def factors_of(problem, params, queries):
@@ -64,6 +97,10 @@ def dots(problem, params, batch, factors, only=None):
   if only is not None:
     layers = {only: layers[only]}
   return gram.gram(layers, left, factors)[:, 0, :, 0]
+
+
+def _ratio(dots, size):
+  return jnp.where(size == 0, 0.0, dots / jnp.where(size == 0, 1.0, size))
 
 
 def _layers(problem, params, rows):

@@ -7,17 +7,20 @@ Koh & Liang 2017; with the GGN for the Hessian as in the ASTRA paper, Eq. 6 (its
 training gradients are taken layer by layer in one backward pass.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from tda_jax import trees
 from tda_jax.curvature import ekfac as blocks_lib
-from tda_jax.curvature import products, taps
+from tda_jax.curvature import gram, products, taps
 from tda_jax.curvature.gram import by_layer, inner_products
 from tda_jax.data import rows
 from tda_jax.inverses import ekfac
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.inverses.inverse import Inverse
+from tda_jax.methods.gradients import self_products
 from tda_jax.methods.method import Method, Prepared
 
 
@@ -72,7 +75,18 @@ def _in_the_eigenbasis(inverse: Inverse) -> Method:
           prepared.state, total=True,
       )  # fmt: skip
 
-  return Method(prepare, score)
+  def own(problem, run, train, key):
+    fit_key, _ = jax.random.split(key)
+    state = inverse.fit(problem, run.params, train, fit_key)
+    share = trees.scaled(-1 / rows.count(train), inverse.scale(state, problem))
+    blocks = {
+      name: block._replace(eigenvalues=share[name])
+      for name, block in state.blocks.items()
+    }
+    weigh = functools.partial(gram.weighted_own, blocks=blocks)
+    return self_products(problem, run.params, train, weigh)
+
+  return Method(prepare, score, own=own)
 
 
 def _turned_gradients(layer, a, g, aux):

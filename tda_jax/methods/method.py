@@ -28,6 +28,8 @@ class Method(NamedTuple):
   members: whether its run has a leading member axis, as an ensemble's.
   unit: of its scores.
   cure: what to do where its solver diverged; None: that of its inverse.
+  own: (problem, run, train rows, key) -> score[i, i] of every row as its own
+    query, [N], where that needs no gradient of a query; None: where it does.
   """
 
   prepare: Callable
@@ -35,6 +37,7 @@ class Method(NamedTuple):
   members: bool = False
   unit: str = 'measure, removal of one row'
   cure: str | None = None
+  own: Callable | None = None
 
 
 class Prepared(NamedTuple):
@@ -104,6 +107,12 @@ def score(method: Method, problem: Problem, run: Run, prepared, batch):
   return method.score(own, run, prepared, batch)
 
 
+def own(method: Method, problem: Problem, run: Run, train, key) -> jax.Array:
+  """`method.own`, with what the run has frozen bound to the problem."""
+  given = problem if method.members else bound(problem, run.frozen)
+  return method.own(given, run, train, key)
+
+
 def ensemble(method: Method) -> Method:
   """The mean of a method's scores over members (ASTRA paper, Eq. 15).
 
@@ -128,7 +137,21 @@ def ensemble(method: Method) -> Method:
 
     return jax.lax.map(one, (members_of(run), prepared)).mean(0)
 
-  return method._replace(prepare=prepare, score=score, members=True)
+  def own(problem, run, train, key):
+    keys = jax.random.split(key, trees.count(run.params))
+
+    def one(member):
+      run, key = member
+      return method.own(bound(problem, run.frozen), run, train, key)
+
+    return jax.lax.map(one, (members_of(run), keys)).mean(0)
+
+  return method._replace(
+    prepare=prepare,
+    score=score,
+    members=True,
+    own=own if method.own else None,
+  )
 
 
 def members_of(runs: Run) -> Run:

@@ -12,11 +12,10 @@ squares, Σ_io (Q_Aᵀ ∇W Q_S)²_io / (Λ_io + l2 + damping)ᵏ, k = 1 or 2, t
 the same backward pass as the scores.
 """
 
-import jax
 import jax.numpy as jnp
 
 from tda_jax import trees
-from tda_jax.curvature import ekfac, gram, products, taps
+from tda_jax.curvature import gram, products, taps
 from tda_jax.data import rows
 from tda_jax.inverses.coordinates import Fitted
 from tda_jax.inverses.inverse import Inverse
@@ -78,25 +77,5 @@ def relatif(inverse: Inverse, norm: str = 'loss') -> Method:
 
 def _both(layer, a, g, aux):
   queries, weights = aux
-  squares = weighted_squares(layer, a, g, weights)
+  squares = gram.weighted_products(layer, a, g, g, weights)
   return gram.inner_products(layer, a, g, queries), squares
-
-
-def weighted_squares(layer, a, g, block):
-  """Σ_io (Q_Aᵀ ∇W_b Q_S)²_io w_io, [B]; a statistic of `taps.collect`.
-
-  Args:
-    block: a `curvature.ekfac.Block` with w [I, O] for its eigenvalues.
-  """
-  with jax.default_matmul_precision('highest'):
-    a, g = ekfac.turned(a, g, block)
-    if layer.kind == 'embed':
-      # Positions with the same id add up before they are squared.
-      same = (a[:, :, None] == a[:, None, :]).astype(g.dtype)
-      w = block.eigenvalues.at[a].get(mode='fill', fill_value=0)
-      return jnp.einsum('bst,bso,bto,bso->b', same, g, g, w)
-    if layer.positions == 1:
-      a, g = a[:, 0], g[:, 0]
-      return jnp.einsum('bi,bo,io->b', a**2, g**2, block.eigenvalues)
-    gradients = jnp.einsum('bsi,bso->bio', a, g)
-    return jnp.einsum('bio,io->b', gradients**2, block.eigenvalues)

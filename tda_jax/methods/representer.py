@@ -1,8 +1,9 @@
 """Representer points: a layer's output as a sum over the training rows."""
 
+from tda_jax.curvature import gram
 from tda_jax.curvature import layers as layers_lib
 from tda_jax.data import rows as rows_lib
-from tda_jax.methods.gradients import dots, factors_of
+from tda_jax.methods.gradients import dots, factors_of, self_products
 from tda_jax.methods.method import Method, Prepared
 
 
@@ -27,21 +28,24 @@ def representer(l2: float | None = None, layer: str | None = None) -> Method:
     ValueError: no l2; no such layer.
   """
 
-  def prepare(problem, run, train, queries, key):
-    del key
+  def known(problem, params, train):
+    """(name of the layer, 1 / (l2 N))."""
     strength = problem.l2 if l2 is None else l2
     if not strength > 0:
       raise ValueError(
         f'representer divides by l2={strength}, with which the layer was'
         ' regularised: give representer(l2=...) a number above 0'
       )
-    example = rows_lib.take(queries, 0)
-    layers = layers_lib.find(
-      problem.outputs, run.params, example, problem.as_leaf
+    example = rows_lib.take(train, 0)
+    layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
+    return layers_lib.dense(layers, layer), 1 / (
+      strength * rows_lib.count(train)
     )
-    name = layers_lib.dense(layers, layer)
+
+  def prepare(problem, run, train, queries, key):
+    del key
+    name, share = known(problem, run.params, train)
     factors = factors_of(problem, run.params, queries)
-    share = 1 / (strength * rows_lib.count(train))
     return Prepared(({name: factors[name]}, share))
 
   def score(problem, run, prepared, batch):
@@ -49,4 +53,13 @@ def representer(l2: float | None = None, layer: str | None = None) -> Method:
     (name,) = factors
     return -share * dots(problem, run.params, batch, factors, only=name)
 
-  return Method(prepare, score)
+  def own(problem, run, train, key):
+    del key
+    name, share = known(problem, run.params, train)
+
+    def alone(layers, *both):
+      return gram.own({name: layers[name]}, *({name: f[name]} for f in both))
+
+    return -share * self_products(problem, run.params, train, alone)
+
+  return Method(prepare, score, own=own)

@@ -25,6 +25,8 @@ from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.methods import method as method_lib
 from tda_jax.methods.method import Method, Prepared
 
+ROWS_AT_ONCE = 256
+
 
 def trak(projection_dim: int = 512, **kwargs) -> Method:
   """TRAK of one model; positive supports, in the measure's unit.
@@ -45,7 +47,13 @@ def trak(projection_dim: int = 512, **kwargs) -> Method:
     own = slopes.score(problem, run, Prepared(jnp.ones(1)), batch)
     return kernel.score(problem, run, prepared, batch) * own
 
-  return Method(prepare, score, cure=kernel.cure)
+  def of_itself(problem, run, train, key):
+    _check_slope(problem, run.params, train)
+    slope = lambda batch: _slopes(problem, run.params, batch)[0]
+    own = -rows_lib.each(slope, train, ROWS_AT_ONCE)
+    return kernel.own(problem, run, train, key) * own
+
+  return Method(prepare, score, cure=kernel.cure, own=of_itself)
 
 
 def trak_slopes() -> Method:
@@ -99,7 +107,8 @@ def trak_kernel(
     ValueError: the kernel is singular, as it is for k > N without a ridge.
   """
 
-  def prepare(problem, run, train, queries, key):
+  def solved(problem, run, train, vectors, key):
+    """(features φ [V, k] of the rows `vectors`, (K + ridge)⁻¹ φ / N)."""
     n = rows_lib.count(train)
     _check_ridge(ridge, projection_dim, n)
     project = functools.partial(
@@ -114,14 +123,20 @@ def trak_kernel(
       return jnp.matmul(features.T, weighed, precision='highest')
 
     kernel = rows_lib.total(gram, rows_lib.stacked(train, batch_size)) / n
-    of_queries = jax.lax.map(project, rows_lib.stacked(queries, batch_size))
-    of_queries = of_queries.reshape(-1, projection_dim)
-    of_queries = of_queries[: rows_lib.count(queries)]
-    x = _solved(kernel + ridge * jnp.eye(projection_dim), of_queries)
+    features = rows_lib.each(project, vectors, batch_size)
+    x = _solved(kernel + ridge * jnp.eye(projection_dim), features)
+    return features, x / n
+
+  def prepare(problem, run, train, queries, key):
+    _, x = solved(problem, run, train, queries, key)
     solution = inverse_lib.direct(x, ridge)._replace(
       x=(), diverged=~jnp.isfinite(x).all(-1)
     )
-    return Prepared((x / n, key), solution)
+    return Prepared((x, key), solution)
+
+  def own(problem, run, train, key):
+    features, x = solved(problem, run, train, train, key)
+    return jnp.einsum('nk,nk->n', features, x, precision='highest')
 
   def score(problem, run, prepared, batch):
     x, key = prepared.state
@@ -135,6 +150,7 @@ def trak_kernel(
     score,
     unit='none',
     cure='raise ridge or lower projection_dim',
+    own=own,
   )
 
 
@@ -157,7 +173,7 @@ def trak_ensemble(projection_dim: int = 512, **kwargs) -> Method:
     own = slopes.score(problem, run, ones, batch)
     return kernel.score(problem, run, prepared, batch) * own
 
-  return method_lib.ensemble(one)._replace(score=score)
+  return method_lib.ensemble(one)._replace(score=score, own=None)
 
 
 def _slopes(problem, params, batch):

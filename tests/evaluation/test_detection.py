@@ -9,15 +9,17 @@ from sklearn import metrics
 from tda_jax import trees
 from tda_jax.evaluation import detection
 from tda_jax.inverses import dense, ekfac
-from tda_jax.methods import gradients, influence, method, trak
+from tda_jax.methods import gradients, influence, method, representer, trak
 from tda_jax.training.fit import Run
 
 T = tiny.classification()
 METHODS = {
   'grad_dot': gradients.grad_dot(),
+  'grad_cos': gradients.grad_cos(),
   'dense': influence.influence(dense.dense(damping=0.1)),
   'ekfac': influence.influence(ekfac.ekfac(damping=0.1)),
   'trak': trak.trak(6, ridge=0.1),
+  'representer': representer.representer(l2=0.1),
 }
 
 
@@ -29,17 +31,30 @@ def test_self_influence_is_the_diagonal(name):
   found = detection.self_influence(*args, at_once=4)
   whole = method.attribute(*args, T.train)
   assert found.shape == (11,)
+  assert (METHODS[name].own is None) == (name == 'dense')
   np.testing.assert_allclose(found, np.diag(whole), 1e-3, 1e-6)
 
 
-def test_self_influence_of_members():
+@pytest.mark.parametrize('model', ['conv', 'scan'])
+@pytest.mark.parametrize('name', ['grad_dot', 'ekfac'])
+def test_self_influence_of_convolutions_and_scanned_layers(model, name):
+  t = tiny.model(model)
+  run = Run(t.params, None, None, None)
+  args = METHODS[name], t.problem, run, t.train
+  whole = method.attribute(*args, t.train)
+  found = detection.self_influence(*args)
+  np.testing.assert_allclose(found, np.diag(whole), 1e-3, 1e-6)
+
+
+@pytest.mark.parametrize('name', ['grad_dot', 'representer'])  # no key
+def test_self_influence_of_members(name):
   params = [tiny.mlp_init((5, 4, 3), jax.random.key(i)) for i in range(2)]
   stack = jax.tree.map(lambda *x: np.stack(x), *params)
   runs = Run(stack, None, None, None)
   of = lambda m, run: detection.self_influence(
     m, T.problem, run, T.train, at_once=5
   )
-  one = gradients.grad_dot()
+  one = METHODS[name]
   single = [of(one, Run(trees.row(stack, e), None, None, None)) for e in (0, 1)]
   together = of(method.ensemble(one), runs)
   np.testing.assert_allclose(together, np.mean(single, 0), 1e-4, 1e-6)
