@@ -1,4 +1,6 @@
-"""The text after a config file's colon, as typed values."""
+"""The text after a config file's colon, and what differs from a config."""
+
+import copy
 
 
 def parse(text: str | None, **defaults):
@@ -28,3 +30,11 @@ def parse(text: str | None, **defaults):
       except ValueError:
         raise ValueError(f'{name}={value}: give a {kind.__name__}') from None
   return values
+
+
+def changed(config, changes: dict):
+  """A copy of the config with {'field': {'inner': value}, 'other': value}."""
+  own = copy.deepcopy(config)
+  with own.unlocked():
+    own.update(changes)
+  return own

@@ -7,16 +7,15 @@ on. A pair's S scores give its mean, spread and p-value: a table, results.json,
 plots, and the pairs of least noise with their pictures, in the workdir.
 """
 
-import copy
 import pathlib
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from experiments import arguments, dampings, launch, left_out, stages, tasks
 from experiments import bayesian_tda_claims as claims_lib
 from experiments import bayesian_tda_plots as plots_lib
-from experiments import dampings, launch, left_out, stages, tasks
 from experiments.tasks import Task
 from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import significance
@@ -58,7 +57,8 @@ def main(config, workdir: pathlib.Path) -> None:
   jax.config.update('jax_compilation_cache_dir', str(workdir / 'programs'))
   found = {}
   for name, changes in config.parts.items():
-    found[name] = measured(part_config(config, changes), workdir / name)
+    own = arguments.changed(config, changes)
+    found[name] = measured(own, workdir / name)
     table.print_results(part_rows(name, found[name]))
   rows = [row for name in found for row in part_rows(name, found[name])]
   rows += [r for name in found for r in correlation_rows(name, found[name])]
@@ -69,15 +69,6 @@ def main(config, workdir: pathlib.Path) -> None:
   table.print_claims(claims)
   for path in plots_lib.draw(config, found, workdir):
     print(f'plot: {path}')
-
-
-def part_config(config, changes):
-  """The config of a part: `changes` are {'data': {...}, 'model': ..., ...}."""
-  own = copy.deepcopy(config)
-  with own.unlocked():
-    for field, values in changes.items():
-      own[field].update(values)
-  return own
 
 
 def measured(config, workdir: pathlib.Path) -> Part:

@@ -1,5 +1,6 @@
 """Methods by name: a config's dict of settings -> a Method of the library."""
 
+import functools
 import inspect
 from typing import Any
 
@@ -85,6 +86,7 @@ METHODS = {
   'unrolled': unrolled.unrolled,
   'representer': representer.representer,
   'similarity': similarity.similarity,
+  'similarity_dot': functools.partial(similarity.similarity, kind='dot'),
   'random': baselines.random,
   'loss_only': baselines.loss_only,
 }

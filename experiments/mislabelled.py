@@ -1,17 +1,12 @@
 """Mislabel detection by proxies: of a target that was trained on wrong labels."""
 
-import jax
 import numpy as np
 
-import tda_jax
-from experiments import dampings, methods, proxies, stages
+from experiments import dampings, proxies, stages
 from experiments.proxies import Proxy
 from experiments.tasks import Task
 from tda_jax.data import prepare
 from tda_jax.evaluation import detection
-from tda_jax.methods import method as method_lib
-from tda_jax.storage import scores as store_lib
-from tda_jax.training.members import digest
 
 METRIC = 'mislabel_auc'
 
@@ -44,32 +39,16 @@ def rows(config, target: Task, every: dict[str, Proxy], workdir) -> list[dict]:
 
 def self_influence(proxy: Proxy, name: str, settings: dict) -> np.ndarray:
   """score[i, i] by the mean of the proxy's models, [N]; kept on disk."""
-  config, task, settings = proxies.by_its_loss(proxy, settings)
-  n = len(task.train['y'])
-  attributes = {
-    'kind': 'self-influence',
-    'settings': settings,
-    'score_loss': config.score_loss,
-    'seed': config.seed,
-    'models': digest(proxy.runs.params),
-    'train': digest(task.train),
-    'version': tda_jax.__version__,
-  }
-  store = store_lib.create(proxy.folder / 'self' / name, (n,), n, attributes)
-  if not store_lib.done(store).all():
-    made = methods.make(recipe=task.recipe, **settings)
-    found = detection.self_influence(
-      method_lib.ensemble(made),
-      task.problem,
-      proxy.runs,
-      task.train,
-      key=jax.random.key(config.seed),
-      at_once=config.mislabelled.at_once,
-      name=f'{proxy.folder.name}/{name}',
-      progress=True,
-    )
-    store_lib.write(store, 0, found)
-  return store_lib.read(store)
+  own, task, settings = proxies.by_its_loss(proxy, settings)
+  return stages.self_influence(
+    own,
+    name,
+    settings,
+    task,
+    proxy.runs,
+    proxy.folder,
+    at_once=own.mislabelled.at_once,
+  )
 
 
 def _row(name, scores, wrong, members):

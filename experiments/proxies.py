@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import stages, tasks
+from experiments import arguments, stages, tasks
 from experiments.tasks import Task
 from tda_jax import trees
 from tda_jax.problem import Problem
@@ -90,10 +90,8 @@ def config_of(config, name: str):
   The target's seed is not known to others: proxies share another one, so that
   those that differ by distillation only have the same initialisation.
   """
-  own = copy.deepcopy(config)
+  own = arguments.changed(config, config.proxies.get(name, {}))
   own.seed = config.seed + (name != TARGET)
-  with own.unlocked():
-    own.update(config.proxies.get(name, {}))
   return own
 
 

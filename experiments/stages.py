@@ -17,7 +17,12 @@ from experiments.tasks import Task
 from tda_jax import scoring
 from tda_jax.data import rows as rows_lib
 from tda_jax.data import subsets as subsets_lib
-from tda_jax.evaluation import further_training, retraining, significance
+from tda_jax.evaluation import (
+  detection,
+  further_training,
+  retraining,
+  significance,
+)
 from tda_jax.methods import method as method_lib
 from tda_jax.storage import record
 from tda_jax.storage import scores as store_lib
@@ -175,14 +180,9 @@ def scores(
   config, name: str, settings: dict, task: Task, runs: Run, workdir
 ) -> np.ndarray:
   """Scores of one method, [E, N, Q], kept in <workdir>/scores/SETTING/<name>."""
-  settings = dict(settings)
-  first = settings.pop('members', None)
-  if settings.get('kind') == 'source':
-    settings.setdefault('momentum', config.training.momentum)
-  if first:
-    runs = ensembles.members_at(runs, slice(first))
+  method, runs, about = _method(config, settings, task, runs)
   return scoring.score(
-    methods.make(recipe=task.recipe, **settings),
+    method,
     task.problem,
     runs,
     task.train,
@@ -191,14 +191,54 @@ def scores(
     name=name,
     key=_key(config.seed, 'scores'),
     batch_size=config.batch_size,
-    attributes={
-      'settings': settings,
-      'seed': config.seed,
-      'measure': config.get('measure'),
-      'score_loss': config.get('score_loss'),
-      'version': tda_jax.__version__,
-    },
+    attributes=about,
   )
+
+
+def self_influence(
+  config, name: str, settings: dict, task: Task, runs: Run, workdir, at_once
+) -> np.ndarray:
+  """score[i, i] by the mean of the models, [N], kept in <workdir>/self/<name>."""
+  method, runs, about = _method(config, settings, task, runs)
+  n = rows_lib.count(task.train)
+  about |= {
+    'kind': 'self-influence',
+    'models': members.digest(runs.params),
+    'train': members.digest(task.train),
+  }
+  folder = pathlib.Path(workdir) / 'self' / name
+  store = store_lib.create(folder, (n,), n, about)
+  if not store_lib.done(store).all():
+    found = detection.self_influence(
+      method_lib.ensemble(method),
+      task.problem,
+      runs,
+      task.train,
+      key=jax.random.key(config.seed),
+      at_once=at_once,
+      name=f'{folder.parts[-3]}/{name}',
+      progress=True,
+    )
+    store_lib.write(store, 0, found)
+  return store_lib.read(store)
+
+
+def _method(config, settings, task, runs):
+  """(method, the models it is taken of, what its stores say of themselves)."""
+  settings = dict(settings)
+  first = settings.pop('members', None)
+  if settings.get('kind') == 'source':
+    settings.setdefault('momentum', config.training.momentum)
+  if first:
+    runs = ensembles.members_at(runs, slice(first))
+  about = {
+    'settings': settings,
+    'seed': config.seed,
+    'measure': config.get('measure'),
+    'score_loss': config.get('score_loss'),
+    'version': tda_jax.__version__,
+  }
+  return methods.make(recipe=task.recipe, **settings), runs, about
 
 
 def uncertainty(config, workdir, name: str, scores: np.ndarray):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import worlds
 from tda_jax import problem as problem_lib
 from tda_jax.data import images as images_lib
 from tda_jax.data import prepare, tables, text
@@ -30,6 +31,7 @@ class Task(NamedTuple):
   shown: inputs as people look at them, for the report: {'train', 'queries',
     'classes' (names, or None), 'columns' of a table, 'split' (which rows of the source
       they are, for the record)}; None: nothing to show.
+  known: what was changed in the rows on purpose (`experiments.worlds`).
   """
 
   problem: Problem
@@ -37,6 +39,7 @@ class Task(NamedTuple):
   train: Any
   queries: Any
   shown: dict | None = None
+  known: dict | None = None
 
 
 def load(config) -> Task:
@@ -54,18 +57,21 @@ def load(config) -> Task:
       " 'module:function' with the module importable from here"
     ) from None
   made = make(config)
-  if not isinstance(made, tuple) or not 4 <= len(made) <= 5:
+  if not isinstance(made, tuple) or not 4 <= len(made) <= 6:
     raise ValueError(
       f'{config.task} must return (problem, recipe or Run, train, queries)'
     )
   task = Task(*made)
   rows_lib.check(task.train, 'train')
   rows_lib.check(task.queries, 'queries')
-  if config.get('measure') == 'loss':
-    loss = task.problem.loss
-    measure = lambda outputs, example: -loss(outputs, example)
-    task = task._replace(problem=task.problem._replace(measure=measure))
-  return task
+  return by_loss(task) if config.get('measure') == 'loss' else task
+
+
+def by_loss(task: Task) -> Task:
+  """The same task with minus the loss for its measure."""
+  loss = task.problem.loss
+  measure = lambda outputs, example: -loss(outputs, example)
+  return task._replace(problem=task.problem._replace(measure=measure))
 
 
 def images(config) -> Task:
@@ -90,31 +96,34 @@ def images(config) -> Task:
     )
   if data.get('pool'):
     train, queries = (images_lib.pooled(r, data.pool) for r in (train, queries))
+  train, queries, known = worlds.made(data, train, queries)
   shown = {'train': train['x'], 'queries': queries['x']}
   split = _split(index)
-  if data.label_noise:
+  if data.get('label_noise'):
     train, noisy = prepare.relabel(train, data.label_noise, data.seed, 10)
     split['relabelled'] = noisy
   train, queries = prepare.standardise(train, queries, axes=(0, 1, 2))
   names = FASHION if data.name == 'fashion_mnist' else None
   names = CIFAR if data.name == 'cifar10' else names
-  return classifier(
+  task = classifier(
     config, train, queries, {**shown, 'classes': names, 'split': split}
   )
+  return task._replace(known=known)
 
 
 def digits(config) -> Task:
   """scikit-learn's 8 x 8 digits, every pixel standardised."""
-  (train, queries), index = _drawn(tables.digits(), config.data)
-  square = lambda rows: rows['x'].reshape(-1, 8, 8) / 16
-  shown = {'train': square(train), 'queries': square(queries)}
+  drawn, index = _drawn(tables.digits(), config.data)
+  square = lambda rows: {**rows, 'x': rows['x'].reshape(-1, 8, 8, 1) / 16}
+  train, queries, known = worlds.made(config.data, *map(square, drawn))
+  shown = {'train': train['x'][..., 0], 'queries': queries['x'][..., 0]}
   train, queries = prepare.standardise(train, queries)
-  if config.model.kind in CNNS:
+  if config.model.kind not in CNNS:
     train, queries = (
-      {**rows, 'x': rows['x'].reshape(-1, 8, 8, 1)} for rows in (train, queries)
+      {**rows, 'x': rows['x'].reshape(-1, 64)} for rows in (train, queries)
     )
   shown = {**shown, 'classes': None, 'split': _split(index)}
-  return classifier(config, train, queries, shown)
+  return classifier(config, train, queries, shown)._replace(known=known)
 
 
 def reviews(config) -> Task:

@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import io
+from sklearn import datasets
 
 PyTree = Any
 
@@ -81,6 +83,56 @@ def cifar10(path: str | os.PathLike, part: str = 'train') -> PyTree:
   records = np.concatenate([_cifar_file(file) for file in files])
   x = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
   return _rows(x, records[:, 0])
+
+
+def svhn(path: str | os.PathLike, part: str = 'train') -> PyTree:
+  """Street View House Numbers, from `path`/train_32x32.mat or test_32x32.mat.
+
+  x [N, 32, 32, 3] in [0, 1]; y the digit, 0 to 9.
+
+  Raises:
+    ValueError: there is no such file, or it is no MATLAB file of the data set.
+  """
+  name = f'{_choose({"train": "train", "test": "test"}, part)}_32x32.mat'
+  file = pathlib.Path(path) / name
+  if not file.is_file():
+    raise ValueError(
+      f'there is no {name} in {path}: get it from'
+      ' ufldl.stanford.edu/housenumbers and give the folder of its files'
+    )
+  try:
+    content = io.loadmat(file)
+    x, y = content['X'].transpose(3, 0, 1, 2), content['y'].ravel()
+  except (ValueError, TypeError, NotImplementedError, KeyError) as error:
+    raise ValueError(
+      f'{file} is not a whole MATLAB file of SVHN ({error}): get it again'
+    ) from None
+  return _rows(x, y % 10)
+
+
+def photographs(
+  count: int, shape: tuple[int, ...], seed: int, reduced: int = 4
+) -> np.ndarray:
+  """Random pieces of scikit-learn's two photographs, [count, *shape] in [0, 1].
+
+  Images that are no digits and no clothes, and are there without a download.
+
+  Args:
+    shape: (height, width) or (height, width, channels); grey unless it has 3.
+    reduced: pixels of the photograph a side of one of the piece.
+  """
+  rng = np.random.default_rng(seed)
+  sources = [x / np.float32(255) for x in datasets.load_sample_images().images]
+  if shape[2:] != (3,):
+    sources = [x.mean(-1, keepdims=True) for x in sources]
+  size = np.array(shape[:2]) * reduced
+  found = []
+  for _ in range(count):
+    x = sources[rng.integers(len(sources))]
+    top, left = rng.integers(x.shape[:2] - size)
+    found.append(x[top : top + size[0], left : left + size[1]])
+  found = pooled({'x': np.stack(found)}, reduced)['x']
+  return found.reshape(count, *shape)
 
 
 def pooled(rows: PyTree, size: int) -> PyTree:

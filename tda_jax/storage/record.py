@@ -74,11 +74,20 @@ def write_json(path: str | os.PathLike, content: dict) -> None:
 
   NaN and infinity become null.
   """
+  text = json.dumps(plain(content), indent=2, allow_nan=False) + '\n'
+  _whole(path, lambda file: file.write(text.encode()))
+
+
+def write_npz(path: str | os.PathLike, arrays: dict) -> None:
+  """Writes named arrays as NumPy's .npz, aside and renamed."""
+  _whole(path, lambda file: np.savez(file, **arrays))
+
+
+def _whole(path, write):
   path = pathlib.Path(path)
   aside = path.with_name(f'.{path.name}.{os.getpid()}')
-  with open(aside, 'w') as file:
-    json.dump(plain(content), file, indent=2, allow_nan=False)
-    file.write('\n')
+  with open(aside, 'wb') as file:
+    write(file)
     file.flush()
     os.fsync(file.fileno())
   os.replace(aside, path)

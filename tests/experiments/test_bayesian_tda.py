@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from test_cli import run
 
+from experiments import arguments, tasks
 from experiments import bayesian_tda as experiment
 from experiments import bayesian_tda_claims as claims_lib
-from experiments import tasks
 from tda_jax.evaluation import significance
 
 SMOKE = 'configs/bayesian_tda/digits3.py:smoke'
@@ -131,7 +131,7 @@ def test_settings(name):
   made = importlib.import_module(f'configs.bayesian_tda.{name}').get_config
   for config in (made(), made('smoke')):
     for changes in config.parts.values():
-      own = experiment.part_config(config, changes)
+      own = arguments.changed(config, changes)
       assert own.checkpoints <= own.training.epochs * -(
         -3 * own.data.per_class // own.training.batch_size
       )

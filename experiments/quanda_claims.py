@@ -1,0 +1,60 @@
+"""What the Quanda experiment must show, computed from its rows."""
+
+import numpy as np
+
+from experiments.claims import claim
+
+SOURCE = 'Quanda'
+SIMILAR = ('similarity', 'similarity_dot')
+SOLVED = ('exact', 'astra', 'ekfac')
+
+
+def computed(config, found: dict, by_chance: dict, chances: dict) -> list[dict]:
+  """All claims whose methods were measured.
+
+  Args:
+    found: method -> metric -> Interval.
+    by_chance: metric -> values of random scores, one for each seed.
+    chances: metric -> what these are expected to be.
+  """
+  out = [
+    at_chance(metric, by_chance[metric], expected)
+    for metric, expected in chances.items()
+    if len(by_chance.get(metric, ())) > 2
+  ]
+  for name in SIMILAR:
+    if name in found:
+      out.append(
+        above(found, name, 'class_detection', 0.9, 'class detection > .9')
+      )
+  for name in SOLVED:
+    if 'mislabel_auc' in found.get(name, {}):
+      out.append(
+        above(
+          found, name, 'mislabel_auc', 0.9, 'self-influence finds wrong labels'
+        )
+      )
+  return out
+
+
+def at_chance(metric: str, values: np.ndarray, expected: float) -> dict:
+  """The mean over seeds within 3 standard errors of what is expected."""
+  error = values.std(ddof=1) / len(values) ** 0.5
+  return claim(
+    f'random scores are at chance: {metric}',
+    SOURCE,
+    f'{expected:.4f} ± 3 standard errors of {len(values)} seeds',
+    f'{values.mean():.4f} ± {3 * error:.4f}',
+    abs(values.mean() - expected) <= 3 * error,
+  )
+
+
+def above(found, name: str, metric: str, bound: float, what: str) -> dict:
+  interval = found[name][metric]
+  return claim(
+    f'{name}: {what}',
+    SOURCE,
+    f'{metric} above {bound}',
+    f'{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]',
+    interval.value > bound,
+  )

@@ -1,0 +1,289 @@
+"""Quanda's metrics of one method in every world: what, how, and by chance.
+
+The metrics themselves are those of `tda_jax.evaluation`.
+"""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from absl import logging
+
+from tda_jax.data import rows as rows_lib
+from tda_jax.evaluation import (
+  agreement,
+  bootstrap,
+  brittleness,
+  cleaning,
+  detection,
+  lds,
+  retraining,
+  sanity,
+)
+
+
+class Metric(NamedTuple):
+  """How people are told of a metric; `better`: 'higher' or 'lower'."""
+
+  label: str
+  definition: str
+  better: str = 'higher'
+
+
+METRICS = {  # in the order of tables
+  'class_detection': Metric(
+    'Class detection',
+    'Share of queries whose strongest supporter is of their class.',
+  ),
+  'subclass_detection': Metric(
+    'Subclass detection',
+    'The same for the original classes of a model that was trained on groups'
+    ' of classes.',
+  ),
+  'shortcut': Metric(
+    'Shortcut detection',
+    'AUPRC of the rows with a patch, for patched queries of other classes that'
+    ' the patch misleads.',
+  ),
+  'mixed': Metric(
+    'Mixed data sets',
+    'AUPRC of the foreign rows, for foreign queries that are taken for their'
+    ' class.',
+  ),
+  'mislabel_auc': Metric(
+    'Mislabel AUC',
+    'Area under the ROC curve of wrong labels by self-influence in the loss.',
+  ),
+  'mislabel_area': Metric(
+    'Mislabel area',
+    "Quanda's: area under the share of wrong labels found when rows are looked"
+    ' through by self-influence.',
+  ),
+  'cleaning': Metric(
+    'Dataset cleaning',
+    'Accuracy after training without the rows of most self-influence, less that'
+    ' without as many random ones.',
+  ),
+  'cardinality': Metric(
+    'Top-k cardinality',
+    'Different rows among the k strongest supporters of all queries, as a'
+    ' share.',
+  ),
+  'randomisation': Metric(
+    'Model randomisation',
+    'Rank correlation with the scores of models with random parameters.',
+    better='lower',
+  ),
+  'lds': Metric(
+    'LDS',
+    'Spearman correlation, over random halves of the rows, of summed scores'
+    ' with retrained models.',
+  ),
+  'lds_kendall': Metric('LDS, Kendall', "The same by Kendall's τ."),
+  'loo': Metric(
+    'Leave-one-out',
+    'Spearman correlation, over rows, with the effect of retraining without'
+    ' the row.',
+  ),
+  'brittleness': Metric(
+    'Brittleness',
+    'Share of right queries that turn wrong after training without their k'
+    ' strongest supporters.',
+  ),
+}
+
+
+class Interval(NamedTuple):
+  """A value and its 95% interval, over queries (and subsets, of an LDS)."""
+
+  value: float
+  low: float
+  high: float
+
+
+def measured(
+  config, worlds, truth, left, name: str, scores, retrain: bool = True
+) -> dict[str, Interval]:
+  """Every metric that the scores allow.
+
+  Args:
+    truth: `findings.Truth` of the clean world.
+    left: (rows left out, effects [L, R, Q]) there.
+    scores: `quanda.Scores`.
+    retrain: whether also those that train models for each method.
+  """
+  out = {
+    **of_clean(config, worlds['clean'], truth, left, scores),
+    **of_groups(worlds['grouped'], scores.of['grouped']),
+    **of_flagged(worlds, scores),
+    **of_mislabelled(worlds['mislabelled'], scores.own),
+  }
+  if retrain:
+    of = scores.of['clean']
+    out['brittleness'] = flipped(config, worlds['clean'], name, of)
+    if scores.own is not None:
+      out['cleaning'] = cleaned(
+        config, worlds['mislabelled'], name, scores.own
+      )
+  return {metric: _interval(out[metric]) for metric in METRICS if metric in out}
+
+
+def of_clean(config, world, truth, left, scores) -> dict:
+  """Class detection, cardinality, randomisation, LDS and leave-one-out."""
+  of, task = scores.of['clean'], world.task
+  same = detection.class_detection(of, task.train['y'], task.queries['y'])
+  out = {
+    'class_detection': bootstrap.of_queries(same),
+    'cardinality': sanity.cardinality_interval(of, config.top),
+  }
+  if scores.randomised is not None:
+    alike = sanity.randomisation(of, scores.randomised)
+    out['randomisation'] = bootstrap.of_queries(alike)
+  outcomes = truth.outcomes.mean(1)
+  for metric, kind in (('lds', 'spearman'), ('lds_kendall', 'kendall')):
+    out[metric] = lds.interval(of, outcomes, truth.subsets, kind=kind)
+  rows, effects = left
+  alike = agreement.spearman(of[rows], effects.mean(1))
+  return {**out, 'loo': bootstrap.of_queries(alike)}
+
+
+def of_groups(world, of) -> dict:
+  known = world.task.known
+  same = detection.class_detection(of, known['labels'], known['query_labels'])
+  return {'subclass_detection': bootstrap.of_queries(same)}
+
+
+def of_flagged(worlds, scores) -> dict:
+  """Shortcut and mixed data sets, over the queries that were misled."""
+  out = {}
+  for name in ('shortcut', 'mixed'):
+    kept, world = misled(worlds[name]), worlds[name]
+    if not kept.any():
+      logging.warning(
+        'no query of the world %s is misled, so that %s is not measured: train'
+        ' for more epochs, or change more rows',
+        *(name, name),
+      )
+      continue
+    found = detection.average_precision(
+      scores.of[name], world.task.known['flagged'], queries=kept
+    )
+    out[name] = bootstrap.of_queries(found)
+  return out
+
+
+def misled(world) -> np.ndarray:
+  """[Q] queries that are given the label of the flagged rows, and not theirs.
+
+  Foreign queries have no label but that.
+  """
+  label = world.task.known['label']
+  kept = world.predicted == label
+  if world.config.data.world == 'shortcut':
+    kept &= world.task.queries['y'] != label
+  return kept
+
+
+def of_mislabelled(world, own) -> dict:
+  if own is None:
+    return {}
+  out = {}
+  for metric, of in (
+    ('mislabel_auc', detection.auc),
+    ('mislabel_area', detection.mislabel_area),
+  ):
+    value, error = of(own, world.task.known['flagged'])
+    spread = 1.96 * error
+    out[metric] = Interval(value, value - spread, value + spread)
+  return out
+
+
+def flipped(config, world, name: str, of):
+  """Share of right queries that turn wrong without their top supporters."""
+  settings, task = config.brittleness, world.task
+  queries = rows_lib.take(task.queries, slice(0, settings.queries))
+  problem = task.problem._replace(measure=brittleness.lead)
+  before = retraining.measures(problem, world.runs.params, queries).T
+  after = brittleness.leads(
+    task.problem,
+    task.recipe,
+    task.train,
+    queries,
+    brittleness.top(of[:, : settings.queries], settings.removed),
+    settings.repeats,
+    jax.random.key(config.seed),
+    world.folder / 'brittleness' / name,
+    at_once=config.truth.at_once,
+  )
+  flips = brittleness.flips(before, after)
+  return bootstrap.of_queries(flips.astype(float))
+
+
+def cleaned(config, world, name: str, own):
+  """What accuracy gains by the rows of most self-influence being removed."""
+  settings, task = config.cleaning, world.task
+  count = round(settings.removed * len(own))
+
+  def leads(removed, folder):
+    return cleaning.leads(
+      task.problem,
+      task.recipe,
+      task.train,
+      task.queries,
+      removed,
+      settings.repeats,
+      jax.random.key(config.seed),
+      world.folder / 'cleaning' / folder,
+      at_once=config.truth.at_once,
+    )
+
+  others = cleaning.controls(len(own), count, settings.controls, config.seed)
+  control = leads(others, 'controls')
+  (found,) = leads(cleaning.first(own, count)[None], name)
+  return bootstrap.of_queries(cleaning.gain(found, control))
+
+
+def chances(config, worlds) -> dict[str, float]:
+  """What random scores are expected to reach; nothing where models must tell."""
+  clean, groups = worlds['clean'].task, worlds['grouped'].task.known
+  n, q = (rows_lib.count(part) for part in (clean.train, clean.queries))
+  k = config.top
+  wrong = len(worlds['mislabelled'].task.train['y'])
+  precision = {
+    name: detection.random_precision(worlds[name].task.known['flagged'])
+    for name in ('shortcut', 'mixed')
+  }
+  return {
+    'class_detection': _share(clean.train['y'], clean.queries['y']),
+    'subclass_detection': _share(groups['labels'], groups['query_labels']),
+    **precision,
+    'mislabel_auc': 0.5,
+    'mislabel_area': 0.5 - 0.5 / wrong**2,
+    'cleaning': 0.0,
+    'cardinality': (1 - (1 - k / n) ** q) * n / (q * k),
+    'randomisation': 0.0,
+    'lds': 0.0,
+    'lds_kendall': 0.0,
+    'loo': 0.0,
+  }
+
+
+def accuracies(world) -> dict[str, float]:
+  """Of the models, mean: on their rows and queries; how many are misled."""
+  task, found = world.task, {}
+  for part, rows in (('train', task.train), ('queries', task.queries)):
+    problem = task.problem._replace(measure=brittleness.lead)
+    leads = retraining.measures(problem, world.runs.params, rows)
+    found[part] = float((leads > 0).mean())
+  if (task.known or {}).get('label') is not None:
+    found['misled'] = float(misled(world).mean())
+  return found
+
+
+def _share(labels, asked):
+  """Mean over queries of the share of rows of their class."""
+  return float(np.mean(labels[:, None] == asked))
+
+
+def _interval(found) -> Interval:
+  return Interval(found.value, found.low, found.high)
