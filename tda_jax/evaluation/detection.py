@@ -1,5 +1,9 @@
-"""Mislabel detection: a row that supports itself most has the label it must
-remember."""
+"""Are the rows found that must be behind a prediction, or have a wrong label?
+
+A query's first rows should be of its class; a model misled by a patch or by
+foreign rows was misled by rows that are known; a row that supports itself most
+has a label that had to be remembered.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +12,7 @@ import tqdm
 from sklearn import metrics
 
 from tda_jax.data import rows as rows_lib
+from tda_jax.evaluation import agreement
 from tda_jax.methods import method as method_lib
 from tda_jax.methods.method import Method
 from tda_jax.problem import Problem
@@ -66,6 +71,110 @@ def self_influence(
   return np.concatenate(found)
 
 
+def class_detection(
+  scores: np.ndarray,
+  labels: np.ndarray,
+  query_labels: np.ndarray,
+  *,
+  k: int = 1,
+  queries: np.ndarray | None = None,
+) -> np.ndarray:
+  """Share of each query's k strongest supporters that are of its class, [Q].
+
+  Hanawa et al. 2021, "Evaluation of similarity-based explanations" (identical
+  class test, k = 1); Bareeva et al. 2024, Quanda, whose class has k = 5 by
+  default. From 0 to 1, larger is better; chance is the share of the query's
+  class among the rows.
+
+  Subclass detection is this with labels that the model never saw: it was
+  trained on groups of classes (`worlds.grouped`), and `labels` and
+  `query_labels` are the classes within them.
+
+  Tied scores share their places: it is the mean over all orders of the tied, so
+  that scores that are all equal are at chance.
+
+  Args:
+    scores: [N, Q].
+    labels: [N] of the rows.
+    query_labels: [Q].
+    queries: which to keep, a [Q] mask or indices (None: all). Quanda's filter
+      keeps those whose class (for subclasses: whose group) is predicted.
+
+  Raises:
+    ValueError: shapes that do not fit, scores that are not finite, k not from 1
+      to N, no query kept.
+  """
+  scores = agreement.matrix(scores, 'scores')
+  labels, query_labels = np.asarray(labels), np.asarray(query_labels)
+  if scores.shape != (*labels.shape, *query_labels.shape):
+    raise ValueError(
+      f'scores {list(scores.shape)}, labels {list(labels.shape)} of rows and'
+      f' {list(query_labels.shape)} of queries: give [N, Q], [N] and [Q]'
+    )
+  if not 1 <= k <= len(scores):
+    raise ValueError(f'k={k} of {len(scores)} rows: give 1 to {len(scores)}')
+  kept = _kept(queries, scores)
+  scores, same = scores[:, kept], labels[:, None] == query_labels[kept]
+  last = np.partition(scores, len(scores) - k, axis=0)[len(scores) - k]
+  above, tied = scores > last, scores == last
+  places = k - above.sum(0)
+  share = (same & tied).sum(0) / tied.sum(0)
+  return ((same & above).sum(0) + places * share) / k
+
+
+def average_precision(
+  scores: np.ndarray,
+  flagged: np.ndarray,
+  *,
+  queries: np.ndarray | None = None,
+) -> np.ndarray:
+  """Area under the precision-recall curve of flagged rows, of each query, [Q].
+
+  Σ_n (R_n − R_{n−1}) P_n over the distinct scores from the largest down, with
+  precision P_n and recall R_n of the rows that score as much or more
+  (scikit-learn's `average_precision_score`; the same sum as torcheval's
+  `binary_auprc`, which Quanda takes). From 0 to 1, larger is better; chance is
+  `random_precision`, about the share of flagged rows, and scores that are all
+  equal have just that share.
+
+  Shortcut detection (Quanda, after Koh & Liang 2017): rows are flagged that
+  have the patch (`worlds.shortcut`, of class c); queries all have it
+  (`worlds.patched`), and those are kept whose class is not c and whose
+  prediction is: `queries=(labels != c) & (predicted == c)`.
+
+  Mixed data sets (Quanda, after Hammoudeh & Lowd 2022): the foreign rows are
+  flagged (`worlds.mixed`), and queries are other foreign rows; Quanda can keep
+  those that are predicted to be of the class that the foreign rows were given.
+
+  Args:
+    scores: [N, Q].
+    flagged: [N] bool.
+    queries: which to keep, a [Q] mask or indices; None: all.
+
+  Raises:
+    ValueError: shapes that do not fit, scores that are not finite, all rows
+      flagged or none, no query kept.
+  """
+  scores = agreement.matrix(scores, 'scores')
+  flagged = _two_groups(scores[:, 0], flagged)[1]
+  kept = scores[:, _kept(queries, scores)]
+  return np.array(
+    [metrics.average_precision_score(flagged, column) for column in kept.T]
+  )
+
+
+def random_precision(flagged: np.ndarray) -> float:
+  """Expected average precision of rows in random order.
+
+  (H_N + (N − H_N)(r − 1)/(N − 1)) / N for r of N rows flagged, with H_N = Σ 1/n:
+  above r/N by at most H_N/N.
+  """
+  flagged = np.asarray(flagged, bool)
+  rows, found = len(flagged), flagged.sum()
+  harmonic = (1 / np.arange(1, rows + 1)).sum()
+  return float((harmonic + (rows - harmonic) * (found - 1) / (rows - 1)) / rows)
+
+
 def auc(scores: np.ndarray, flagged: np.ndarray) -> tuple[float, float]:
   """Area under the ROC curve and its standard error (DeLong et al. 1988).
 
@@ -80,6 +189,53 @@ def auc(scores: np.ndarray, flagged: np.ndarray) -> tuple[float, float]:
     ValueError: shapes that differ, scores that are not finite, all rows
       flagged or none.
   """
+  scores, flagged = _two_groups(scores, flagged)
+  above, below = scores[flagged], scores[~flagged]
+  # Of each row: the share of the other group that is on the right side of it.
+  wins = _share_below(below, above), 1 - _share_below(above, below)
+  variance = sum(w.var(ddof=1) / len(w) for w in wins if len(w) > 1)
+  return float(metrics.roc_auc_score(flagged, scores)), float(variance**0.5)
+
+
+def found_curve(scores: np.ndarray, flagged: np.ndarray) -> np.ndarray:
+  """Share of the flagged rows among the first n, for n from 1 to N, [N].
+
+  Rows are taken from the largest score down, tied ones in their order in the
+  data. Quanda adds 1e-4 · index to the scores instead, which reorders rows
+  whose scores differ by less than that.
+
+  Args, errors: as in `auc`.
+  """
+  scores, flagged = _two_groups(scores, flagged)
+  order = np.argsort(-scores, kind='stable')
+  return np.cumsum(flagged[order]) / flagged.sum()
+
+
+def mislabel_area(
+  scores: np.ndarray, flagged: np.ndarray
+) -> tuple[float, float]:
+  """Area under `found_curve` over the share of rows seen; its standard error.
+
+  Trapezoids between the N points, over N, as Quanda has it (after Kwon et al.
+  2024, DataInf). Larger is better; 1/2 − 1/(2N²) is chance. For r of N rows
+  flagged it is from r/(2N) to 1 − r/(2N) − 1/(2rN): .95 at most at 10% noise.
+  Without ties it is r/(2N) + (1 − r/N) AUC, less 1/(2rN) where the first row is
+  flagged, so that its error is 1 − r/N times that of the AUC.
+
+  Args:
+    scores: [N], for example `self_influence` in the loss.
+    flagged: [N] bool, rows of a wrong label.
+
+  Raises:
+    ValueError: as `auc`.
+  """
+  curve = found_curve(scores, flagged)
+  area = np.trapezoid(curve) / len(curve)
+  _, error = auc(scores, flagged)
+  return float(area), error * (1 - float(np.mean(np.asarray(flagged, bool))))
+
+
+def _two_groups(scores, flagged):
   scores, flagged = np.asarray(scores, np.float64), np.asarray(flagged, bool)
   if scores.ndim != 1 or scores.shape != flagged.shape:
     raise ValueError(
@@ -92,11 +248,26 @@ def auc(scores: np.ndarray, flagged: np.ndarray) -> tuple[float, float]:
       'an area under the curve compares two groups, and'
       f' {flagged.sum()} of {len(flagged)} rows are flagged: flag some'
     )
-  above, below = scores[flagged], scores[~flagged]
-  # Of each row: the share of the other group that is on the right side of it.
-  wins = _share_below(below, above), 1 - _share_below(above, below)
-  variance = sum(w.var(ddof=1) / len(w) for w in wins if len(w) > 1)
-  return float(metrics.roc_auc_score(flagged, scores)), float(variance**0.5)
+  return scores, flagged
+
+
+def _kept(queries, scores):
+  """Indices of the queries to keep."""
+  every = np.arange(scores.shape[1])
+  if queries is None:
+    return every
+  queries = np.asarray(queries)
+  if queries.dtype == bool and queries.shape != every.shape:
+    raise ValueError(
+      f'a mask of {queries.size} queries for scores of {len(every)}: give one'
+      ' flag for each'
+    )
+  kept = every[queries] if queries.size else every[:0]
+  if not kept.size:
+    raise ValueError(
+      'no query is left: none of them is one that this metric is about'
+    )
+  return kept
 
 
 def _share_below(values, of):
