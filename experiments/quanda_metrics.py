@@ -122,9 +122,7 @@ def measured(
     of = scores.of['clean']
     out['brittleness'] = flipped(config, worlds['clean'], name, of)
     if scores.own is not None:
-      out['cleaning'] = cleaned(
-        config, worlds['mislabelled'], name, scores.own
-      )
+      out['cleaning'] = cleaned(config, worlds['mislabelled'], name, scores.own)
   return {metric: _interval(out[metric]) for metric in METRICS if metric in out}
 
 

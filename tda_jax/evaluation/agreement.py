@@ -3,6 +3,8 @@
 import numpy as np
 from scipy import stats
 
+KINDS = ('spearman', 'kendall')
+
 
 def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
   """Pearson correlation of each column, in float64.
@@ -31,6 +33,40 @@ def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
   """
   a, b = matrix(a, 'the first matrix'), matrix(b, 'the second matrix')
   return pearson(stats.rankdata(a, axis=0), stats.rankdata(b, axis=0))
+
+
+def kendall(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  """Kendall's τ_b of each column, ties in either counted out.
+
+  (pairs in the same order − pairs in the other) / √(pairs not tied in a · pairs
+  not tied in b). Arguments, result, errors and constant columns as in `pearson`.
+  """
+  a, b = _pair(a, b)
+  found = np.zeros(a.shape[1])
+  # SciPy has NaN and a warning for a constant column.
+  for q in np.flatnonzero((a != a[:1]).any(0) & (b != b[:1]).any(0)):
+    # The p-value is not used; this way to it is the quick one.
+    tau = stats.kendalltau(a[:, q], b[:, q], method='asymptotic')
+    found[q] = tau.statistic
+  return found
+
+
+def rank_correlation(
+  a: np.ndarray, b: np.ndarray, kind: str = 'spearman'
+) -> np.ndarray:
+  """`spearman` or `kendall` of each column, [Q].
+
+  Raises:
+    ValueError: as these; another kind.
+  """
+  check_kind(kind)
+  return (spearman if kind == 'spearman' else kendall)(a, b)
+
+
+def check_kind(kind: str) -> None:
+  """Raises ValueError unless `kind` is a rank correlation."""
+  if kind not in KINDS:
+    raise ValueError(f'kind={kind!r}: use one of {", ".join(KINDS)}')
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:

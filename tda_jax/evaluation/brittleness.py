@@ -45,10 +45,16 @@ def leads(
   Raises:
     ValueError: as `outcomes`; rows that do not exist or are named twice.
   """
-  kept = _kept(removed, len(train['y']), len(queries['y']))
+  removed, count = np.asarray(removed), len(queries['y'])
+  if removed.ndim != 2 or len(removed) != count:
+    raise ValueError(
+      f'removed has shape {removed.shape}: give [Q, k] rows for each of the'
+      f' {count} queries'
+    )
   found = retraining.outcomes(
-      problem._replace(measure=lead), recipe, train, queries, kept, repeats,
-      key, path, at_once=at_once, progress=progress,
+      problem._replace(measure=lead), recipe, train, queries,
+      kept(removed, len(train['y'])), repeats, key, path,
+      at_once=at_once, progress=progress,
       attributes={'kind': 'brittleness', **(attributes or {})},
   )  # fmt: skip
   return np.einsum('qrq->qr', found)
@@ -99,20 +105,18 @@ def top(scores: np.ndarray, k: int) -> np.ndarray:
   return np.argsort(-np.asarray(scores), axis=0, kind='stable')[:k].T
 
 
-def _kept(removed, rows, queries):
-  """The other rows, [Q, N − k]."""
-  removed = np.asarray(removed)
-  if removed.ndim != 2 or len(removed) != queries:
-    raise ValueError(
-      f'removed has shape {removed.shape}: give [Q, k] rows for each of the'
-      f' {queries} queries'
-    )
-  stay = np.ones((queries, rows), bool)
+def kept(removed: np.ndarray, rows: int) -> np.ndarray:
+  """The other rows, [M, N − k], for each line of removed ones [M, k].
+
+  Raises:
+    ValueError: rows that do not exist or are named twice.
+  """
+  stay = np.ones((len(removed), rows), bool)
   inside = (removed >= 0) & (removed < rows)
   if inside.all():
     np.put_along_axis(stay, removed, False, 1)
   if not inside.all() or (stay.sum(1) != rows - removed.shape[1]).any():
     raise ValueError(
-      f'removed must hold different rows from 0 to {rows - 1} for each query'
+      f'removed must hold different rows from 0 to {rows - 1} in each line'
     )
-  return np.nonzero(stay)[1].reshape(queries, -1).astype(np.int32)
+  return np.nonzero(stay)[1].reshape(len(removed), -1).astype(np.int32)

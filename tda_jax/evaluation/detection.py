@@ -1,5 +1,9 @@
-"""Mislabel detection: a row that supports itself most has the label it must
-remember."""
+"""Are the rows found that must be behind a prediction, or have a wrong label?
+
+A query's first rows should be of its class; a model misled by a patch or by
+foreign rows was misled by rows that are known; a row that supports itself most
+has a label that had to be remembered.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +12,7 @@ import tqdm
 from sklearn import metrics
 
 from tda_jax.data import rows as rows_lib
+from tda_jax.evaluation import agreement
 from tda_jax.methods import method as method_lib
 from tda_jax.methods.method import Method
 from tda_jax.problem import Problem
@@ -71,51 +76,105 @@ def self_influence(
   return np.concatenate(found)
 
 
-def _finite(scores, name, method):
-  if not np.isfinite(scores).all():
-    cure = method.cure or 'raise damping'
-    raise ValueError(
-      f'{name} gives {(~np.isfinite(scores)).sum()} rows a self-influence that'
-      f' is not finite: check that parameters and data are; else {cure}'
-    )
-  return scores
+def class_detection(
+  scores: np.ndarray,
+  labels: np.ndarray,
+  query_labels: np.ndarray,
+  *,
+  k: int = 1,
+  queries: np.ndarray | None = None,
+) -> np.ndarray:
+  """Share of each query's k strongest supporters that are of its class, [Q].
 
+  Hanawa et al. 2021, "Evaluation of similarity-based explanations" (identical
+  class test, k = 1); Bareeva et al. 2024, Quanda, whose class has k = 5 by
+  default. From 0 to 1, larger is better; chance is the share of the query's
+  class among the rows.
 
-def auc(scores: np.ndarray, flagged: np.ndarray) -> tuple[float, float]:
-  """Area under the ROC curve and its standard error (DeLong et al. 1988).
+  Subclass detection is this with labels that the model never saw: it was
+  trained on groups of classes (`worlds.grouped`), and `labels` and
+  `query_labels` are the classes within them.
 
-  The chance that a flagged row has a larger score than one that is not, ties
-  counted half: .5 is chance.
+  Tied scores share their places: it is the mean over all orders of the tied, so
+  that scores that are all equal are at chance.
 
   Args:
-    scores: [N].
-    flagged: [N] bool.
+    scores: [N, Q].
+    labels: [N] of the rows.
+    query_labels: [Q].
+    queries: which to keep, a [Q] mask or indices (None: all). Quanda's filter
+      keeps those whose class (for subclasses: whose group) is predicted.
 
   Raises:
-    ValueError: shapes that differ, scores that are not finite, all rows
-      flagged or none.
+    ValueError: shapes that do not fit, scores that are not finite, k not from 1
+      to N, no query kept.
   """
-  scores, flagged = np.asarray(scores, np.float64), np.asarray(flagged, bool)
-  if scores.ndim != 1 or scores.shape != flagged.shape:
+  scores = agreement.matrix(scores, 'scores')
+  labels, query_labels = np.asarray(labels), np.asarray(query_labels)
+  if scores.shape != (*labels.shape, *query_labels.shape):
     raise ValueError(
-      f'scores {scores.shape} and flags {flagged.shape}: give one of each a row'
+      f'scores {list(scores.shape)}, labels {list(labels.shape)} of rows and'
+      f' {list(query_labels.shape)} of queries: give [N, Q], [N] and [Q]'
     )
-  if not np.isfinite(scores).all():
-    raise ValueError('scores are not finite: run the stage that makes them')
-  if flagged.all() or not flagged.any():
-    raise ValueError(
-      'an area under the curve compares two groups, and'
-      f' {flagged.sum()} of {len(flagged)} rows are flagged: flag some'
-    )
-  above, below = scores[flagged], scores[~flagged]
-  # Of each row: the share of the other group that is on the right side of it.
-  wins = _share_below(below, above), 1 - _share_below(above, below)
-  variance = sum(w.var(ddof=1) / len(w) for w in wins if len(w) > 1)
-  return float(metrics.roc_auc_score(flagged, scores)), float(variance**0.5)
+  if not 1 <= k <= len(scores):
+    raise ValueError(f'k={k} of {len(scores)} rows: give 1 to {len(scores)}')
+  kept = _kept(queries, scores)
+  scores, same = scores[:, kept], labels[:, None] == query_labels[kept]
+  last = np.partition(scores, len(scores) - k, axis=0)[len(scores) - k]
+  above, tied = scores > last, scores == last
+  places = k - above.sum(0)
+  share = (same & tied).sum(0) / tied.sum(0)
+  return ((same & above).sum(0) + places * share) / k
 
 
-def _share_below(values, of):
-  """Of each of `of`: the share of `values` below it, ties counted half."""
-  values = np.sort(values)
-  sides = [np.searchsorted(values, of, side) for side in ('left', 'right')]
-  return np.mean(sides, 0) / len(values)
+def average_precision(
+  scores: np.ndarray,
+  flagged: np.ndarray,
+  *,
+  queries: np.ndarray | None = None,
+) -> np.ndarray:
+  """Area under the precision-recall curve of flagged rows, of each query, [Q].
+
+  Σ_n (R_n − R_{n−1}) P_n over the distinct scores from the largest down, with
+  precision P_n and recall R_n of the rows that score as much or more
+  (scikit-learn's `average_precision_score`; the same sum as torcheval's
+  `binary_auprc`, which Quanda takes). From 0 to 1, larger is better; chance is
+  `random_precision`, about the share of flagged rows, and scores that are all
+  equal have just that share.
+
+  Shortcut detection (Quanda, after Koh & Liang 2017): rows are flagged that
+  have the patch (`worlds.shortcut`, of class c); queries all have it
+  (`worlds.patched`), and those are kept whose class is not c and whose
+  prediction is: `queries=(labels != c) & (predicted == c)`.
+
+  Mixed data sets (Quanda, after Hammoudeh & Lowd 2022): the foreign rows are
+  flagged (`worlds.mixed`), and queries are other foreign rows; Quanda can keep
+  those that are predicted to be of the class that the foreign rows were given.
+
+  Args:
+    scores: [N, Q].
+    flagged: [N] bool.
+    queries: which to keep, a [Q] mask or indices; None: all.
+
+  Raises:
+    ValueError: shapes that do not fit, scores that are not finite, all rows
+      flagged or none, no query kept.
+  """
+  scores = agreement.matrix(scores, 'scores')
+  flagged = _two_groups(scores[:, 0], flagged)[1]
+  kept = scores[:, _kept(queries, scores)]
+  return np.array(
+    [metrics.average_precision_score(flagged, column) for column in kept.T]
+  )
+
+
+def random_precision(flagged: np.ndarray) -> float:
+  """Expected average precision of rows in random order.
+
+  (H_N + (N − H_N)(r − 1)/(N − 1)) / N for r of N rows flagged, with H_N = Σ 1/n:
+  above r/N by at most H_N/N.
+  """
+  flagged = np.asarray(flagged, bool)
+  rows, found = len(flagged), flagged.sum()
+  harmonic = (1 / np.arange(1, rows + 1)).sum()
+  return float((harmonic + (rows - harmonic) * (found - 1) / (rows - 1)) / rows)

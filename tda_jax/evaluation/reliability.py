@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tda_jax.evaluation import agreement, lds
+from tda_jax.evaluation import agreement, bootstrap, ranks
 
 RESAMPLED_SPLITS = 5
 
@@ -26,7 +26,7 @@ class Ceiling(NamedTuple):
   reliability: [Q], of the mean of R repeats.
   """
 
-  estimate: lds.Estimate
+  estimate: bootstrap.Estimate
   per_query: np.ndarray
   reliability: np.ndarray
 
@@ -73,18 +73,22 @@ def ceiling(
   halves = _halves(outcomes, splits, seed)
 
   def per_query(splits, weights):
-    r = lds.correlations(*(half[:splits] for half in halves), weights)
+    r = ranks.correlations(*(half[:splits] for half in halves), weights)
     return np.sqrt(spearman_brown(r, factor))
 
   found = per_query(splits, np.ones((1, count)))[0]
-  of_subsets, of_queries = lds.draws(count, queries, over, resamples, seed)
+  of_subsets, of_queries = bootstrap.draws(
+    count, queries, over, resamples, seed
+  )
   if over == 'queries':
     every = found[None]
   else:  # a few splits will do for each resample; there are many of those
     every = per_query(RESAMPLED_SPLITS, of_subsets)
   resampled = (every * of_queries).mean(axis=1)
   drawn = (count, queries, over, resamples, seed)
-  return Ceiling(lds.estimate(found.mean(), resampled, drawn), found, found**2)
+  return Ceiling(
+    bootstrap.estimate(found.mean(), resampled, drawn), found, found**2
+  )
 
 
 def spearman_brown(r: np.ndarray, factor: float = 2.0) -> np.ndarray:

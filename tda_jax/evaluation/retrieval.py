@@ -1,0 +1,74 @@
+"""Tracing: are the rows that a query is known to come from ranked first?
+
+Of tied scores, rows that are not relevant come first: a method gains nothing
+from scores that it did not tell apart.
+"""
+
+import numpy as np
+
+from tda_jax.evaluation import agreement
+
+
+def recall(scores: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
+  """Share of each query's r relevant rows among its k strongest supporters, [Q].
+
+  Recall@k of Akyürek et al. 2022, "Towards tracing knowledge in language models
+  back to the training data". From 0 to min(1, k/r), larger is better, k/N is
+  chance.
+
+  Args:
+    scores: [N, Q].
+    relevant: [N, Q] bool.
+
+  Raises:
+    ValueError: shapes that differ, scores that are not finite, a query of no
+      relevant row, k not from 1 to N.
+  """
+  found = _ranked(scores, relevant)
+  return found[: _checked(k, found)].sum(0) / found.sum(0)
+
+
+def hits(scores: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
+  """1 for each query with a relevant row among its k strongest, else 0, [Q].
+
+  What Chang et al. 2024, "Scalable influence and fact tracing", and Quanda call
+  recall@k. Larger is better, 1 − C(N − r, k)/C(N, k) is chance for r relevant
+  rows. Arguments and errors as in `recall`.
+  """
+  found = _ranked(scores, relevant)
+  return found[: _checked(k, found)].any(0).astype(np.float64)
+
+
+def reciprocal_rank(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
+  """1 / (rank of the first relevant row, from 1) of each query, [Q].
+
+  Its mean is MRR. Larger is better, 1 the most; chance is Σ_n C(N − n, r − 1) /
+  (n C(N, r)) for r relevant rows, H_N/N for one. Arguments and errors as in
+  `recall`.
+  """
+  return 1 / (1.0 + _ranked(scores, relevant).argmax(0))
+
+
+def _ranked(scores, relevant):
+  """`relevant` from each query's strongest supporter down, [N, Q]."""
+  scores = agreement.matrix(scores, 'scores')
+  relevant = np.asarray(relevant, bool)
+  if relevant.shape != scores.shape:
+    raise ValueError(
+      f'scores {scores.shape} and relevant rows {relevant.shape}: give both'
+      ' [N, Q]'
+    )
+  none = ~relevant.any(0)
+  if none.any():
+    raise ValueError(
+      f'{none.sum()} of {none.size} queries have no relevant row, the first is'
+      f' query {none.argmax()}: leave them out'
+    )
+  order = np.lexsort((relevant, -scores), axis=0)
+  return np.take_along_axis(relevant, order, 0)
+
+
+def _checked(k, found):
+  if not 1 <= k <= len(found):
+    raise ValueError(f'k={k} of {len(found)} rows: give 1 to {len(found)}')
+  return k
