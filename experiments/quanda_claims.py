@@ -1,6 +1,7 @@
 """What the Quanda experiment must show, computed from its rows."""
 
 import numpy as np
+from scipy import stats
 
 from experiments.claims import claim
 
@@ -38,14 +39,15 @@ def computed(config, found: dict, by_chance: dict, chances: dict) -> list[dict]:
 
 
 def at_chance(metric: str, values: np.ndarray, expected: float) -> dict:
-  """The mean over seeds within 3 standard errors of what is expected."""
+  """The expected value is in the 99.7% interval (Student's t) of the mean."""
   error = values.std(ddof=1) / len(values) ** 0.5
+  spread = stats.t.ppf(0.9985, len(values) - 1) * error
   return claim(
     f'random scores are at chance: {metric}',
     SOURCE,
-    f'{expected:.4f} ± 3 standard errors of {len(values)} seeds',
-    f'{values.mean():.4f} ± {3 * error:.4f}',
-    abs(values.mean() - expected) <= 3 * error,
+    f'{expected:.4f}, up to the error of the mean of {len(values)} seeds',
+    f'{values.mean():.4f} ± {spread:.4f}',
+    abs(values.mean() - expected) <= spread,
   )
 
 
