@@ -1,23 +1,129 @@
-"""Stage 3: LDS of the scores of a workdir against retrained models."""
+"""Stage 3: how good the scores of a workdir are; or scores from elsewhere.
+
+  python -m experiments.evaluate --config=C --workdir=W
+
+takes the LDS of the methods of a config against retrained models. Scores that
+another library made of the same models and rows are measured beside them by
+
+  ... --scores=FILE --sign=supports --orientation=rows_by_queries --name=THEIRS
+
+(.npy, .npz, .zarr, .pt). With a config of the experiment quanda, `--world=NAME`
+says of which world they are (W/NAME/world.npz has its rows, labels and model) and
+`--own=FILE` gives self-influence of the mislabelled rows; every metric that they
+allow is measured. Results are in W/evaluate/NAME.
+"""
 
 import pathlib
 
-from experiments import findings, launch, stages, tasks
+import numpy as np
+from absl import flags, logging
+
+from experiments import findings, launch, quanda, stages, tasks
+from experiments import quanda_metrics as metrics_lib
+from tda_jax.data import rows as rows_lib
 from tda_jax.report import table
-from tda_jax.storage import record
+from tda_jax.storage import foreign, record
+
+_SCORES = flags.DEFINE_string('scores', None, 'file of scores from elsewhere')
+_OWN = flags.DEFINE_string('own', None, 'file of their self-influence')
+_NAME = flags.DEFINE_string('name', 'theirs', 'what to call them in tables')
+_WORLD = flags.DEFINE_string('world', 'clean', 'world of quanda they are of')
+_SIGN = flags.DEFINE_enum(
+  'sign', None, foreign.SIGNS, 'what a larger score means for the query'
+)
+_ORIENTATION = flags.DEFINE_enum(
+  'orientation', None, foreign.ORIENTATIONS, 'axes of the scores'
+)
 
 
 def main(config, workdir: pathlib.Path) -> None:
+  given = _SCORES.value or _OWN.value
+  if given and (_SIGN.value is None or not (_OWN.value or _ORIENTATION.value)):
+    raise ValueError(
+      'scores from elsewhere need --sign=supports or harms (what a larger one'
+      ' means) and --orientation=rows_by_queries or queries_by_rows'
+    )
+  folder = workdir / 'evaluate'
+  if config.experiment == 'quanda':
+    if not given:
+      raise ValueError(
+        "experiments.quanda measures this config's own methods: here give"
+        ' --scores=FILE, or --own=FILE'
+      )
+    rows, folder = of_worlds(config, workdir), folder / _NAME.value
+  elif given:
+    rows, folder = of_truth(config, workdir), folder / _NAME.value
+  else:
+    task = tasks.load(config)
+    runs = stages.train(config, task, workdir)
+    truth = findings.truth(config, task, workdir)
+    found = findings.measure(config, task, runs, truth, workdir)
+    rows = findings.rows(found, truth)
+  folder.mkdir(parents=True, exist_ok=True)
+  record.results(folder / 'results.json', 'evaluate', config.setting, rows, [])
+  table.print_results([*rows, *beside(workdir, rows)], config.setting)
+
+
+def of_truth(config, workdir) -> list[dict]:
+  """LDS of the scores against the models that the config retrains."""
   task = tasks.load(config)
-  runs = stages.train(config, task, workdir)
   truth = findings.truth(config, task, workdir)
-  found = findings.measure(config, task, runs, truth, workdir)
-  rows = findings.rows(found, truth)
-  (workdir / 'evaluate').mkdir(exist_ok=True)
-  record.results(
-    workdir / 'evaluate' / 'results.json', 'evaluate', config.setting, rows, []
+  found = findings.of_scores(read(task)[None], truth)
+  return findings.rows({_NAME.value: found}, truth)
+
+
+def of_worlds(config, workdir) -> list[dict]:
+  """Every metric of Quanda that the scores allow."""
+  worlds, of, own = {}, {}, None
+  if _SCORES.value:
+    name = _WORLD.value
+    worlds[name] = quanda.world(config, name, workdir)
+    of[name] = read(worlds[name].task)
+  if _OWN.value:
+    name = 'mislabelled'
+    worlds[name] = quanda.world(config, name, workdir)
+    sign = 1 if _SIGN.value == 'supports' else -1
+    count = rows_lib.count(worlds[name].task.train)
+    own = foreign.checked_own(sign * foreign.read(_OWN.value), count)
+  truth, left = None, None
+  if 'clean' in of:
+    truth, left = quanda.ground_truth(config, worlds)
+  scores = quanda.Scores(of, None, own, None)
+  found = metrics_lib.measured(config, worlds, truth, left, _NAME.value, scores)
+  return quanda.result_rows({_NAME.value: found}, {}, {}, worlds)
+
+
+def read(task) -> np.ndarray:
+  """The scores [N, Q] of the flags, in our sign."""
+  scores = foreign.oriented(
+    foreign.read(_SCORES.value),
+    _ORIENTATION.value,
+    _SIGN.value,
+    *(rows_lib.count(rows) for rows in (task.train, task.queries)),
   )
-  table.print_results(rows, config.setting)
+  known = task.known or {}
+  labels = known.get('labels', task.train['y'])
+  asked = known.get('query_labels', task.queries['y'])
+  if np.issubdtype(np.asarray(labels).dtype, np.integer):
+    if sentence := foreign.suspicion(scores, labels, asked):
+      logging.warning('%s: %s', _SCORES.value, sentence)
+  return scores
+
+
+def beside(workdir, rows) -> list[dict]:
+  """What the workdir's own run measured by the same metrics."""
+  if (
+    not (_SCORES.value or _OWN.value) or not (workdir / 'results.json').exists()
+  ):
+    return []
+  metrics = {row['metric'] for row in rows}
+  own = record.read_json(workdir / 'results.json')['rows']
+  methods = {row['method'] for row in rows}
+  return [
+    row
+    for row in own
+    if row['metric'] in metrics and row['method'] not in methods
+  ]
 
 
 if __name__ == '__main__':

@@ -109,20 +109,25 @@ def measured(
   Args:
     truth: `findings.Truth` of the clean world.
     left: (rows left out, effects [L, R, Q]) there.
-    scores: `quanda.Scores`.
+    scores: `quanda.Scores`; of some worlds, and without self-influence, what
+      these allow.
     retrain: whether also those that train models for each method.
   """
-  out = {
-    **of_clean(config, worlds['clean'], truth, left, scores),
-    **of_groups(worlds['grouped'], scores.of['grouped']),
-    **of_flagged(worlds, scores),
-    **of_mislabelled(worlds['mislabelled'], scores.own),
-  }
-  if retrain:
-    of = scores.of['clean']
-    out['brittleness'] = flipped(config, worlds['clean'], name, of)
-    if scores.own is not None:
-      out['cleaning'] = cleaned(config, worlds['mislabelled'], name, scores.own)
+  out, of = {}, scores.of
+  if 'clean' in of:
+    out |= of_clean(config, worlds['clean'], truth, left, scores)
+  if 'grouped' in of:
+    out |= of_groups(worlds['grouped'], of['grouped'])
+  for world in ('shortcut', 'mixed'):
+    if world in of:
+      out |= of_flagged(world, worlds[world], of[world])
+  if scores.own is not None:
+    out |= of_mislabelled(worlds['mislabelled'], scores.own)
+  if retrain and 'clean' in of:
+    out['brittleness'] = flipped(config, worlds['clean'], name, of['clean'])
+  if retrain and scores.own is not None:
+    noisy = worlds['mislabelled']
+    out['cleaning'] = cleaned(config, noisy, name, scores.own)
   return {metric: _interval(out[metric]) for metric in METRICS if metric in out}
 
 
@@ -146,28 +151,25 @@ def of_clean(config, world, truth, left, scores) -> dict:
 
 
 def of_groups(world, of) -> dict:
+  """Subclass detection."""
   known = world.task.known
   same = detection.class_detection(of, known['labels'], known['query_labels'])
   return {'subclass_detection': bootstrap.of_queries(same)}
 
 
-def of_flagged(worlds, scores) -> dict:
-  """Shortcut and mixed data sets, over the queries that were misled."""
-  out = {}
-  for name in ('shortcut', 'mixed'):
-    kept, world = misled(worlds[name]), worlds[name]
-    if not kept.any():
-      logging.warning(
-        'no query of the world %s is misled, so that %s is not measured: train'
-        ' for more epochs, or change more rows',
-        *(name, name),
-      )
-      continue
-    found = detection.average_precision(
-      scores.of[name], world.task.known['flagged'], queries=kept
+def of_flagged(name: str, world, of) -> dict:
+  """Shortcut or mixed data sets, over the queries that were misled."""
+  kept = misled(world)
+  if not kept.any():
+    logging.warning(
+      'no query of the world %s is misled, so that it measures nothing: train'
+      ' for more epochs, or change more rows',
+      name,
     )
-    out[name] = bootstrap.of_queries(found)
-  return out
+    return {}
+  flagged = world.task.known['flagged']
+  found = detection.average_precision(of, flagged, queries=kept)
+  return {name: bootstrap.of_queries(found)}
 
 
 def misled(world) -> np.ndarray:
@@ -183,8 +185,7 @@ def misled(world) -> np.ndarray:
 
 
 def of_mislabelled(world, own) -> dict:
-  if own is None:
-    return {}
+  """Wrong labels by self-influence; 1.96 standard errors over rows."""
   out = {}
   for metric, of in (
     ('mislabel_auc', detection.auc),

@@ -1,0 +1,164 @@
+"""Scores that another library made, brought to ours: [N, Q], positive supports."""
+
+import os
+import pathlib
+from zipfile import BadZipFile
+
+import numpy as np
+import tensorstore as ts
+
+ORIENTATIONS = ('rows_by_queries', 'queries_by_rows')
+SIGNS = ('supports', 'harms')
+
+
+def read(path: str | os.PathLike) -> np.ndarray:
+  """The array of a .npy, .npz, .zarr (v2 or v3) or .pt file.
+
+  Args:
+    path: of a .npz with several arrays 'FILE.npz:NAME'. A .pt file must hold a
+      tensor and needs torch.
+
+  Raises:
+    ValueError: no such file, another kind, damaged, or several arrays.
+  """
+  file, _, name = str(path).partition('.npz:')
+  file = pathlib.Path(f'{file}.npz' if name else file)
+  if not file.exists():
+    raise ValueError(f'there is no {file}: give the path of the scores')
+  if file.suffix not in READERS:
+    raise ValueError(
+      f'{file} is of no kind that is known: save the scores as one of'
+      f' {", ".join(READERS)}'
+    )
+  try:
+    array = READERS[file.suffix](file, name)
+  except (OSError, EOFError, RuntimeError, ValueError, BadZipFile) as error:
+    raise ValueError(f'{file} cannot be read: {error}') from None
+  array = np.asarray(array)
+  if not np.issubdtype(array.dtype, np.number):
+    raise ValueError(f'{file} holds {array.dtype}: give an array of numbers')
+  if not np.isfinite(array).all():
+    raise ValueError(
+      f'{file} has {(~np.isfinite(array)).sum()} scores that are not finite:'
+      ' its run is not complete, or diverged'
+    )
+  return array
+
+
+def oriented(
+  scores: np.ndarray, orientation: str, sign: str, rows: int, queries: int
+) -> np.ndarray:
+  """The same scores as [N, Q] with positive for support, float64.
+
+  Args:
+    orientation: 'rows_by_queries' (as bergson's and ours), or 'queries_by_rows'
+      (as kronfluence's and quanda's).
+    sign: 'supports' where larger means that the row helps the query; 'harms'
+      where it means a larger loss of the query with the row.
+
+  Raises:
+    ValueError: unknown orientation or sign; another shape.
+  """
+  for value, known in ((orientation, ORIENTATIONS), (sign, SIGNS)):
+    if value not in known:
+      raise ValueError(f'{value!r} is unknown: say one of {", ".join(known)}')
+  turned = orientation == 'queries_by_rows'
+  wanted = (queries, rows) if turned else (rows, queries)
+  if scores.shape != wanted:
+    hint = 'score these rows and queries'
+    if scores.shape == wanted[::-1]:
+      hint = f'say {ORIENTATIONS[not turned]}'
+    raise ValueError(
+      f'scores have shape {scores.shape}, and {orientation} of {rows} rows and'
+      f' {queries} queries are {wanted}: {hint}'
+    )
+  found = np.asarray(scores, np.float64)
+  found = found.T if turned else found
+  return found if sign == 'supports' else -found
+
+
+def checked_own(own: np.ndarray, rows: int) -> np.ndarray:
+  """Self-influence [N], float64, of which most must not be negative.
+
+  In the loss it is gᵀ(A + damping)⁻¹g / N, which is never below 0 for a curvature
+  A that is not: a row supports itself.
+
+  Raises:
+    ValueError: another shape; most are negative.
+  """
+  if own.shape != (rows,):
+    raise ValueError(
+      f'self-influence has shape {own.shape} for {rows} rows: give one a row'
+    )
+  below = (own < 0).mean()
+  if below > 0.5:
+    raise ValueError(
+      f'{below:.0%} of the self-influences are negative, which no row has on'
+      ' its own loss: their sign is the other one'
+    )
+  return np.asarray(own, np.float64)
+
+
+def suspicion(
+  scores: np.ndarray, labels: np.ndarray, query_labels: np.ndarray
+) -> str | None:
+  """A sentence where the sign looks like the other one; None: it looks right.
+
+  Rows of a query's class support it on average more than the others do.
+
+  Args:
+    scores: [N, Q] as `oriented` gives them.
+    labels, query_labels: [N] and [Q] classes.
+  """
+  same = np.asarray(labels)[:, None] == np.asarray(query_labels)
+  asked = same.any(0) & ~same.all(0)
+  if not asked.any():
+    return None
+  mean = lambda which: np.ma.array(scores, mask=~which)[:, asked].mean(0)
+  less = float((mean(same) < mean(~same)).mean())
+  if less <= 0.5:
+    return None
+  return (
+    f'for {less:.0%} of the queries, rows of their own class support less than'
+    ' others do: if that surprises you, the sign is the other one'
+  )
+
+
+def _npz(file, name):
+  with open(file, 'rb') as content, np.load(content) as arrays:
+    names = arrays.files
+    if not name and len(names) != 1:
+      raise ValueError(f'it has the arrays {names}: write {file}:NAME')
+    if name and name not in names:
+      raise ValueError(f'it has no array {name!r}, but {names}')
+    return arrays[name or names[0]]
+
+
+def _zarr(file, name):
+  del name
+  driver = 'zarr3' if (file / 'zarr.json').exists() else 'zarr'
+  store = {'driver': 'file', 'path': str(file.absolute())}
+  return ts.open({'driver': driver, 'kvstore': store}).result().read().result()
+
+
+def _pt(file, name):
+  del name
+  try:
+    import torch
+  except ImportError:
+    raise ValueError(
+      'a .pt file needs torch: install it, or save the tensor by'
+      ' numpy.save(FILE, scores.numpy())'
+    ) from None
+  tensor = torch.load(file, map_location='cpu', weights_only=True)
+  if not isinstance(tensor, torch.Tensor):
+    raise ValueError(f'it holds a {type(tensor).__name__}: save one tensor')
+  return tensor.float().numpy()
+
+
+READERS = {
+  '.npy': lambda file, name: np.load(file),
+  '.npz': _npz,
+  '.zarr': _zarr,
+  '.pt': _pt,
+}
