@@ -30,6 +30,10 @@ class Metric(NamedTuple):
   better: str = 'higher'
 
 
+NOT_MEASURED = (
+  'the models are right, or misled, on no query that this is about: it is not'
+  ' measured; train for more epochs'
+)
 METRICS = {  # in the order of tables
   'class_detection': Metric(
     'Class detection',
@@ -124,7 +128,7 @@ def measured(
   if scores.own is not None:
     out |= of_mislabelled(worlds['mislabelled'], scores.own)
   if retrain and 'clean' in of:
-    out['brittleness'] = flipped(config, worlds['clean'], name, of['clean'])
+    out |= flipped(config, worlds['clean'], name, of['clean'])
   if retrain and scores.own is not None:
     noisy = worlds['mislabelled']
     out['cleaning'] = cleaned(config, noisy, name, scores.own)
@@ -161,11 +165,7 @@ def of_flagged(name: str, world, of) -> dict:
   """Shortcut or mixed data sets, over the queries that were misled."""
   kept = misled(world)
   if not kept.any():
-    logging.warning(
-      'no query of the world %s is misled, so that it measures nothing: train'
-      ' for more epochs, or change more rows',
-      name,
-    )
+    logging.warning('%s: %s', name, NOT_MEASURED)
     return {}
   flagged = world.task.known['flagged']
   found = detection.average_precision(of, flagged, queries=kept)
@@ -197,12 +197,15 @@ def of_mislabelled(world, own) -> dict:
   return out
 
 
-def flipped(config, world, name: str, of):
-  """Share of right queries that turn wrong without their top supporters."""
+def flipped(config, world, name: str, of) -> dict:
+  """Brittleness: right queries that turn wrong without their supporters."""
   settings, task = config.brittleness, world.task
   queries = rows_lib.take(task.queries, slice(0, settings.queries))
   problem = task.problem._replace(measure=brittleness.lead)
   before = retraining.measures(problem, world.runs.params, queries).T
+  if not (before.mean(1) > 0).any():
+    logging.warning('brittleness: %s', NOT_MEASURED)
+    return {}
   after = brittleness.leads(
     task.problem,
     task.recipe,
@@ -215,7 +218,7 @@ def flipped(config, world, name: str, of):
     at_once=config.truth.at_once,
   )
   flips = brittleness.flips(before, after)
-  return bootstrap.of_queries(flips.astype(float))
+  return {'brittleness': bootstrap.of_queries(flips.astype(float))}
 
 
 def cleaned(config, world, name: str, own):

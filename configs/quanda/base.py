@@ -37,7 +37,12 @@ def methods(damping: float, l2: float, projection_dim: int) -> dict:
     'lissa': {'kind': 'lissa', 'damping': damping, **slow},
     'neumann': {'kind': 'neumann', 'damping': damping, **slow},
     'cg': {'kind': 'cg', 'damping': damping, 'tolerance': 1e-2, **slow},
-    'astra': {'kind': 'astra', 'damping': damping, 'steps': 100},
+    'astra': {
+      'kind': 'astra',
+      'damping': damping,
+      'steps': 60,
+      'batch_size': 512,  # smaller ones diverge where labels are wrong
+    },
     'source': {'kind': 'source'},
     'loss_only': {'kind': 'loss_only'},
   }
@@ -119,9 +124,38 @@ def config(setting: str, damping: float = 1e-2) -> config_dict.ConfigDict:
   return c
 
 
+def resnet9(c: config_dict.ConfigDict) -> None:
+  """A narrow ResNet-9 in place of the LeNet, by methods of one pass."""
+  c.setting = f'{c.setting}_resnet9'
+  c.model.update(kind='resnet9', widths=(16, 32, 64, 32), groups=8)
+  c.training.update(learning_rate=0.1, schedule='triangular')
+  at_full_size(c)
+
+
+def at_full_size(c: config_dict.ConfigDict) -> None:
+  """Leaves out what needs a solve for each query."""
+  for name in ('lissa', 'neumann', 'cg', 'arnoldi'):
+    del c.methods[name]
+  c.methods.astra.without = ('own',)
+
+
+def adam(learning_rate: float, epochs: int) -> dict:
+  """Changes of the training."""
+  return {
+    'optimizer': 'adam',
+    'learning_rate': learning_rate,
+    'epochs': epochs,
+  }
+
+
 def smoke(c: config_dict.ConfigDict) -> config_dict.ConfigDict:
   """Shrinks a setting to seconds; every stage still runs."""
   c.checkpoints = 2
+  c.model.widths = tuple(min(w, 16) for w in c.model.widths)
+  c.model.groups = 4
+  for changes in c.worlds.values():
+    if 'training' in changes:
+      del changes['training']
   c.data.update(train=128, queries=24)
   c.training.epochs = 4
   c.truth.update(subsets=6, repeats=2, at_once=12)

@@ -13,7 +13,7 @@ from experiments import arguments
 
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False)
-  c = base.config('digits', damping=5e-3)
+  c = base.config('digits')
   c.task = 'experiments.tasks:digits'
   c.model.update(kind='mlp', widths=(64, 32))
   c.data.worlds.shortcut.size = 3
