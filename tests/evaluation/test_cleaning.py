@@ -67,7 +67,7 @@ def test_rows_to_remove():
 
 
 def test_gain_counts_models():
-  cleaned = np.array([[1.0, -1], [1, 1]])
+  cleaned = np.array([[1.0, 0], [1, 1]])  # 0: as likely as another class
   control = np.array([[[1.0, 0], [-1, -2]], [[-1, 3], [-1, 3]]])
   assert cleaning.gain(cleaned, control).tolist() == [1 - 1 / 4, 1 / 2 - 1 / 2]
 
