@@ -9,6 +9,7 @@ it in an environment of its own, `pip install quanda==0.5.0 omegaconf
 'pyarrow<24'`. It needs nothing of tda_jax.
 """
 
+import functools
 import pathlib
 import tempfile
 import warnings
@@ -67,99 +68,85 @@ class Given:
     return self.explanations
 
 
+def of_queries(t: dict, checkpoint: str):
+  """Yields (name, class with its arguments, arguments of `update`)."""
+  seen = {'test_data': t['logits']}
+  target = {'test_targets': t['query_labels'], **seen}
+  label = {'test_labels': t['query_labels'], **seen}
+  entailed = {'entailment_labels': t['relevant'].T}
+  shortcut = np.flatnonzero(t['flagged']).tolist()
+  yield (
+    'shortcut',
+    functools.partial(
+      downstream_eval.ShortcutDetectionMetric,
+      shortcut_indices=shortcut,
+      shortcut_cls=LABEL,
+    ),
+    label,
+  )
+  yield 'reciprocal_rank', downstream_eval.MRRMetric, entailed
+  for kind in ('spearman', 'kendall'):
+    randomised = functools.partial(
+        heuristics.ModelRandomizationMetric, model_id='',
+        cache_dir=str(pathlib.Path(checkpoint).parent),
+        checkpoints=[checkpoint], explainer_cls=Given, correlation_fn=kind,
+    )  # fmt: skip
+    yield f'randomisation_{kind}', randomised, seen
+    datamodel = functools.partial(
+        ground_truth.LinearDatamodelingMetric, alpha=0.5, m=SUBSETS,
+        correlation_fn=kind, subset_ids=t['subsets'].tolist(),
+        subset_ckpt_filenames=[checkpoint] * SUBSETS,
+    )  # fmt: skip
+    logits = {'subset_logits': dict(enumerate(t['subset_logits']))}
+    yield f'lds_{kind}', datamodel, target | logits
+  for k in KS:
+    cardinality = functools.partial(heuristics.TopKCardinalityMetric, top_k=k)
+    yield f'cardinality_{k}', cardinality, {}
+    hits = functools.partial(downstream_eval.RecallAtKMetric, k=k)
+    yield f'hits_{k}', hits, entailed
+  for name, kept in (('', False), ('_predicted', True)):
+    mixed = functools.partial(
+      heuristics.MixedDatasetsMetric,
+      adversarial_indices=t['flagged'].long(),
+      filter_by_prediction=kept,
+    )
+    yield f'mixed{name}', mixed, label
+    for k in KS:
+      which = {'s': k, 'filter_by_prediction': kept}
+      of_class = functools.partial(
+        downstream_eval.ClassDetectionMetric, **which
+      )
+      yield f'class_detection{name}_{k}', of_class, target
+      of_subclass = functools.partial(
+        downstream_eval.SubclassDetectionMetric,
+        train_subclass_labels=t['subclasses'],
+        **which,
+      )
+      classes = {
+        'test_targets': t['query_subclasses'],
+        'test_superclass_targets': t['query_labels'],
+      }
+      yield f'subclass_detection{name}_{k}', of_subclass, seen | classes
+
+
 def measured(given: dict, checkpoint: str) -> dict:
-  """Values of quanda's metrics; [3, ...] for the score matrices."""
+  """Values of quanda's metrics, for each of the three score matrices."""
   t = {name: torch.as_tensor(value) for name, value in given.items()}
-  train = [(torch.zeros(1), int(y)) for y in t['labels']]
   model = torch.nn.Linear(CLASSES, CLASSES, bias=False)
   model.weight.data = torch.eye(CLASSES)  # predicts what it is given
   torch.save(model.state_dict(), checkpoint)
+  train = [(torch.zeros(1), int(y)) for y in t['labels']]
   of = {'model': model, 'train_dataset': train}
-  seen = {'test_data': t['logits']}
   Given.explanations = t['randomised'].T
-
-  def value(metric, scores, each=True, **update):
-    metric.update(scores.T, **update)
-    if each:
-      return metric._per_sample_scores().double().numpy()
-    return metric.compute()['score']
-
-  def every(make, each=True, **update):
-    return np.stack([value(make(), s, each, **update) for s in t['scores']])
-
   found = {}
-  for k in KS:
-    for name, kept in (('', False), ('_predicted', True)):
-      found[f'class_detection{name}_{k}'] = every(
-        lambda: downstream_eval.ClassDetectionMetric(
-          **of, s=k, filter_by_prediction=kept
-        ),
-        test_targets=t['query_labels'],
-        **seen,
-      )
-      found[f'subclass_detection{name}_{k}'] = every(
-        lambda: downstream_eval.SubclassDetectionMetric(
-          **of,
-          s=k,
-          filter_by_prediction=kept,
-          train_subclass_labels=t['subclasses'],
-        ),  # fmt: skip
-        test_targets=t['query_subclasses'],
-        test_superclass_targets=t['query_labels'],
-        **seen,
-      )
-    found[f'cardinality_{k}'] = every(
-      lambda: heuristics.TopKCardinalityMetric(**of, top_k=k), each=False
-    )
-    found[f'hits_{k}'] = every(
-      lambda: downstream_eval.RecallAtKMetric(**of, k=k),
-      entailment_labels=t['relevant'].T,
-    )
-  found['reciprocal_rank'] = every(
-    lambda: downstream_eval.MRRMetric(**of), entailment_labels=t['relevant'].T
-  )
-  found['shortcut'] = every(
-    lambda: downstream_eval.ShortcutDetectionMetric(
-      **of,
-      shortcut_indices=np.flatnonzero(given['flagged']).tolist(),
-      shortcut_cls=LABEL,
-    ),
-    test_labels=t['query_labels'],
-    **seen,
-  )
-  for name, kept in (('', False), ('_predicted', True)):
-    found[f'mixed{name}'] = every(
-      lambda: heuristics.MixedDatasetsMetric(
-        **of, adversarial_indices=t['flagged'].long(), filter_by_prediction=kept
-      ),
-      test_labels=t['query_labels'],
-      **seen,
-    )
-  for kind in ('spearman', 'kendall'):
-    found[f'randomisation_{kind}'] = every(
-      lambda: heuristics.ModelRandomizationMetric(
-        **of,
-        model_id='',
-        cache_dir=str(pathlib.Path(checkpoint).parent),
-        checkpoints=[checkpoint],
-        explainer_cls=Given,
-        correlation_fn=kind,
-      ),  # fmt: skip
-      **seen,
-    )
-    found[f'lds_{kind}'] = every(
-      lambda: ground_truth.LinearDatamodelingMetric(
-        **of,
-        alpha=0.5,
-        m=SUBSETS,
-        correlation_fn=kind,
-        subset_ids=given['subsets'].tolist(),
-        subset_ckpt_filenames=[checkpoint] * SUBSETS,
-      ),  # fmt: skip
-      test_targets=t['query_labels'],
-      subset_logits=dict(enumerate(t['subset_logits'])),
-      **seen,
-    )
+  for name, metric, update in of_queries(t, checkpoint):
+    values = []
+    for scores in t['scores']:
+      one = metric(**of)
+      one.update(scores.T, **update)
+      each = one._per_sample_scores()
+      values.append(one.compute()['score'] if each is None else each.numpy())
+    found[name] = np.array(values)
   areas = [
     downstream_eval.MislabelingDetectionMetric(
       **of,

@@ -11,6 +11,9 @@ from tda_jax.curvature.layers import check_independent as check_independent
 from tda_jax.curvature.layers import coverage as coverage
 from tda_jax.data.rows import with_dropout as with_dropout
 from tda_jax.data.subsets import half_subsets as half_subsets
+from tda_jax.evaluation.detection import average_precision as average_precision
+from tda_jax.evaluation.detection import class_detection as class_detection
+from tda_jax.evaluation.detection import mislabel_area as mislabel_area
 from tda_jax.evaluation.detection import self_influence as self_influence
 from tda_jax.evaluation.further_training import adjusted as adjusted
 from tda_jax.evaluation.further_training import (
@@ -20,6 +23,10 @@ from tda_jax.evaluation.lds import lds as lds
 from tda_jax.evaluation.reliability import ceiling as ceiling
 from tda_jax.evaluation.retraining import leave_one_out as leave_one_out
 from tda_jax.evaluation.retraining import outcomes as outcomes
+from tda_jax.evaluation.retrieval import recall as recall
+from tda_jax.evaluation.retrieval import reciprocal_rank as reciprocal_rank
+from tda_jax.evaluation.sanity import randomisation as randomisation
+from tda_jax.evaluation.sanity import top_k_cardinality as top_k_cardinality
 from tda_jax.evaluation.significance import discoveries as discoveries
 from tda_jax.evaluation.significance import uncertainty as uncertainty
 from tda_jax.inverses.arnoldi import arnoldi as arnoldi

@@ -146,9 +146,9 @@ def average_precision(
   """Area under the precision-recall curve of flagged rows, of each query, [Q].
 
   Σ_n (R_n − R_{n−1}) P_n over the distinct scores from the largest down, with
-  precision P_n and recall R_n of the rows that score as much or more
-  (scikit-learn's `average_precision_score`; the same sum as torcheval's
-  `binary_auprc`, which Quanda takes). From 0 to 1, larger is better; chance is
+  precision P_n and recall R_n of the rows that score as much or more: what
+  scikit-learn's `average_precision_score` is, and torcheval's `binary_auprc`,
+  which Quanda takes. From 0 to 1, larger is better; chance is
   `random_precision`, about the share of flagged rows, and scores that are all
   equal have just that share.
 
@@ -172,10 +172,18 @@ def average_precision(
   """
   scores = agreement.matrix(scores, 'scores')
   flagged = _two_groups(scores[:, 0], flagged)[1]
-  kept = scores[:, _kept(queries, scores)]
-  return np.array(
-    [metrics.average_precision_score(flagged, column) for column in kept.T]
-  )
+  scores = scores[:, _kept(queries, scores)]
+  order = np.argsort(-scores, axis=0)
+  scores, found = np.take_along_axis(scores, order, 0), flagged[order]
+  precision = found.cumsum(0) / np.arange(1, len(scores) + 1)[:, None]
+  # Of tied rows all are taken: precision is that at the last of them.
+  place = np.arange(len(scores))[:, None]
+  last = np.ones(scores.shape, bool)
+  last[:-1] = scores[:-1] != scores[1:]
+  ends = np.where(last, place, len(scores))
+  ends = np.minimum.accumulate(ends[::-1], axis=0)[::-1]
+  precision = np.take_along_axis(precision, ends, 0)
+  return (precision * found).sum(0) / flagged.sum()
 
 
 def random_precision(flagged: np.ndarray) -> float:

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tda_jax.evaluation import lds
+from tda_jax.evaluation import agreement, lds
+
+SCIPY = {'spearman': stats.spearmanr, 'kendall': stats.kendalltau}
+kinds = pytest.mark.parametrize('kind', agreement.KINDS)
 
 
 def drawn(rng, count, rows, size):
@@ -26,31 +29,45 @@ def test_additive_world_is_predicted_perfectly_and_with_our_sign():
   warped = np.exp(outcomes / 3) + 5  # ranks only
   np.testing.assert_allclose(lds.lds(scores, warped, subsets), 1)
   np.testing.assert_allclose(lds.lds(-scores, warped, subsets), -1)
+  np.testing.assert_allclose(lds.lds(scores, warped, subsets, 'kendall'), 1)
+  np.testing.assert_allclose(lds.lds(-scores, warped, subsets, 'kendall'), -1)
 
 
-def test_shuffled_scores_predict_nothing():
+@kinds
+def test_shuffled_scores_predict_nothing(kind):
   scores, subsets, outcomes = additive(count=400, queries=50)
   wrong = np.random.default_rng(1).permutation(scores, axis=0)
   # One query: sd 1/√400 and more for what a shuffle keeps by chance.
-  assert abs(lds.lds(wrong, outcomes, subsets).mean()) < 0.06
+  assert abs(lds.lds(wrong, outcomes, subsets, kind).mean()) < 0.06
 
 
-def test_each_query_is_scipys_spearman():
+@kinds
+def test_each_query_is_scipys(kind):
   scores, subsets, outcomes = additive(noise=4.0)
   outcomes = outcomes.round(0)  # ties
   expected = [
-    stats.spearmanr(scores[subsets, q].sum(axis=1), outcomes[:, q])[0]
+    SCIPY[kind](scores[subsets, q].sum(axis=1), outcomes[:, q])[0]
     for q in range(8)
   ]
-  np.testing.assert_allclose(lds.lds(scores, outcomes, subsets), expected)
+  found = lds.lds(scores, outcomes, subsets, kind)
+  np.testing.assert_allclose(found, expected)
+  mean, _ = lds.spread(scores[None], outcomes, subsets, kind)
+  (whole,) = lds.by_size(
+    scores[None], outcomes, subsets, [1], kind=kind, resamples=2
+  )
+  assert mean == pytest.approx(np.mean(expected)) == whole.value
 
 
-def test_constants_score_zero():
+@kinds
+def test_constants_score_zero(kind):
   scores, subsets, outcomes = additive()
   scores[:, 0] = 0.1
   outcomes[:, 1] = 2.0
-  found = lds.lds(scores, outcomes, subsets)
+  found = lds.lds(scores, outcomes, subsets, kind)
   np.testing.assert_allclose(found, [0, 0, 1, 1, 1, 1, 1, 1])
+  every = lds.interval(scores, outcomes, subsets, kind=kind, resamples=9)
+  assert every.value == pytest.approx(0.75)
+  assert np.isfinite(every.resampled).all()
 
 
 def test_rounding_of_constant_scores_is_no_order():
@@ -60,20 +77,24 @@ def test_rounding_of_constant_scores_is_no_order():
   assert lds.lds(scores, outcomes, subsets) == [0]
 
 
+@kinds
 @pytest.mark.parametrize('over', lds.OVER)
-def test_resamples_are_those_of_brute_force(over):
+def test_resamples_are_those_of_brute_force(over, kind):
   scores, subsets, outcomes = additive(noise=4.0, count=25)
   outcomes = outcomes.round(0)
-  found = lds.interval(scores, outcomes, subsets, over=over, resamples=20)
+  found = lds.interval(
+    scores, outcomes, subsets, over=over, resamples=20, kind=kind
+  )
   of_subsets, of_queries = lds.draws(25, 8, over, 20, seed=0)
   sums, expected = lds.predictions(scores, subsets), []
   for counts, weights in zip(of_subsets, of_queries, strict=True):
     again = np.repeat(np.arange(25), counts.astype(int))
     each = [
-      stats.spearmanr(sums[again, q], outcomes[again, q])[0] for q in range(8)
+      SCIPY[kind](sums[again, q], outcomes[again, q])[0] for q in range(8)
     ]
     expected.append(np.average(each, weights=weights))
-  assert found.value == pytest.approx(lds.lds(scores, outcomes, subsets).mean())
+  each = lds.lds(scores, outcomes, subsets, kind)
+  assert found.value == pytest.approx(each.mean())
   shift = found.value - np.mean(expected)
   np.testing.assert_allclose(
     found.resampled, np.array(expected) + shift, rtol=1e-5
@@ -219,3 +240,6 @@ def test_bad_input_is_named():
     lds.lds(scores[:30], outcomes, subsets)
   with pytest.raises(ValueError, match='use one of queries, subsets, both'):
     lds.interval(scores, outcomes, subsets, over='rows')
+  for wrong in (lds.lds, lds.interval):
+    with pytest.raises(ValueError, match="'tau': use one of spearman, kendall"):
+      wrong(scores, outcomes, subsets, kind='tau')
