@@ -67,13 +67,13 @@ def main(config, workdir: pathlib.Path) -> None:
   jax.config.update('jax_compilation_cache_dir', str(workdir / 'programs'))
   worlds = made(config, workdir)
   truth, left = ground_truth(config, worlds)
-  found, costs = {}, {}
+  found, costs, shown = {}, {}, {}
   for name, settings in stages.methods_of(config).items():
     scores = scored(config, worlds, name, settings)
     found[name] = metrics_lib.measured(
       config, worlds, truth, left, name, scores
     )
-    costs[name] = scores.seconds
+    costs[name], shown[name] = scores.seconds, scores.of['clean']
   by_luck = by_chance(config, worlds, truth, left)
   rows = result_rows(found, costs, by_luck, worlds)
   chances = metrics_lib.chances(config, worlds)
@@ -83,7 +83,8 @@ def main(config, workdir: pathlib.Path) -> None:
   )
   table.print_results(rows, f'{config.experiment} {config.setting}')
   table.print_claims(claims)
-  print(f'report: {page_lib.write(config, worlds, rows, claims, workdir)}')
+  page = page_lib.write(config, worlds, rows, claims, chances, shown, workdir)
+  print(f'report: {page}')
 
 
 def made(config, workdir: pathlib.Path) -> dict[str, World]:

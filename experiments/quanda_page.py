@@ -1,2 +1,155 @@
-def write(*a):
-  return 'none'
+"""The leaderboard of a Quanda run, with pictures of what is tested."""
+
+import pathlib
+
+import numpy as np
+
+from experiments import quanda_metrics as metrics_lib
+from tda_jax.report import leaderboard
+from tda_jax.storage import record
+
+OF_WORLD = {  # metrics -> the world whose rows show what they ask
+  'class_detection': 'clean',
+  'subclass_detection': 'grouped',
+  'shortcut': 'shortcut',
+  'mixed': 'mixed',
+  'mislabel_auc': 'mislabelled',
+  'cleaning': 'mislabelled',
+}
+
+
+def write(config, worlds, rows, claims, chances, found, workdir) -> str:
+  """Writes leaderboard.html into the workdir; returns its path.
+
+  Args:
+    rows: of results.json.
+    chances: metric -> what random scores are expected to reach.
+    found: method -> scores [N, Q] of the clean world, for the pictures.
+  """
+  measured = {row['metric'] for row in rows}
+  by_luck = {r['metric']: r for r in rows if r['method'] == 'random'}
+  return leaderboard.write(
+    pathlib.Path(workdir) / 'leaderboard.html',
+    title=f'{config.experiment}: {config.setting}',
+    about=ABOUT,
+    metrics=[
+      leaderboard.Metric(
+        name=name,
+        label=metric.label,
+        definition=metric.definition,
+        better=metric.better,
+        chance=chances.get(name, by_luck.get(name, {}).get('value')),
+      )
+      for name, metric in metrics_lib.METRICS.items()
+      if name in measured
+    ],
+    rows=[row for row in rows if row['metric'] in metrics_lib.METRICS],
+    claims=claims,
+    examples=examples(config, worlds, found),
+    facts={**record.environment(), 'config': config.to_dict()},
+  )
+
+
+def examples(config, worlds, found) -> dict[str, list]:
+  """Metric -> [(caption, image)] of rows and queries that it is about."""
+  out = {}
+  for metric, name in OF_WORLD.items():
+    if worlds[name].task.shown is not None:
+      out[metric] = PICTURED[name](worlds[name], config.examples, found)
+  return out
+
+
+def of_clean(world, count, found):
+  """Queries, each with its strongest supporter by one method."""
+  task, out = world.task, []
+  method = next((m for m in ('ekfac', 'grad_dot') if m in found), None)
+  method = method or next(iter(found))
+  best = found[method].argmax(0)
+  for q in range(min(count, len(best))):
+    i = best[q]
+    out += [
+      _picture(world, 'queries', q, f'query {q}: {_label(task, "queries", q)}'),
+      _picture(world, 'train', i, f'by {method}: {_label(task, "train", i)}'),
+    ]
+  return out
+
+
+def of_groups(world, count, found):
+  del found
+  known, y = world.task.known, world.task.train['y']
+  names = world.task.shown.get('classes')
+  return [
+    _picture(
+      world, 'train', i, f'{_name(known["labels"][i], names)}, group {y[i]}'
+    )
+    for i in range(count)
+  ]
+
+
+def of_shortcut(world, count, found):
+  del found
+  rows = np.flatnonzero(world.task.known['flagged'])[:count]
+  asked = np.flatnonzero(metrics_lib.misled(world))[:count]
+  taken = _name(world.task.known['label'], world.task.shown.get('classes'))
+  return [
+    _picture(world, 'train', i, f'row: {_label(world.task, "train", i)}')
+    for i in rows
+  ] + [
+    _picture(
+      world, 'queries', q,
+      f'{_label(world.task, "queries", q)} taken for {taken}',
+    )
+    for q in asked
+  ]  # fmt: skip
+
+
+def of_mixed(world, count, found):
+  del found
+  rows = np.flatnonzero(world.task.known['flagged'])[:count]
+  asked = np.flatnonzero(metrics_lib.misled(world))[:count]
+  taken = _name(world.task.known['label'], world.task.shown.get('classes'))
+  return [_picture(world, 'train', i, f'row, as {taken}') for i in rows] + [
+    _picture(world, 'queries', q, f'query taken for {taken}') for q in asked
+  ]
+
+
+def of_mislabelled(world, count, found):
+  del found
+  known, names = world.task.known, world.task.shown.get('classes')
+  return [
+    _picture(
+      world, 'train', i,
+      f'{_name(known["labels"][i], names)}, labelled'
+      f' {_label(world.task, "train", i)}',
+    )
+    for i in np.flatnonzero(known['flagged'])[: 2 * count]
+  ]  # fmt: skip
+
+
+def _picture(world, part, i, caption):
+  shown = world.task.shown
+  high = max(shown['train'].max(), shown['queries'].max())
+  return caption, np.asarray(shown[part][i]) / high
+
+
+def _label(task, part, i):
+  return _name(getattr(task, part)['y'][i], task.shown.get('classes'))
+
+
+def _name(y, names):
+  return names[int(y)] if names else str(int(y))
+
+
+PICTURED = {
+  'clean': of_clean,
+  'grouped': of_groups,
+  'shortcut': of_shortcut,
+  'mixed': of_mixed,
+  'mislabelled': of_mislabelled,
+}
+ABOUT = (
+  'Each method is measured in worlds whose answer is known. Values are of the'
+  ' mean scores of the models, with 95% intervals over queries (and subsets, of'
+  ' the LDS; rows, of wrong labels); not over models, of which each world has'
+  ' few. Random is the mean of several seeds, with their range.'
+)

@@ -7,6 +7,7 @@ import struct
 import jax
 import numpy as np
 import pytest
+from scipy import io
 
 from tda_jax.data import images
 
@@ -160,3 +161,41 @@ def test_crop_and_flip_moves_and_mirrors():
   known |= {w[:, ::-1].tobytes(): 25 + i for i, w in enumerate(windows)}
   seen = {known[np.asarray(x).tobytes()] for x in out['x']}
   assert len(seen) > 15 and min(seen) < 25 <= max(seen)
+
+
+def svhn_folder(folder, part='train'):
+  x = RNG.integers(256, size=(4, 32, 32, 3), dtype=np.uint8)
+  y = np.array([[10], [1], [9], [10]])  # 10 is the digit 0
+  content = {'X': x.transpose(1, 2, 3, 0), 'y': y}
+  io.savemat(folder / f'{part}_32x32.mat', content)
+  return x
+
+
+@pytest.mark.parametrize('part', ['train', 'test'])
+def test_svhn(tmp_path, part):
+  x = svhn_folder(tmp_path, part)
+  rows = images.svhn(tmp_path, part)
+  np.testing.assert_allclose(rows['x'] * 255, x, rtol=1e-6)
+  np.testing.assert_array_equal(rows['y'], [0, 1, 9, 0])
+
+
+def test_svhn_that_is_not_there_or_damaged(tmp_path):
+  with pytest.raises(ValueError, match='no train_32x32.mat .* get it from'):
+    images.svhn(tmp_path)
+  (tmp_path / 'train_32x32.mat').write_bytes(b'not a file of MATLAB' * 20)
+  with pytest.raises(ValueError, match='not a whole MATLAB file of SVHN'):
+    images.svhn(tmp_path)
+  io.savemat(tmp_path / 'train_32x32.mat', {'other': np.zeros(3)})
+  with pytest.raises(ValueError, match='not a whole MATLAB file of SVHN'):
+    images.svhn(tmp_path)
+
+
+@pytest.mark.parametrize('shape', [(8, 8), (28, 28, 1), (32, 32, 3)])
+def test_photographs_are_random_pieces(shape):
+  x = images.photographs(5, shape, seed=1)
+  assert x.shape == (5, *shape) and 0 <= x.min() and x.max() <= 1
+  assert len({float(one.sum()) for one in x}) == 5  # different ones
+  np.testing.assert_array_equal(x, images.photographs(5, shape, seed=1))
+  assert not np.array_equal(x, images.photographs(5, shape, seed=2))
+  if shape[2:] == (3,):
+    assert np.abs(x[..., 0] - x[..., 2]).max() > 0.1  # not grey
