@@ -34,11 +34,11 @@ def test_whole_page(tmp_path):
 
 def test_methods_that_share_no_metric_have_their_own_tables(tmp_path):
   path = tmp_path / 'page.html'
-  names = [('a', 'x'), ('p', 'u'), ('b', 'y'), ('c', 'x'), ('c', 'y')]
+  names = 'ax aw pu by cx cy dw'.split()
   rows = [{'method': m, 'metric': of, 'value': 1.0} for m, of in names]
   summary.write(path, title='t', about='', rows=rows)
   content, _, _ = read(path)
   tables = [part.split('</table>')[0] for part in content.split('<table>')[1:]]
   assert len(tables) == 2
-  of = [[n for n in 'abcpxyu' if f'>{n}</th>' in one] for one in tables]
-  assert of == [['a', 'b', 'c', 'x', 'y'], ['p', 'u']]
+  of = [[n for n in 'abcdpwxyu' if f'>{n}</th>' in one] for one in tables]
+  assert of == [list('abcdwxy'), list('pu')]
