@@ -4,7 +4,8 @@ In each part of the config, S models are trained that differ in their seeds, or
 in the order of rows only; every method scores all pairs for each of them, at its
 last checkpoints, and leave-one-out is taken by training again and by training
 on. A pair's S scores give its mean, spread and p-value: a table, results.json,
-plots, and the pairs of least noise with their pictures, in the workdir.
+plots, the pairs of least noise with their pictures, and report.html, in the
+workdir.
 """
 
 import pathlib
@@ -19,7 +20,7 @@ from experiments import bayesian_tda_plots as plots_lib
 from experiments.tasks import Task
 from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import significance
-from tda_jax.report import table
+from tda_jax.report import summary, table
 from tda_jax.storage import record
 from tda_jax.training import ensembles
 from tda_jax.training.fit import Run
@@ -67,8 +68,18 @@ def main(config, workdir: pathlib.Path) -> None:
     workdir / 'results.json', config.experiment, config.setting, rows, claims
   )
   table.print_claims(claims)
-  for path in plots_lib.draw(config, found, workdir):
+  drawn = plots_lib.draw(config, found, workdir)
+  for path in drawn:
     print(f'plot: {path}')
+  page = summary.write(
+    workdir / 'report.html',
+    title=f'{config.experiment}: {config.setting}',
+    about=__doc__,
+    rows=rows,
+    claims=claims,
+    plots=drawn,
+  )
+  print(f'report: {page}')
 
 
 def measured(config, workdir: pathlib.Path) -> Part:

@@ -3,7 +3,7 @@
 Trains I models, makes D variants of each without training (dropout masks, fresh
 projections) or by a short one (LoRA adapters), and tells what LDS each ensemble
 of I x D members reaches for how much training, scoring and storage: a table,
-results.json and plots in the workdir.
+results.json, plots and report.html in the workdir.
 """
 
 import logging
@@ -17,7 +17,7 @@ from experiments import ensembles, launch, stages, tasks
 from experiments import findings as findings_lib
 from experiments.ensembles import Members
 from tda_jax.evaluation import lds
-from tda_jax.report import plots, table
+from tda_jax.report import plots, summary, table
 from tda_jax.storage import record
 from tda_jax.training import ensembles as ensembles_lib
 
@@ -78,8 +78,18 @@ def main(config, workdir: pathlib.Path) -> None:
   )
   table.print_results(rows, f'{config.experiment} {config.setting}')
   table.print_claims(claims)
-  for path in draw(config, found, true, workdir / 'plots'):
+  drawn = draw(config, found, true, workdir / 'plots')
+  for path in drawn:
     print(f'plot: {path}')
+  page = summary.write(
+    workdir / 'report.html',
+    title=f'{config.experiment}: {config.setting}',
+    about=__doc__,
+    rows=rows,
+    claims=claims,
+    plots=drawn,
+  )
+  print(f'report: {page}')
 
 
 def scored(

@@ -2,8 +2,8 @@
 
 Trains one model, trains it further with all rows and without each of some, and
 tells which method's scores agree with what that changed, by the amount of
-further training and by the number of averaged seeds: a table, results.json and
-plots in the workdir. The measure is minus the loss.
+further training and by the number of averaged seeds: a table, results.json,
+plots and report.html in the workdir. The measure is minus the loss.
 """
 
 import pathlib
@@ -15,7 +15,7 @@ from experiments import dampings, launch, stages, tasks
 from experiments import final_model_only_claims as claims_lib
 from tda_jax import trees
 from tda_jax.evaluation import agreement
-from tda_jax.report import plots, table
+from tda_jax.report import plots, summary, table
 from tda_jax.storage import record
 
 AGREEMENTS = {'cosine': agreement.cosine, 'spearman': agreement.spearman}
@@ -58,8 +58,18 @@ def main(config, workdir: pathlib.Path) -> None:
   )
   table.print_results(rows, f'{config.experiment} {config.setting}')
   table.print_claims(claims)
-  for path in draw(config, found, workdir / 'plots'):
+  drawn = draw(config, found, workdir / 'plots')
+  for path in drawn:
     print(f'plot: {path}')
+  page = summary.write(
+    workdir / 'report.html',
+    title=f'{config.experiment}: {config.setting}',
+    about=__doc__,
+    rows=rows,
+    claims=claims,
+    plots=drawn,
+  )
+  print(f'report: {page}')
 
 
 def compared(scores, effects, seconds: float) -> Found:

@@ -3,8 +3,8 @@
 Trains a target and the proxies of the config, scores all pairs by each of them,
 and tells which scores say what the rows do to the TARGET: LDS to its retrained
 models, detection of wrong labels, and brittleness, between a floor (random) and
-a ceiling (S0, the target's own models). A table, results.json and a plot in the
-workdir.
+a ceiling (S0, the target's own models). A table, results.json, a plot and
+report.html in the workdir.
 """
 
 import pathlib
@@ -20,7 +20,7 @@ from experiments.findings import Finding, Truth
 from experiments.proxies import TARGET, Proxy
 from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import brittleness, retraining
-from tda_jax.report import groups, table
+from tda_jax.report import groups, summary, table
 from tda_jax.storage import record
 
 
@@ -40,7 +40,17 @@ def main(config, workdir: pathlib.Path) -> None:
   )
   table.print_results(rows, f'{config.experiment} {config.setting}')
   table.print_claims(claims)
-  print(f'plot: {draw(config, found, truth, workdir / "plots")}')
+  drawn = draw(config, found, truth, workdir / 'plots')
+  print(f'plot: {drawn}')
+  page = summary.write(
+    workdir / 'report.html',
+    title=f'{config.experiment}: {config.setting}',
+    about=__doc__,
+    rows=rows,
+    claims=claims,
+    plots=[drawn],
+  )
+  print(f'report: {page}')
 
 
 def measured(config, every: dict[str, Proxy], truth: Truth) -> dict:

@@ -154,6 +154,7 @@ def write(
   *,
   title: str,
   facts: dict[str, Any],
+  about: str = '',
   rows: Sequence[dict] = (),
   claims: Sequence[dict] = (),
   plots: Sequence[Plot] = (),
@@ -165,6 +166,7 @@ def write(
 
   Args:
     facts: name -> text, number or list of them; a dict is folded away.
+    about: what the page is of; an empty line begins a paragraph.
     rows, claims: those of results.json.
     coverage: rows (name, kind, parameters, fraction).
     method: whose scores the queries show.
@@ -176,18 +178,15 @@ def write(
     ValueError: a plot is not there.
   """
   metrics, methods = table.by_method(list(rows))
-  best = {metric: _best(methods, metric) for metric in metrics}
-  page = _environment().get_template('page.html').render(
+  return render(
+      path,
+      'page.html',
       title=title,
-      facts=[(name, _fact(value)) for name, value in facts.items()
-             if not isinstance(value, dict)],
-      folded=[(name, json.dumps(value, indent=2, default=str))
-              for name, value in facts.items() if isinstance(value, dict)],
-      metrics=metrics,
-      methods=methods,
-      best=best,
-      costs=[field for field in ('seconds', 'peak_mb')
-             if any(getattr(m, field) is not None for m in methods)],
+      about=paragraphs(about),
+      **listed(facts),
+      tables=[(of, some, table.costs(some))
+              for of, some in table.apart(metrics, methods)],
+      best={metric: _best(methods, metric) for metric in metrics},
       claims=claims,
       plots=[(plot, _file(plot.path)) for plot in plots],
       coverage=coverage,
@@ -197,11 +196,36 @@ def write(
       method=method,
       columns=COLUMNS,
   )  # fmt: skip
+
+
+def render(path: str | os.PathLike, template: str, **content) -> str:
+  """Writes a page of this folder's `template`, whole or not at all.
+
+  Returns:
+    The path.
+  """
+  text = _environment().get_template(template).render(**content)
   path = pathlib.Path(path)
   aside = path.with_name(f'.{path.name}.{os.getpid()}')
-  aside.write_text(page, encoding='utf-8')
+  aside.write_text(text, encoding='utf-8')
   os.replace(aside, path)
   return str(path)
+
+
+def listed(facts: dict[str, Any]) -> dict[str, list]:
+  """Facts as a page has them: short ones as text, dicts folded away as JSON."""
+  short, folded = [], []
+  for name, value in facts.items():
+    if isinstance(value, dict):
+      folded.append((name, json.dumps(value, indent=2, default=str)))
+    else:
+      short.append((name, _fact(value)))
+  return {'facts': short, 'folded': folded}
+
+
+def paragraphs(text: str) -> list[str]:
+  """Of a docstring: empty lines part them, other line ends are spaces."""
+  return [' '.join(p.split()) for p in text.split('\n\n') if p.strip()]
 
 
 def png(image: np.ndarray) -> str:

@@ -55,6 +55,37 @@ def by_method(rows: list[dict]) -> tuple[list[str], list[Method]]:
   ]  # fmt: skip
 
 
+def apart(
+  metrics: list[str], methods: list[Method]
+) -> list[tuple[list[str], list[Method]]]:
+  """Parts whose methods share no metric, so that no table is mostly empty.
+
+  Methods that are linked by other methods' metrics stay together.
+  """
+  groups: list[tuple[set[str], list[Method]]] = []
+  for method in methods:
+    shared, members = set(method.results), [method]
+    linked = [group for group in groups if group[0] & shared]
+    for names, some in reversed(linked):
+      shared, members = shared | names, some + members
+    places = [i for i, group in enumerate(groups) if group in linked]
+    groups = [group for group in groups if group not in linked]
+    groups.insert(places[0] if places else len(groups), (shared, members))
+  return [
+    ([metric for metric in metrics if metric in names], some)
+    for names, some in groups
+  ]
+
+
+def costs(methods: list[Method]) -> list[str]:
+  """Which of `seconds` and `peak_mb` was measured of any method."""
+  return [
+    field
+    for field in ('seconds', 'peak_mb')
+    if any(getattr(method, field) is not None for method in methods)
+  ]
+
+
 def number(value: Any) -> str:
   """A number to three decimals, or digits where that says more; None: –."""
   if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -128,20 +159,16 @@ def verdict(holds: bool | None) -> str:
 
 
 def _results(metrics, methods, title, separator):
-  costs = [
-    (name, field)
-    for name, field in (('seconds', 'seconds'), ('peak MB', 'peak_mb'))
-    if any(getattr(method, field) is not None for method in methods)
-  ]
+  fields = costs(methods)
   table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify='left')
   table.add_column('method', overflow='fold')
-  for name in [*metrics, *(name for name, _ in costs)]:
+  for name in [*metrics, *(field.replace('_mb', ' MB') for field in fields)]:
     table.add_column(Text(name), justify='right', no_wrap=True, min_width=7)
   columns = [
     _cells([method.results.get(metric) for method in methods], separator)
     for metric in metrics
   ]
-  columns += [[_cost(getattr(m, field)) for m in methods] for _, field in costs]
+  columns += [[_cost(getattr(m, field)) for m in methods] for field in fields]
   for method, *cells in zip(methods, *columns, strict=True):
     table.add_row(Text(method.name), *cells)
   return table

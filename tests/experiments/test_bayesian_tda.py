@@ -41,6 +41,7 @@ def test_it_writes_everything(smoke):
     assert (workdir / 'plots' / f'{part}_correlations.png').exists()
     assert (workdir / 'plots' / f'{part}_loo_pairs.png').exists()
   assert (workdir / 'plots' / 'mean_p.png').exists()
+  assert 'cnn2_4: influence</th>' in (workdir / 'report.html').read_text()
   listed = json.loads((workdir / 'pairs.json').read_text())
   ps = [pair['p'] for pair in listed['cnn2_4']['loo']]
   assert ps == sorted(ps) and len(ps) == 12

@@ -51,6 +51,7 @@ def test_it_writes_everything(smoke):
   masked = rows['trak, dropout 1 x 2', 'training, s']['value']
   assert masked == pytest.approx(one)
   assert (workdir / 'plots' / 'digits_trak_training.png').exists()
+  assert 'naive 3</th>' in (workdir / 'report.html').read_text()
   assert 'lds' in done.stdout
 
 

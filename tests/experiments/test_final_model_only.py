@@ -55,6 +55,7 @@ def test_it_writes_everything(smoke):
   for name in ('cosine', 'spearman', 'seeds'):
     assert (workdir / 'plots' / f'diabetes_{name}.png').exists()
   assert 'cosine@epoch 3' in done.stdout
+  assert 'displaced_exact_x100</th>' in (workdir / 'report.html').read_text()
   first = next(r for r in results['rows'] if r['method'] == 'grad_dot')
   assert first['metric'] == 'cosine@epoch 1' and first['value'] > 0.5
 

@@ -65,6 +65,7 @@ def test_it_writes_everything(smoke):
   } <= claims
   assert 's5_held_out/grad_dot finds wrong labels' not in claims
   assert (workdir / 'plots' / 'mnist5k_lds.png').exists()
+  assert 's0_target/grad_dot</th>' in (workdir / 'report.html').read_text()
   assert 'mislabel_auc' in done.stdout
 
 

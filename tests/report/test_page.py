@@ -31,7 +31,7 @@ CLAIMS = [
 class Reader(html.parser.HTMLParser):
   """Tags, their attributes, and the text, checked for balance."""
 
-  void = ('meta', 'img', 'br', 'link', 'input')
+  void = ('meta', 'img', 'br', 'wbr', 'link', 'input')
 
   def __init__(self):
     super().__init__()

@@ -1,0 +1,46 @@
+"""One HTML page of an experiment: what it is, its results, claims and plots."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+from tda_jax.report import page
+from tda_jax.storage import record
+
+
+def write(
+  path: str | os.PathLike,
+  *,
+  title: str,
+  about: str,
+  rows: Sequence[dict] = (),
+  claims: Sequence[dict] = (),
+  plots: Sequence[str | os.PathLike] = (),
+) -> str:
+  """Writes the page, with the command, commit and versions of this process.
+
+  Args:
+    about: what the experiment is; an empty line begins a paragraph.
+    rows, claims: those of results.json.
+    plots: PNG files, titled by their names.
+
+  Returns:
+    The path.
+
+  Raises:
+    ValueError: a plot is not there.
+  """
+  return page.write(
+    path,
+    title=title,
+    about=about,
+    facts=record.environment(),
+    rows=rows,
+    claims=claims,
+    plots=[_plot(plot) for plot in plots],
+  )
+
+
+def _plot(path):
+  name = pathlib.Path(path).stem.replace('_', ' ')
+  return page.Plot(path, name, f'plot: {name}')
