@@ -9,6 +9,7 @@ from test_cli import run
 
 from experiments import bayesian_tda as experiment
 from experiments import bayesian_tda_claims as claims_lib
+from experiments import bayesian_tda_plots as plots_lib
 from experiments import tasks
 from tda_jax.evaluation import significance
 
@@ -41,6 +42,7 @@ def test_it_writes_everything(smoke):
     assert (workdir / 'plots' / f'{part}_correlations.png').exists()
     assert (workdir / 'plots' / f'{part}_loo_pairs.png').exists()
   assert (workdir / 'plots' / 'mean_p.png').exists()
+  assert (workdir / 'plots' / 'deviation.png').exists()
   listed = json.loads((workdir / 'pairs.json').read_text())
   ps = [pair['p'] for pair in listed['cnn2_4']['loo']]
   assert ps == sorted(ps) and len(ps) == 12
@@ -121,9 +123,45 @@ def test_claims_tell_what_holds_from_what_does_not():
 def test_the_error_of_a_mean_p_is_its_spread_over_draws():
   draws = [part(2.0, seed).scores['loo'] for seed in range(12)]
   # The pairs are independent here, and so are seeds: both spreads are small.
-  means, errors = zip(*map(claims_lib.mean_p, draws), strict=True)
-  assert 0.5 < np.std(means, ddof=1) / np.mean(errors) < 2
-  assert np.isnan(claims_lib.mean_p(draws[0][:2])[1])
+  means, low, high = np.transpose([claims_lib.mean_p(draw) for draw in draws])
+  assert 0.5 < np.std(means, ddof=1) / np.mean(high - low) * 4 < 2
+  assert np.isnan(claims_lib.mean_p(draws[0][:2])[1:]).all()
+
+
+def test_a_relative_deviation_knows_no_scale():
+  signal = part(0.0, 0).scores['loo'][0]
+  size = (signal**2).mean() ** 0.5
+  noise = np.random.default_rng(1).normal(size=(12, 10, 20, 15))
+  draws = [signal + 0.5 * size * one for one in noise]
+  values, low, high = np.transpose(
+    [claims_lib.relative_deviation(draw) for draw in draws]
+  )
+  # E s = .973 σ of ten; the square of μ has σ²/10 of noise.
+  expected = 0.973 * 0.5 / (1 + 0.25 / 10) ** 0.5
+  np.testing.assert_allclose(values, expected, rtol=0.05)
+  errors = np.log(high / low) / 4
+  assert 0.5 < np.std(np.log(values), ddof=1) / errors.mean() < 2
+  scaled = claims_lib.relative_deviation(1e-5 * draws[0])
+  np.testing.assert_allclose(scaled, (values[0], low[0], high[0]))
+
+
+def test_plots_by_size_have_a_panel_of_each_kind(tmp_path, monkeypatch):
+  drawn = {}
+  monkeypatch.setattr(
+    plots_lib.panels, 'lines', lambda curves, *_, **__: drawn.update(curves)
+  )
+  made = importlib.import_module('configs.bayesian_tda.mnist3').get_config
+  config = made()
+  found = {name: part(1.0, i) for i, name in enumerate(config.parts)}
+  value = claims_lib.relative_deviation
+  plots_lib.by_size(config, found, tmp_path / 'd.png', value, 'σ')
+  assert list(drawn) == ['cnn2', 'cnn2, batches only', 'cnn3']
+  assert [curve.name for curve in drawn['cnn3']] == list(
+    found['cnn3_10'].scores
+  )
+  curve = drawn['cnn3'][0]
+  assert curve.x == [10, 20, 50] and (curve.low < curve.y).all()
+  assert curve.y[1] == value(found['cnn3_20'].scores['loo'])[0]
 
 
 @pytest.mark.parametrize('name', ['mnist3', 'fashion3', 'digits3'])
