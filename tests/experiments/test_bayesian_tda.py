@@ -164,7 +164,7 @@ def test_plots_by_size_have_a_panel_of_each_kind(tmp_path, monkeypatch):
   assert curve.y[1] == value(found['cnn3_20'].scores['loo'])[0]
 
 
-@pytest.mark.parametrize('name', ['mnist3', 'fashion3', 'digits3'])
+@pytest.mark.parametrize('name', ['mnist3', 'fashion3', 'digits3', 'vit'])
 def test_settings(name):
   made = importlib.import_module(f'configs.bayesian_tda.{name}').get_config
   for config in (made(), made('smoke')):
