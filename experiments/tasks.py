@@ -363,8 +363,9 @@ def _network(config, outputs, shape):
   if model.kind == 'lenet':
     return cnn.lenet(outputs, shape, dropout=dropout)
   if model.kind == 'transformer':
+    sizes = {n: model[n] for n in ('width', 'heads', 'blocks', 'hidden')}
     return transformer.transformer(
-      config.data.vocabulary, outputs, *shape, dropout=dropout
+      config.data.vocabulary, outputs, *shape, dropout=dropout, **sizes
     )
   if model.kind in ('vit', 'random_vit') and not dropout:
     return pretrained.network(model, outputs, shape)

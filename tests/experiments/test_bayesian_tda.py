@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from data.test_images import idx
 from test_cli import run
 
 from experiments import bayesian_tda as experiment
@@ -191,3 +192,20 @@ def test_digits_are_images_to_a_cnn_and_one_start_is_shared():
     start = jax.vmap(tasks.load(config).recipe.init)(keys)
     kernel = start['Dense_0']['kernel']
     assert bool((kernel[0] == kernel[1]).all()) == shared
+
+
+def test_mnist_of_idx_files(tmp_path):
+  rng = np.random.default_rng(0)
+  for stem in ('train', 't10k'):
+    labels = np.arange(60, dtype=np.uint8) % 4
+    pixels = rng.integers(256, size=(60, 28, 28), dtype=np.uint8)
+    for kind, array in (('images', pixels), ('labels', labels)):
+      name = f'{stem}-{kind}-idx{array.ndim}-ubyte'
+      (tmp_path / name).write_bytes(idx(array))
+  made = importlib.import_module('configs.bayesian_tda.mnist3').get_config
+  config = made('smoke')
+  config.data.update(name='mnist', path=str(tmp_path), per_class=4)
+  task = tasks.load(config)
+  assert task.train['x'].shape == (12, 9, 9, 1)
+  np.testing.assert_array_equal(np.bincount(task.train['y']), [4, 4, 4])
+  assert task.queries['x'].shape == (12, 9, 9, 1)
