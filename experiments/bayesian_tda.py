@@ -159,24 +159,22 @@ def accuracies(task: Task, runs: Run) -> dict[str, float]:
 
 
 def part_rows(name: str, part: Part) -> list[dict]:
-  """mean_p (by the code, ± 2 standard errors over seeds), mean_p_t, mean σ, share."""
+  """mean_p and relative deviation with limits, mean_p_t, mean σ, share."""
   out = []
   for method, by_code in part.by_code.items():
     cell = {'method': f'{name}: {method}', 'n': len(part.scores[method])}
-    mean, error = claims_lib.mean_p(part.scores[method])
-    spread = {}
-    if np.isfinite(error):
-      spread = {
-        'low': max(0, mean - 2 * error),
-        'high': min(1, mean + 2 * error),
-      }
+    scores = part.scores[method]
+    mean_p, relative = (
+      dict(zip(('value', 'low', 'high'), measure(scores), strict=True))
+      for measure in (claims_lib.mean_p, claims_lib.relative_deviation)
+    )
     by_text = part.by_text[method]
     out += [
-      {**cell, 'metric': 'mean_p', 'value': float(by_code.p.mean()), **spread,
-       'seconds': part.seconds[method]},
+      {**cell, 'metric': 'mean_p', **mean_p, 'seconds': part.seconds[method]},
       {**cell, 'metric': 'mean_p_t', 'value': float(by_text.p.mean())},
       {**cell, 'metric': 'mean deviation',
        'value': float(by_code.deviation.mean())},
+      {**cell, 'metric': 'relative deviation', **relative},
       {**cell, 'metric': 'significant',
        'value': float(by_text.significant.mean())},
     ]  # fmt: skip

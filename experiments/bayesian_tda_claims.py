@@ -77,15 +77,38 @@ def numbers(scores: dict[str, np.ndarray], without: int | None) -> Numbers:
   )
 
 
-def mean_p(scores: np.ndarray) -> tuple[float, float]:
-  """Mean over pairs of the code's p, and its jackknife error over seeds.
+def mean_p(scores: np.ndarray) -> tuple[float, float, float]:
+  """Mean over pairs of the code's p, and ± 2 jackknife errors over seeds.
 
-  The error is NaN for fewer than three seeds.
+  The limits are NaN for fewer than three seeds, otherwise within 0 and 1.
   """
 
   def value(scores):
     return significance.uncertainty(scores, test='deviations').p.mean()
 
+  found, error = _jackknifed(value, scores)
+  return found, *np.clip((found - 2 * error, found + 2 * error), 0, 1)
+
+
+def relative_deviation(scores: np.ndarray) -> tuple[float, float, float]:
+  """Mean over pairs of σ, over the root mean square of μ; and its limits.
+
+  Without unit, so that methods and training sets can be compared: scores carry
+  1/N, and each method has a scale of its own. With S seeds of nothing but noise
+  it is near √S, which is the most that it can tell. The limits are ± 2 jackknife
+  errors of its logarithm, NaN for fewer than three seeds.
+  """
+
+  def value(scores):
+    mean, deviation = scores.mean(0), scores.std(0, ddof=1)
+    return np.log(deviation.mean()) - np.log((mean**2).mean()) / 2
+
+  found, error = _jackknifed(value, scores)
+  return float(np.exp(found)), *np.exp((found - 2 * error, found + 2 * error))
+
+
+def _jackknifed(value: Callable, scores: np.ndarray) -> tuple[float, float]:
+  """A function of scores [S, ...], and its jackknife error over seeds."""
   count = len(scores)
   if count < 3:
     return float(value(scores)), float('nan')

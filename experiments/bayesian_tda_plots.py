@@ -13,10 +13,19 @@ PAIRED = ('loo', 'influence')  # whose pairs of least noise are shown
 
 
 def draw(config, found: dict, workdir) -> list[str]:
-  """Correlations and p-values of each part, p by size, and pictures."""
+  """Correlations and p-values of each part, noise by size, and pictures."""
   folder = pathlib.Path(workdir) / 'plots'
   folder.mkdir(exist_ok=True)
-  out = [by_size(config, found, folder)]
+  out = [
+    by_size(
+      config, found, folder / 'mean_p.png', claims_lib.mean_p,
+      'mean p over pairs',
+    ),
+    by_size(
+      config, found, folder / 'deviation.png', claims_lib.relative_deviation,
+      'mean σ / root mean square μ', scale='log',
+    ),
+  ]  # fmt: skip
   for name, part in found.items():
     out += [
       panels.correlations(
@@ -38,26 +47,25 @@ def draw(config, found: dict, workdir) -> list[str]:
   return out + certain(config, found, workdir, folder)
 
 
-def by_size(config, found, folder) -> str:
-  """Mean p against rows per class: a panel of lines for each kind of part."""
-  lines = {}
+def by_size(config, found, path, value, unit, scale='linear') -> str:
+  """`value` of scores against rows per class: a panel for each kind of part."""
+  curves = {}
   for name, part in found.items():
-    kind = name.replace(f'_{config.parts[name].data.per_class}', '')
+    size = config.parts[name].data.per_class
+    kind = name.replace(f'_{size}', '').replace('_batches', ', batches only')
     for method, scores in part.scores.items():
-      line = lines.setdefault(kind, {}).setdefault(method, {})
-      size = config.parts[name].data.per_class
-      line[size] = claims_lib.mean_p(scores)
-  titles = {kind: kind.replace('_batches', ', batches only') for kind in lines}
-  curves = {
-    titles[kind]: [_curve(method, line) for method, line in methods.items()]
-    for kind, methods in lines.items()
-  }
+      line = curves.setdefault(kind, {}).setdefault(method, {})
+      line[size] = value(scores)
   return panels.lines(
-    curves,
-    folder / 'mean_p.png',
+    {
+      kind: [_curve(method, line) for method, line in methods.items()]
+      for kind, methods in curves.items()
+    },
+    path,
     'training rows per class',
-    'mean p over pairs',
+    unit,
     title=f'Noise against the number of rows: {config.setting}',
+    scale=scale,
   )
 
 
@@ -118,5 +126,5 @@ def _short(value):
 
 def _curve(name, line):
   sizes = sorted(line)
-  mean, error = np.array([line[size] for size in sizes]).T
-  return plots.Curve(name, sizes, mean, mean - 2 * error, mean + 2 * error)
+  values = np.array([line[size] for size in sizes])
+  return plots.Curve(name, sizes, *values.T)

@@ -3,7 +3,9 @@
 Trains I models, makes D variants of each without training (dropout masks, fresh
 projections) or by a short one (LoRA adapters), and tells what LDS each ensemble
 of I x D members reaches for how much training, scoring and storage: a table,
-results.json, plots and report.html in the workdir.
+results.json, plots and report.html in the workdir. Intervals resample the queries
+and the ground truth's subsets, not the models: how far other seeds would move the
+figures, they do not tell.
 """
 
 import logging

@@ -6,6 +6,8 @@ error.
 
 import numpy as np
 
+from experiments import claims
+
 PAPER = 'final-model-only paper, §5'
 EARLY = ('grad_dot', 'grad_cos', 'datainf')  # best early, in the paper
 
@@ -62,10 +64,10 @@ def computed(found: dict, points, plotted) -> list[dict]:
 
 
 def mean_and_error(values) -> tuple[float, float]:
-  """Mean over queries and its standard error (0 for one query)."""
+  """Mean over queries and its standard error (NaN for one query)."""
   values = np.asarray(values, np.float64)
   if len(values) == 1:
-    return float(values[0]), 0.0
+    return float(values[0]), float('nan')
   return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
 
 
@@ -87,10 +89,6 @@ def _displacement(cosines, last):
 def _claim(claim, source, expected, gap, strict=True):
   mean, error = mean_and_error(gap)
   low, high = mean - 1.96 * error, mean + 1.96 * error
-  return {
-    'claim': claim,
-    'source': source,
-    'expected': expected,
-    'observed': f'{mean:+.3f} [{low:+.3f}, {high:+.3f}]',
-    'holds': bool(low > 0 if strict else high >= 0),
-  }
+  observed = f'{mean:+.3f} [{low:+.3f}, {high:+.3f}]'
+  holds = low > 0 if strict else high >= 0
+  return claims.claim(claim, source, expected, observed, holds)

@@ -4,7 +4,9 @@ Trains a target and the proxies of the config, scores all pairs by each of them,
 and tells which scores say what the rows do to the TARGET: LDS to its retrained
 models, detection of wrong labels, and brittleness, between a floor (random) and
 a ceiling (S0, the target's own models). A table, results.json, a plot and
-report.html in the workdir.
+report.html in the workdir. Intervals resample the queries and the ground truth's
+subsets, not the models: how far other seeds would move the figures, they do not
+tell.
 """
 
 import pathlib

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from experiments import claims
 from experiments.final_model_only_claims import mean_and_error
 from experiments.findings import Finding
 from experiments.mislabelled import METRIC
@@ -106,13 +107,10 @@ def _detection(config, rows):
   for row in rows:
     seen = row['method'].split('/')[0] not in (*config.unseen, 'random')
     if row['metric'] == METRIC and seen:
-      out.append({
-          'claim': f'{row["method"]} finds wrong labels',
-          'source': PAPER,
-          'expected': 'AUC above 0.5',
-          'observed': _interval(row['value'], row['low'], row['high'], ''),
-          'holds': bool(row['low'] > 0.5),
-      })  # fmt: skip
+      claim = f'{row["method"]} finds wrong labels'
+      observed = _interval(row['value'], row['low'], row['high'], '')
+      holds = row['low'] > 0.5
+      out.append(claims.claim(claim, PAPER, 'AUC above 0.5', observed, holds))
   return out
 
 
@@ -126,13 +124,15 @@ def _brittle(flipped):
     apart = flips.astype(float) - flipped['random']
     mean, error = mean_and_error(apart)
     low, high = mean - 1.96 * error, mean + 1.96 * error
-    out.append({
-        'claim': f'removing the top of {name} flips more than random rows',
-        'source': PAPER,
-        'expected': 'difference of flip rates above 0',
-        'observed': _interval(mean, low, high),
-        'holds': bool(low > 0),
-    })  # fmt: skip
+    out.append(
+      claims.claim(
+        f'removing the top of {name} flips more than random rows',
+        PAPER,
+        'difference of flip rates above 0',
+        _interval(mean, low, high),
+        low > 0,
+      )
+    )
   return out
 
 
@@ -141,17 +141,14 @@ def _lds_claim(claim, difference):
   if difference is None:
     return None
   d = difference
-  return {
-    'claim': claim,
-    'source': PAPER,
-    'expected': 'LDS difference above 0',
-    'observed': _interval(d.value, d.low, d.high),
-    'holds': bool(d.low > 0),
-  }
+  observed = _interval(d.value, d.low, d.high)
+  return claims.claim(
+    claim, PAPER, 'LDS difference above 0', observed, d.low > 0
+  )
 
 
-def _measured(claims):
-  return [claim for claim in claims if claim is not None]
+def _measured(found):
+  return [claim for claim in found if claim is not None]
 
 
 def _methods(found, proxy):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import worlds
+from experiments import pretrained, worlds
 from tda_jax import problem as problem_lib
 from tda_jax.data import images as images_lib
 from tda_jax.data import prepare, tables, text
@@ -78,7 +78,7 @@ def images(config) -> Task:
   """Image classification: Fashion-MNIST, MNIST, CIFAR-10 or the MNIST-5k.
 
   Pixels are standardised by one mean and deviation per channel of the training
-  rows. `data.held_out` is a number of rows, of the same source and neither
+  rows; with `data.symmetric` they go from -1 to 1. `data.held_out` is a number of rows, of the same source and neither
   training rows nor queries, to train on instead.
   """
   data = config.data
@@ -102,7 +102,10 @@ def images(config) -> Task:
   if data.get('label_noise'):
     train, noisy = prepare.relabel(train, data.label_noise, data.seed, 10)
     split['relabelled'] = noisy
-  train, queries = prepare.standardise(train, queries, axes=(0, 1, 2))
+  if data.get('symmetric'):
+    train, queries = ({**r, 'x': 2 * r['x'] - 1} for r in (train, queries))
+  else:
+    train, queries = prepare.standardise(train, queries, axes=(0, 1, 2))
   names = FASHION if data.name == 'fashion_mnist' else None
   names = CIFAR if data.name == 'cifar10' else names
   task = classifier(
@@ -368,14 +371,17 @@ def _network(config, outputs, shape):
   if model.kind == 'lenet':
     return cnn.lenet(outputs, shape, dropout=dropout)
   if model.kind == 'transformer':
+    sizes = {n: model[n] for n in ('width', 'heads', 'blocks', 'hidden')}
     return transformer.transformer(
-      config.data.vocabulary, outputs, *shape, dropout=dropout
+      config.data.vocabulary, outputs, *shape, dropout=dropout, **sizes
     )
+  if model.kind in ('vit', 'random_vit') and not dropout:
+    return pretrained.network(model, outputs, shape)
   if model.kind == 'resnet9' and not dropout:
     return cnn.resnet9(outputs, shape, model.widths, model.groups)
   raise ValueError(
     f'unknown model {model.kind!r} (with dropout={dropout}): use mlp, lenet or'
-    f' transformer, or without dropout {", ".join(sorted(CNNS))}'
+    f' transformer, or without dropout {", ".join(sorted(CNNS))} or vit'
   )
 
 

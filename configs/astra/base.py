@@ -51,6 +51,10 @@ def config(setting: str) -> config_dict.ConfigDict:
     init='he',  # of an MLP: 'he', or 'torch' for PyTorch's uniform default
     groups=32,  # of a ResNet's group norm
     dropout=0.0,  # of an MLP, LeNet or transformer, in training
+    width=64,  # of a transformer's tokens; a multiple of `heads`
+    heads=4,  # of its attention
+    blocks=2,  # how many it has
+    hidden=128,  # width of the perceptrons in them
   )
   c.training = config_dict.create(
     learning_rate=0.05,

@@ -10,6 +10,8 @@ METHODS = {
   'grad_cos': {'kind': 'grad_cos'},
 }
 SIZES = {10: 30, 20: 20, 50: 10}  # rows per class -> epochs, to fit the rows
+# Both networks with seeds of their own; the smaller with one start too.
+KINDS = (('cnn2', False), ('cnn2', True), ('cnn3', False))
 
 
 def config(setting: str, epochs: dict = SIZES) -> config_dict.ConfigDict:
@@ -37,6 +39,7 @@ def config(setting: str, epochs: dict = SIZES) -> config_dict.ConfigDict:
     queries=900,
     label_noise=0.0,
     pool=0,  # averages squares of so many pixels a side; 0: as they are
+    symmetric=False,  # pixels of -1 to 1, as of a pretrained ViT; or standardised
   )
   c.model = config_dict.create(kind='cnn2', init='torch')
   c.training = config_dict.create(
@@ -64,9 +67,8 @@ def config(setting: str, epochs: dict = SIZES) -> config_dict.ConfigDict:
   return c
 
 
-def parts(epochs: dict) -> dict:
-  """Both networks with seeds of their own; the smaller with one start too."""
-  kinds = (('cnn2', False), ('cnn2', True), ('cnn3', False))
+def parts(epochs: dict, kinds: tuple = KINDS) -> dict:
+  """A part for each number of rows and (network, whether seeds share a start)."""
   return {
     f'{kind}_{size}' + ('_batches' if shared else ''): {
       'data': {'per_class': size},

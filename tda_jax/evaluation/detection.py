@@ -202,7 +202,8 @@ def auc(scores: np.ndarray, flagged: np.ndarray) -> tuple[float, float]:
   """Area under the ROC curve and its standard error (DeLong et al. 1988).
 
   The chance that a flagged row has a larger score than one that is not, ties
-  counted half: .5 is chance.
+  counted half: .5 is chance. The error is NaN where one row only is flagged, or
+  not flagged, of whose group nothing tells the spread.
 
   Args:
     scores: [N].
@@ -216,8 +217,9 @@ def auc(scores: np.ndarray, flagged: np.ndarray) -> tuple[float, float]:
   above, below = scores[flagged], scores[~flagged]
   # Of each row: the share of the other group that is on the right side of it.
   wins = _share_below(below, above), 1 - _share_below(above, below)
-  variance = sum(w.var(ddof=1) / len(w) for w in wins if len(w) > 1)
-  return float(metrics.roc_auc_score(flagged, scores)), float(variance**0.5)
+  known = min(len(above), len(below)) > 1
+  error = sum(w.var(ddof=1) / len(w) for w in wins) ** 0.5 if known else np.nan
+  return float(metrics.roc_auc_score(flagged, scores)), float(error)
 
 
 def found_curve(scores: np.ndarray, flagged: np.ndarray) -> np.ndarray:

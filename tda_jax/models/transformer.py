@@ -9,30 +9,38 @@ from tda_jax.models import module
 
 
 class Block(nn.Module):
-  """Attention and a perceptron, each of a normalised x and added to it."""
+  """Attention and a perceptron, each of a normalised x and added to it.
+
+  `attention_bias` is of queries, keys and values; one of the keys alone changes
+  no attention weight. `real` [B, T] are tokens that are no padding; None: all.
+  """
 
   heads: int
   hidden: int
   dropout: float = 0.0
+  attention_bias: bool = False
+  exact_gelu: bool = False
+  epsilon: float = 1e-6  # of the norms
 
   @nn.compact
   def __call__(self, x, real, key=None, place=0):
     width = x.shape[-1]
-    y = nn.LayerNorm()(x)
-    # A bias of the keys would change no attention weight.
+    y = nn.LayerNorm(self.epsilon)(x)
     q, k, v = (
       jnp.reshape(
-        nn.Dense(width, use_bias=False, name=name)(y),
+        nn.Dense(width, use_bias=self.attention_bias, name=name)(y),
         (*y.shape[:2], self.heads, -1),
       )
       for name in ('query', 'key', 'value')
     )
     alike = jnp.einsum('bshd,bthd->bhst', q, k) / q.shape[-1] ** 0.5
-    alike = jnp.where(real[:, None, None], alike, -1e9)
+    if real is not None:
+      alike = jnp.where(real[:, None, None], alike, -1e9)
     y = jnp.einsum('bhst,bthd->bshd', nn.softmax(alike), v)
     y = nn.Dense(width, name='out')(jnp.reshape(y, x.shape))
     x = x + module.dropped(y, self.dropout, key, place)
-    y = nn.gelu(nn.Dense(self.hidden)(nn.LayerNorm()(x)))
+    y = nn.Dense(self.hidden)(nn.LayerNorm(self.epsilon)(x))
+    y = nn.gelu(y, approximate=not self.exact_gelu)
     y = nn.Dense(width)(y)
     return x + module.dropped(y, self.dropout, key, place + 1)
 

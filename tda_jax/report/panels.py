@@ -81,12 +81,14 @@ def lines(
   unit: str,
   *,
   title: str = '',
+  scale: str = 'linear',
 ) -> str:
   """Lines in panels beside each other that share their axes and names.
 
   Args:
     curves: title of a panel -> its lines; a name has one colour in all.
     setting, unit: what x and y are; x is logarithmic, each of its points a tick.
+    scale: of y: 'linear' from 0, or 'log'.
   """
   with matplotlib.rc_context(plots.STYLE):
     figure, panels = _panels(len(curves), len(curves), 3.2, 3.4, title)
@@ -107,7 +109,10 @@ def lines(
       panel.set_xlabel(setting)
       panel.sharey(panels[0])
     panels[0].set_ylabel(unit)
-    panels[0].set_ylim(bottom=0)
+    if scale == 'linear':
+      panels[0].set_ylim(bottom=0)
+    else:
+      panels[0].set_yscale(scale)
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, loc='outside lower center', ncols=len(names),
                   frameon=False, fontsize=9, handlelength=1.4)  # fmt: skip

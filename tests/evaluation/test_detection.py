@@ -89,6 +89,12 @@ def test_auc_is_sklearns_and_its_error_that_of_resampling():
   assert error == pytest.approx(np.std(drawn), rel=0.15)
 
 
+@pytest.mark.parametrize('flagged', [[1, 0, 0, 0], [0, 1, 1, 1]])
+def test_a_group_of_one_has_no_error(flagged):
+  value, error = detection.auc(np.array([2.0, 1, 3, 0]), np.array(flagged))
+  assert 0 < value < 1 and np.isnan(error)
+
+
 @pytest.mark.parametrize(
   'scores, flagged, message',
   [

@@ -5,11 +5,13 @@ import json
 
 import numpy as np
 import pytest
+from data.test_images import idx
 from test_cli import run
 
 from experiments import arguments, tasks
 from experiments import bayesian_tda as experiment
 from experiments import bayesian_tda_claims as claims_lib
+from experiments import bayesian_tda_plots as plots_lib
 from tda_jax.evaluation import significance
 
 SMOKE = 'configs/bayesian_tda/digits3.py:smoke'
@@ -42,6 +44,7 @@ def test_it_writes_everything(smoke):
     assert (workdir / 'plots' / f'{part}_loo_pairs.png').exists()
   assert (workdir / 'plots' / 'mean_p.png').exists()
   assert 'cnn2_4: influence</th>' in (workdir / 'report.html').read_text()
+  assert (workdir / 'plots' / 'deviation.png').exists()
   listed = json.loads((workdir / 'pairs.json').read_text())
   ps = [pair['p'] for pair in listed['cnn2_4']['loo']]
   assert ps == sorted(ps) and len(ps) == 12
@@ -122,12 +125,48 @@ def test_claims_tell_what_holds_from_what_does_not():
 def test_the_error_of_a_mean_p_is_its_spread_over_draws():
   draws = [part(2.0, seed).scores['loo'] for seed in range(12)]
   # The pairs are independent here, and so are seeds: both spreads are small.
-  means, errors = zip(*map(claims_lib.mean_p, draws), strict=True)
-  assert 0.5 < np.std(means, ddof=1) / np.mean(errors) < 2
-  assert np.isnan(claims_lib.mean_p(draws[0][:2])[1])
+  means, low, high = np.transpose([claims_lib.mean_p(draw) for draw in draws])
+  assert 0.5 < np.std(means, ddof=1) / np.mean(high - low) * 4 < 2
+  assert np.isnan(claims_lib.mean_p(draws[0][:2])[1:]).all()
 
 
-@pytest.mark.parametrize('name', ['mnist3', 'fashion3', 'digits3'])
+def test_a_relative_deviation_knows_no_scale():
+  signal = part(0.0, 0).scores['loo'][0]
+  size = (signal**2).mean() ** 0.5
+  noise = np.random.default_rng(1).normal(size=(12, 10, 20, 15))
+  draws = [signal + 0.5 * size * one for one in noise]
+  values, low, high = np.transpose(
+    [claims_lib.relative_deviation(draw) for draw in draws]
+  )
+  # E s = .973 σ of ten; the square of μ has σ²/10 of noise.
+  expected = 0.973 * 0.5 / (1 + 0.25 / 10) ** 0.5
+  np.testing.assert_allclose(values, expected, rtol=0.05)
+  errors = np.log(high / low) / 4
+  assert 0.5 < np.std(np.log(values), ddof=1) / errors.mean() < 2
+  scaled = claims_lib.relative_deviation(1e-5 * draws[0])
+  np.testing.assert_allclose(scaled, (values[0], low[0], high[0]))
+
+
+def test_plots_by_size_have_a_panel_of_each_kind(tmp_path, monkeypatch):
+  drawn = {}
+  monkeypatch.setattr(
+    plots_lib.panels, 'lines', lambda curves, *_, **__: drawn.update(curves)
+  )
+  made = importlib.import_module('configs.bayesian_tda.mnist3').get_config
+  config = made()
+  found = {name: part(1.0, i) for i, name in enumerate(config.parts)}
+  value = claims_lib.relative_deviation
+  plots_lib.by_size(config, found, tmp_path / 'd.png', value, 'σ')
+  assert list(drawn) == ['cnn2', 'cnn2, batches only', 'cnn3']
+  assert [curve.name for curve in drawn['cnn3']] == list(
+    found['cnn3_10'].scores
+  )
+  curve = drawn['cnn3'][0]
+  assert curve.x == [10, 20, 50] and (curve.low < curve.y).all()
+  assert curve.y[1] == value(found['cnn3_20'].scores['loo'])[0]
+
+
+@pytest.mark.parametrize('name', ['mnist3', 'fashion3', 'digits3', 'vit'])
 def test_settings(name):
   made = importlib.import_module(f'configs.bayesian_tda.{name}').get_config
   for config in (made(), made('smoke')):
@@ -154,3 +193,20 @@ def test_digits_are_images_to_a_cnn_and_one_start_is_shared():
     start = jax.vmap(tasks.load(config).recipe.init)(keys)
     kernel = start['Dense_0']['kernel']
     assert bool((kernel[0] == kernel[1]).all()) == shared
+
+
+def test_mnist_of_idx_files(tmp_path):
+  rng = np.random.default_rng(0)
+  for stem in ('train', 't10k'):
+    labels = np.arange(60, dtype=np.uint8) % 4
+    pixels = rng.integers(256, size=(60, 28, 28), dtype=np.uint8)
+    for kind, array in (('images', pixels), ('labels', labels)):
+      name = f'{stem}-{kind}-idx{array.ndim}-ubyte'
+      (tmp_path / name).write_bytes(idx(array))
+  made = importlib.import_module('configs.bayesian_tda.mnist3').get_config
+  config = made('smoke')
+  config.data.update(name='mnist', path=str(tmp_path), per_class=4)
+  task = tasks.load(config)
+  assert task.train['x'].shape == (12, 9, 9, 1)
+  np.testing.assert_array_equal(np.bincount(task.train['y']), [4, 4, 4])
+  assert task.queries['x'].shape == (12, 9, 9, 1)

@@ -167,3 +167,11 @@ def test_claims_are_computed():
   assert not held['at epoch 1 grad_dot agrees better than cg']
   assert held['exact does not decay'] and not held['cg does not decay']
   assert not held['averaging seeds matters to exact']
+
+
+def test_one_query_has_no_error():
+  mean, error = claims_lib.mean_and_error([0.5])
+  assert mean == 0.5 and np.isnan(error)
+  assert claims_lib.mean_and_error([1.0, 3.0]) == (2.0, 1.0)
+  claim = claims_lib._claim('c', 's', 'e', np.array([0.5]))
+  assert not claim['holds'] and 'nan' in claim['observed']

@@ -30,14 +30,16 @@ def config(**fields):
 def test_reviews_are_word_ids_for_a_transformer():
   c = config(
     data={'name': 'reviews', 'length': 12, 'vocabulary': 50},
-    model={'kind': 'transformer'},
+    model={'kind': 'transformer', 'width': 32, 'blocks': 1, 'hidden': 48},
   )
   c.task = 'experiments.tasks:reviews'
   task = tasks.load(c)
   assert task.train['x'].shape == (32, 12) and task.train['x'].max() < 50
   params = jax.eval_shape(task.recipe.init, jax.random.key(0))
-  assert params['positions'].shape == (12, 64)
-  assert params['Embed_0']['embedding'].shape == (50, 64)
+  assert params['positions'].shape == (12, 32)
+  assert params['Embed_0']['embedding'].shape == (50, 32)
+  assert params['Block_0']['Dense_0']['kernel'].shape == (32, 48)
+  assert 'Block_1' not in params
   example = jax.tree.map(lambda x: x[0], task.train)
   assert jax.eval_shape(task.problem.outputs, params, example).shape == (2,)
   shown = task.shown
