@@ -1,7 +1,9 @@
 """Noise of scores of a pretrained vision transformer with LoRA, as mnist3.
 
-  python -m experiments.bayesian_tda --config=configs/bayesian_tda/vit.py \
-      --workdir=DIR --config.model.path=FILE
+  JAX_USE_SIMPLIFIED_JAXPR_CONSTANTS=1 python -m experiments.bayesian_tda \
+      --config=configs/bayesian_tda/vit.py --workdir=DIR --config.model.path=FILE
+
+Without the variable every program's text holds all weights of the base.
 
 FILE is the model.safetensors of a ViT of the package transformers, which the
 paper takes from google/vit-base-patch16-224-in21k (`--config.model.heads`, 12, for
