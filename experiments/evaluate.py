@@ -102,8 +102,9 @@ def read(task) -> np.ndarray:
     *(rows_lib.count(rows) for rows in (task.train, task.queries)),
   )
   known = task.known or {}
-  labels = known.get('labels', task.train['y'])
-  asked = known.get('query_labels', task.queries['y'])
+  labels, asked = task.train['y'], task.queries['y']
+  if 'query_labels' in known:
+    labels, asked = known['labels'], known['query_labels']
   if np.issubdtype(np.asarray(labels).dtype, np.integer):
     if sentence := foreign.suspicion(scores, labels, asked):
       logging.warning('%s: %s', _SCORES.value, sentence)

@@ -177,11 +177,9 @@ def misled(world) -> np.ndarray:
 
   Foreign queries have no label but that.
   """
-  label = world.task.known['label']
-  kept = world.predicted == label
-  if world.config.data.world == 'shortcut':
-    kept &= world.task.queries['y'] != label
-  return kept
+  known = world.task.known
+  kept = world.predicted == known['label']
+  return kept & (known['true'] != known['label']) if 'true' in known else kept
 
 
 def of_mislabelled(world, own) -> dict:
@@ -271,13 +269,18 @@ def chances(config, worlds) -> dict[str, float]:
 
 
 def accuracies(world) -> dict[str, float]:
-  """Of the models, mean: on their rows and queries; how many are misled."""
-  task, found = world.task, {}
-  for part, rows in (('train', task.train), ('queries', task.queries)):
-    problem = task.problem._replace(measure=brittleness.lead)
-    leads = retraining.measures(problem, world.runs.params, rows)
-    found[part] = float((leads > 0).mean())
-  if (task.known or {}).get('label') is not None:
+  """Of the models, mean: on their rows and queries; or how many are misled."""
+  task = world.task
+  parts = {'train': task.train, 'queries': task.queries}
+  leads = task.problem._replace(measure=brittleness.lead)
+  found = {
+    part: float(
+      (retraining.measures(leads, world.runs.params, rows) > 0).mean()
+    )
+    for part, rows in parts.items()
+  }
+  if 'label' in (task.known or {}):
+    del found['queries']  # their labels are not what they show
     found['misled'] = float(misled(world).mean())
   return found
 

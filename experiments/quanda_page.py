@@ -88,28 +88,24 @@ def of_groups(world, count, found):
 
 def of_shortcut(world, count, found):
   del found
-  rows = np.flatnonzero(world.task.known['flagged'])[:count]
-  asked = np.flatnonzero(metrics_lib.misled(world))[:count]
-  taken = _name(world.task.known['label'], world.task.shown.get('classes'))
-  return [
-    _picture(world, 'train', i, f'row: {_label(world.task, "train", i)}')
-    for i in rows
-  ] + [
-    _picture(
-      world, 'queries', q,
-      f'{_label(world.task, "queries", q)} taken for {taken}',
-    )
-    for q in asked
-  ]  # fmt: skip
+  true, names = world.task.known['true'], world.task.shown.get('classes')
+  return _misled(world, count, 'row', lambda q: _name(true[q], names))
 
 
 def of_mixed(world, count, found):
   del found
-  rows = np.flatnonzero(world.task.known['flagged'])[:count]
+  return _misled(world, count, 'foreign row', lambda q: 'query')
+
+
+def _misled(world, count, row, query):
+  """Flagged rows, then queries that are taken for their class."""
+  known = world.task.known
+  taken = _name(known['label'], world.task.shown.get('classes'))
+  rows = np.flatnonzero(known['flagged'])[:count]
   asked = np.flatnonzero(metrics_lib.misled(world))[:count]
-  taken = _name(world.task.known['label'], world.task.shown.get('classes'))
-  return [_picture(world, 'train', i, f'row, as {taken}') for i in rows] + [
-    _picture(world, 'queries', q, f'query taken for {taken}') for q in asked
+  return [_picture(world, 'train', i, f'{row}: {taken}') for i in rows] + [
+    _picture(world, 'queries', q, f'{query(q)} taken for {taken}')
+    for q in asked
   ]
 
 

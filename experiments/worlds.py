@@ -15,7 +15,8 @@ def made(data, train: dict, queries: dict) -> tuple[dict, dict, dict | None]:
 
   Known are 'labels' [N] and 'query_labels' [Q], classes within the groups that
   a model is trained on; or 'flagged' [N], the rows that were changed, and
-  'label', what a model is misled to. None where nothing was changed.
+  'label', what a model is misled to and queries are asked about ('true' [Q]: what
+  they are). None where nothing was changed.
 
   Raises:
     ValueError: unknown world, or as its function in `tda_jax.data.worlds`.
@@ -40,8 +41,11 @@ def shortcut(train, queries, seed, label, share, **patch):
   """A patch on most rows of a class, and on all queries."""
   patch = {'value': float(train['x'].max()), **patch}
   new, flagged = worlds.shortcut(train, label, share, seed, **patch)
-  known = {'flagged': flagged, 'label': label}
-  return new, worlds.patched(queries, **patch), known
+  # Asked is why the model says what the patch makes it say.
+  asked = worlds.patched(queries, **patch)
+  asked = {**asked, 'y': np.full_like(queries['y'], label)}
+  true = np.asarray(queries['y'])
+  return new, asked, {'flagged': flagged, 'label': label, 'true': true}
 
 
 def mixed(train, queries, seed, foreign, path, only, share, label):

@@ -51,7 +51,9 @@ def test_every_metric_of_every_method(smoke):
     assert row.get('low') is None or row['low'] <= row['value'] <= row['high']
   for name in MODELS:
     found = values(workdir, f'models, {name}')
-    assert ('accuracy, misled' in found) == (name in ('shortcut', 'mixed'))
+    misled = name in ('shortcut', 'mixed')
+    assert ('accuracy, misled' in found) == misled
+    assert ('accuracy, queries' in found) != misled
   claims = {c['claim'] for c in results(workdir)['claims']}
   assert 'random scores are at chance: shortcut' in claims
   assert 'similarity: class detection > .9' in claims
@@ -117,6 +119,8 @@ def test_worlds_tell_what_was_changed():
   np.testing.assert_array_equal(patched, known['flagged'])
   assert (clean.train['y'][known['flagged']] == 0).all()
   assert (shown['queries'][:, :3, :3] == 1).all()
+  np.testing.assert_array_equal(known['true'], clean.queries['y'])
+  assert (found['shortcut'].queries['y'] == 0).all()
   mixed = found['mixed']
   assert mixed.known['flagged'].sum() == round(0.16 * 128)
   assert (mixed.train['y'][mixed.known['flagged']] == 0).all()
