@@ -12,10 +12,10 @@ quickstart: $(ENVIRONMENT)
 	  --workdir=build/quickstart
 
 test: lint
-	$(PY) -m pytest -n 2
+	$(PY) -m pytest -n 2 --dist worksteal
 
 test-all: lint
-	$(PY) -m pytest -n 2 -m ''
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PY) -m pytest -n 2 --dist worksteal -m ''
 
 lint: $(ENVIRONMENT)
 	$(PY) -m ruff check .

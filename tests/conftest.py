@@ -1,13 +1,20 @@
-"""Eight fake CPU devices, and programs compiled once for all runs."""
+"""Eight fake CPU devices, and programs compiled once for all runs.
 
+By the environment, so that the processes that tests start have the same.
+"""
+
+import os
 import pathlib
-
-import jax
 
 _CACHE = pathlib.Path(__file__).parents[1] / 'build' / 'jax_cache'
 
-# Before any array is made: JAX starts once.
-jax.config.update('jax_platforms', 'cpu')
-jax.config.update('jax_num_cpu_devices', 8)
-jax.config.update('jax_compilation_cache_dir', str(_CACHE))
-jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
+# Before JAX is imported, which reads them once.
+os.environ |= {
+  'JAX_PLATFORMS': 'cpu',
+  'JAX_NUM_CPU_DEVICES': '8',
+  'JAX_COMPILATION_CACHE_DIR': str(_CACHE),
+  'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+}
+# A test runs its program once or twice: most of the time would go into
+# optimising it. `make test-all` tests the programs that users run.
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')

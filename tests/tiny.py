@@ -1,5 +1,6 @@
 """Small problems and dense float64 oracles, shared by the tests."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -42,6 +43,17 @@ def mlp_apply(params, x):
   return x
 
 
+def _once(make):
+  """What `make` gives, made once for equal arguments.
+
+  One problem is then the same object in all tests, by which `jax.jit` knows
+  again what it has compiled with it as a static argument.
+  """
+  made = functools.cache(lambda wide, *args, **kw: make(*args, **kw))
+  return lambda *args, **kw: made(jax.config.jax_enable_x64, *args, **kw)
+
+
+@_once
 def classification(n=11, q=4, l2=0.0, widths=(5, 4, 3)) -> Tiny:
   keys = jax.random.split(jax.random.key(0), 3)
   x = jax.random.normal(keys[0], (n + q, widths[0]))
@@ -55,6 +67,7 @@ def classification(n=11, q=4, l2=0.0, widths=(5, 4, 3)) -> Tiny:
   )
 
 
+@_once
 def regression(n=11, q=4, l2=0.0, widths=(5, 4, 1)) -> Tiny:
   keys = jax.random.split(jax.random.key(1), 3)
   x = jax.random.normal(keys[0], (n + q, widths[0]))
@@ -93,6 +106,7 @@ def _scan(params, x):  # ids [B, T]
   return x.mean(1) @ params['out']
 
 
+@_once
 def model(name) -> Tiny:
   """5 rows of: an 'mlp'; a 'conv'; a 'scan' of layers over an embedding."""
   if name == 'mlp':
@@ -123,10 +137,31 @@ def batch(rows):
   return rows_lib.Batch(rows, np.arange(n), np.ones(n, np.float32))
 
 
+def solve(solver, t: Tiny, v, key):
+  """A solver's Solution for the stack of vectors v."""
+  return _solve(solver, t.problem, t.params, t.train, v, key)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _solve(solver, problem, params, train, v, key):
+  state = solver.fit(problem, params, train, key)
+  return solver.solve(state, problem, params, train, v, key)
+
+
+def fit(solver, t: Tiny, key):
+  """A solver's state."""
+  return _fit(solver, t.problem, t.params, t.train, key)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _fit(solver, *args):
+  return solver.fit(*args)
+
+
 def flat(stack):
   """A stack of trees [Q, ...] as a float64 matrix [Q, P]."""
-  matrix = jax.vmap(lambda tree: ravel_pytree(tree)[0])(stack)
-  return np.asarray(matrix, np.float64)
+  leaves = [np.asarray(x, np.float64) for x in jax.tree.leaves(stack)]
+  return np.concatenate([x.reshape(len(x), -1) for x in leaves], 1)
 
 
 def basis(params):
@@ -137,22 +172,12 @@ def basis(params):
 
 def jacobian(tiny: Tiny, rows):
   """Of outputs in parameters, [n, K, P], float64."""
-  with jax.enable_x64(True):
-    params, rows = _wide(tiny.params), _wide(rows)
-    vector, unravel = ravel_pytree(params)
-    outputs = lambda v: jax.vmap(tiny.problem.outputs, (None, 0))(
-      unravel(v), rows
-    )
-    return np.asarray(jax.jit(jax.jacrev(outputs))(vector))
+  return _oracle(_jacobian, tiny, rows)
 
 
 def loss_hessians(tiny: Tiny, rows):
   """∂²loss/∂outputs², [n, K, K], float64."""
-  with jax.enable_x64(True):
-    params, rows = _wide(tiny.params), _wide(rows)
-    outputs = jax.vmap(tiny.problem.outputs, (None, 0))(params, rows)
-    hessians = jax.jit(jax.vmap(jax.hessian(tiny.problem.loss)))
-    return np.asarray(hessians(outputs, rows))
+  return _oracle(_loss_hessians, tiny, rows)
 
 
 def dense_ggn(tiny: Tiny, rows):
@@ -164,25 +189,49 @@ def dense_ggn(tiny: Tiny, rows):
 
 def dense_hessian(tiny: Tiny, rows):
   """Hessian of the objective, [P, P], float64."""
-  with jax.enable_x64(True):
-    params, rows = _wide(tiny.params), _wide(rows)
-    vector, unravel = ravel_pytree(params)
-
-    def objective(v):
-      losses = problem_lib.losses(tiny.problem, unravel(v), rows)
-      return losses.mean() + tiny.problem.l2 * (v @ v) / 2
-
-    return np.asarray(jax.jit(jax.hessian(objective))(vector))
+  return _oracle(_hessian, tiny, rows)
 
 
 def gradients(of, tiny: Tiny, rows):
   """Per-row gradients of `of(outputs, example)`, [n, P], float64."""
+  return _oracle(_gradients, tiny, rows, of)
+
+
+def _oracle(formula, tiny, rows, *static):
   with jax.enable_x64(True):
     params, rows = _wide(tiny.params), _wide(rows)
-    vector, unravel = ravel_pytree(params)
-    value = lambda v, e: of(tiny.problem.outputs(unravel(v), e), e)
-    gradients = jax.jit(jax.vmap(jax.grad(value), (None, 0)))
-    return np.asarray(gradients(vector, rows))
+    return np.asarray(formula(tiny.problem, *static, params, rows))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _jacobian(problem, params, rows):
+  vector, unravel = ravel_pytree(params)
+  outputs = lambda v: jax.vmap(problem.outputs, (None, 0))(unravel(v), rows)
+  return jax.jacrev(outputs)(vector)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _loss_hessians(problem, params, rows):
+  outputs = jax.vmap(problem.outputs, (None, 0))(params, rows)
+  return jax.vmap(jax.hessian(problem.loss))(outputs, rows)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _hessian(problem, params, rows):
+  vector, unravel = ravel_pytree(params)
+
+  def objective(v):
+    losses = problem_lib.losses(problem, unravel(v), rows)
+    return losses.mean() + problem.l2 * (v @ v) / 2
+
+  return jax.hessian(objective)(vector)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _gradients(problem, of, params, rows):
+  vector, unravel = ravel_pytree(params)
+  value = lambda v, e: of(problem.outputs(unravel(v), e), e)
+  return jax.vmap(jax.grad(value), (None, 0))(vector, rows)
 
 
 def projection(tiny: Tiny, size, kind, key):
@@ -203,9 +252,7 @@ def projection(tiny: Tiny, size, kind, key):
 
 
 def _wide(tree):
+  floating = lambda x: np.issubdtype(x.dtype, np.floating)
   return jax.tree.map(
-    lambda x: jnp.asarray(
-      x, jnp.float64 if np.issubdtype(x.dtype, np.floating) else x.dtype
-    ),
-    tree,
+    lambda x: np.asarray(x, np.float64) if floating(x) else x, tree
   )

@@ -23,14 +23,6 @@ KEY = jax.random.key(2)
 ALPHA = 3.0
 
 
-@pytest.fixture(autouse=True, scope='module')
-def compiled_fast():
-  """Programs that run once: most of the time would go into their making."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
-
-
 def _odd(params, ids):  # [B, T]
   """An embedding, a matrix reused by a scan under remat, and one turned."""
   x = params['embed'][ids]

@@ -46,31 +46,42 @@ def plain(mode, out, repeat, point):
   """The measures [Q] after `point` steps of a plain loop."""
   t, made, n = TINY, recipe(), rows_lib.count(TINY.train)
   key = jax.random.fold_in(KEY, repeat)
-  optimizer = optax.sgd(RATE, momentum=0.5)
-  params, state, done = t.params, optimizer.init(t.params), 0
+  params, state, done = t.params, OPTIMIZER.init(t.params), 0
   for epoch in range(made.epochs):
-    order = np.asarray(fit.order(key, epoch, n, 4)).ravel()[:n]
+    order = np.asarray(shuffle(key, epoch, n, 4)).ravel()[:n]
     if mode == 'delete' and out is not None:
       order = order[order != out]
     for first in range(0, len(order), 4):
       batch = order[first : first + 4]
-      kept = batch[batch != out] if mode == 'zero weight' else batch
-
-      def objective(p, kept=kept, batch=batch):
-        value = losses(t.problem, p, rows_lib.take(t.train, kept)).sum()
-        value = value / len(batch)
-        if mode == 'every batch' and out is not None:
-          own = rows_lib.take(t.train, np.array([out]))
-          value -= losses(t.problem, p, own).sum() / n
-        squares = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(p))
-        return value + t.problem.l2 * squares / 2
-
-      gradient = jax.grad(objective)(params)
-      updates, state = optimizer.update(gradient, state, params)
-      params = optax.apply_updates(params, updates)
+      weights = np.zeros(n, np.float32)
+      weights[batch] = 1 / len(batch)
+      if mode == 'zero weight' and out is not None:
+        weights[out] = 0
+      if mode == 'every batch' and out is not None:
+        weights[out] -= 1 / n
+      params, state = step(params, state, weights)
       done += 1
       if done == point:
-        return measures_of(t.problem, params, t.queries)
+        return np.asarray(measure(params))
+
+
+OPTIMIZER = optax.sgd(RATE, momentum=0.5)
+shuffle = jax.jit(fit.order, static_argnums=(2, 3))
+measure = jax.jit(lambda p: measures_of(TINY.problem, p, TINY.queries))
+
+
+@jax.jit
+def step(params, state, weights):
+  """One of the optimiser on Σ_i weights_i loss_i and the regulariser."""
+
+  def objective(p):
+    squares = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(p))
+    own = weights @ losses(TINY.problem, p, TINY.train)
+    return own + TINY.problem.l2 * squares / 2
+
+  gradient = jax.grad(objective)(params)
+  updates, state = OPTIMIZER.update(gradient, state, params)
+  return optax.apply_updates(params, updates), state
 
 
 @pytest.mark.parametrize('mode', further.MODES)

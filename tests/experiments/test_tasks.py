@@ -11,14 +11,6 @@ from tda_jax import problem as problem_lib
 from tda_jax.report import page
 
 
-@pytest.fixture(autouse=True, scope='module')
-def compiled_fast():
-  """Programs that run once: most of the time would go into their making."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
-
-
 def config(**fields):
   c = base.config('digits')
   c.data.update(train=32, queries=8)

@@ -12,8 +12,7 @@ KEY = jax.random.key(4)
 
 
 def solve(solver, t, v):
-  state = solver.fit(t.problem, t.params, t.train, KEY)
-  return solver.solve(state, t.problem, t.params, t.train, v, KEY)
+  return tiny.solve(solver, t, v, KEY)
 
 
 def leading(t, rank, damping=0.0):

@@ -31,11 +31,7 @@ SOLVERS = {
 
 
 def solve(solver, t, v):
-  def run(params, train, v):
-    state = solver.fit(t.problem, params, train, KEY)
-    return solver.solve(state, t.problem, params, train, v, KEY)
-
-  return jax.jit(run)(t.params, t.train, v)
+  return tiny.solve(solver, t, v, KEY)
 
 
 def vectors(t):

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import tiny
 
+from tda_jax import trees
+from tda_jax.curvature import ekfac as blocks_lib
+from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import (
   arnoldi,
   cg,
@@ -64,12 +67,8 @@ def vectors(t, q=3):
   )
 
 
-def solve(solver, t, v, key=KEY):
-  def run(params, train, v, key):
-    state = solver.fit(t.problem, params, train, key)
-    return solver.solve(state, t.problem, params, train, v, key)
-
-  return jax.jit(run)(t.params, t.train, v, key)
+def solve(solver, t, v):
+  return tiny.solve(solver, t, v, KEY)
 
 
 @pytest.mark.parametrize('l2', [0.0, 0.1])
@@ -112,15 +111,12 @@ def test_vmapped_over_members_is_each_alone(name):
   v = vectors(t)
   members = jax.tree.map(lambda x: jnp.stack([x, 0.5 * x]), t.params)
 
-  def run(params):
-    state = solver.fit(t.problem, params, t.train, KEY)
-    return solver.solve(state, t.problem, params, t.train, v, KEY).x
-
+  run = lambda params: solve(solver, t._replace(params=params), v).x
   many = jax.jit(jax.vmap(run))(members)
   for e in range(2):
-    alone = jax.jit(run)(jax.tree.map(lambda x, e=e: x[e], members))
-    got = tiny.flat(jax.tree.map(lambda x, e=e: x[e], many))
-    want = tiny.flat(alone)
+    got, want = (
+      tiny.flat(x) for x in (trees.row(many, e), run(trees.row(members, e)))
+    )
     # Stochastic solvers may take one more round beside a slower member.
     loose = 5e-3 if name in STOCHASTIC else 1e-3
     assert np.abs(got - want).max() < loose * np.abs(want).max()
@@ -129,18 +125,16 @@ def test_vmapped_over_members_is_each_alone(name):
 def test_ekfac_solve_is_the_inverse_of_its_own_matrix():
   t = tiny.classification(l2=0.02)
   solver = ekfac.ekfac(DAMPING, batch_size=4)
-  state = solver.fit(t.problem, t.params, t.train, KEY)
-  from tda_jax.curvature import ekfac as blocks_lib
-
-  example = jax.tree.map(lambda x: x[0], t.train)
-  matrix = tiny.flat(
-      blocks_lib.apply(
-          state.blocks, lambda _, s: s, t.problem, t.params, example,
-          tiny.basis(t.params),
-      )
-  )  # fmt: skip
+  state = tiny.fit(solver, t, KEY)
+  example = rows_lib.take(t.train, 0)
+  apply = jax.jit(
+    lambda v: blocks_lib.apply(
+      state.blocks, lambda _, s: s, t.problem, t.params, example, v
+    )
+  )
+  matrix = tiny.flat(apply(tiny.basis(t.params)))
   v = vectors(t)
-  found = solver.solve(state, t.problem, t.params, t.train, v, KEY)
+  found = solve(solver, t, v)
   system = matrix + (DAMPING + 0.02) * np.eye(len(matrix))
   want = np.linalg.solve(system, tiny.flat(v).T).T
   np.testing.assert_allclose(tiny.flat(found.x), want, atol=1e-3)
@@ -148,7 +142,7 @@ def test_ekfac_solve_is_the_inverse_of_its_own_matrix():
 
 def test_heuristic_damping_is_a_tenth_of_the_mean_eigenvalue():
   t = tiny.classification()
-  state = EXACT().fit(t.problem, t.params, t.train, KEY)
+  state = tiny.fit(EXACT(), t, KEY)
   shift = ekfac.layer_damping(state.blocks, 'heuristic')
   for name, block in state.blocks.items():
     np.testing.assert_allclose(
@@ -178,12 +172,7 @@ def test_paper_schedule_is_the_recursion_of_eq_9():
   found = solve(solver, t, v)
   system = tiny.dense_ggn(t, t.train)
   system = system + DAMPING * np.eye(len(system))
-  state = EXACT().fit(t.problem, t.params, t.train, KEY)
-  inverse_p = tiny.flat(
-    EXACT()
-    .solve(state, t.problem, t.params, t.train, tiny.basis(t.params), KEY)
-    .x
-  )
+  inverse_p = tiny.flat(solve(EXACT(), t, tiny.basis(t.params)).x)
   b = tiny.flat(v)[0]
   x, m = inverse_p @ b, 0.0
   for k in range(7):

@@ -1,5 +1,7 @@
 """SOURCE against dense matrix functions, influence and exact unrolling."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,14 +30,21 @@ def attribute(method, t, run, **kwargs):
   )
 
 
-def dense(t, params, blocks):
-  of = lambda _, values: values
-  apply = jax.jit(
-    lambda v: ekfac.apply(
-      blocks, of, t.problem, params, rows_lib.take(t.train, 0), v
-    )
+def dense(t, blocks):
+  return tiny.flat(
+    _dense(t.problem, t.params, t.train, blocks, tiny.basis(t.params))
   )
-  return tiny.flat(apply(tiny.basis(params)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _dense(problem, params, train, blocks, v):
+  of = lambda _, values: values
+  return ekfac.apply(blocks, of, problem, params, rows_lib.take(train, 0), v)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def fitted(problem, checkpoints, stack, key):
+  return ekfac.fit_average(problem, checkpoints, stack, key, labels='exact')
 
 
 def mean_gradients(t, part):
@@ -61,10 +70,8 @@ def by_expm(t, run, segments):
     )
     span = 10 * 20 * np.sum(run.learning_rates[i * per : (i + 1) * per])
     own = jax.random.fold_in(KEY, i)
-    blocks = jax.jit(
-      lambda p, k: ekfac.fit_average(t.problem, p, stack, k, labels='exact')
-    )(part, own)
-    g = dense(t, t.params, blocks) + t.problem.l2 * np.eye(u.shape[1])
+    blocks = fitted(t.problem, part, stack, own)
+    g = dense(t, blocks) + t.problem.l2 * np.eye(u.shape[1])
     # (1 − e^{−tG})G⁻¹ is a block of the exponential of [[−tG, tI], [0, 0]].
     eye, zero = span * np.eye(len(g)), np.zeros_like(g)
     both = scipy.linalg.expm(np.block([[-span * g, eye], [zero, zero]]))

@@ -19,14 +19,6 @@ MODELS = {
 }
 
 
-@pytest.fixture(autouse=True, scope='module')
-def compiled_fast():
-  """Programs that run once: most of the time would go into their making."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
-
-
 def sizes(init):
   return trees.size(jax.eval_shape(init, jax.random.key(0)))
 

@@ -21,14 +21,6 @@ INIT, APPLY = transformer.transformer(7, 3, 5, dropout=0.4, **SIZES)
 KEYS = jax.random.split(jax.random.key(0), 4)
 
 
-@pytest.fixture(autouse=True, scope='module')
-def compiled_fast():
-  """Programs that run once: most of the time would go into their making."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
-
-
 def params():
   made = jax.jit(INIT)(KEYS[0])
   noise = lambda x: x + 0.2 * jax.random.normal(KEYS[1], x.shape)
