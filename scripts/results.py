@@ -3,7 +3,8 @@
   python -m scripts.results
 
 Each file is the results.json of a run, with a `run` object that says where it
-comes from; nothing in RESULTS.md is typed in.
+comes from; nothing in RESULTS.md is typed in, nor in README's leaderboard, which
+stands between two marks.
 """
 
 import json
@@ -15,6 +16,22 @@ import jinja2
 
 ROOT = pathlib.Path(__file__).parents[1]
 RUN = ('command', 'commit', 'hardware', 'seconds', 'date', 'versions')
+
+# README's leaderboard: its run, and the columns of its metrics.
+BOARD = 'quanda_mnist5k.json'
+COLUMNS = {
+  'class_detection': 'class ↑',
+  'subclass_detection': 'subclass ↑',
+  'shortcut': 'shortcut ↑',
+  'mixed': 'foreign ↑',
+  'mislabel_auc': 'mislabel AUC ↑',
+  'cleaning': 'cleaning ↑',
+  'randomisation': 'randomised ↓',
+  'lds': 'LDS ↑',
+  'loo': 'leave-one-out ↑',
+  'brittleness': 'brittleness ↑',
+}
+MARKS = ('<!-- leaderboard: by `make results` -->\n', '<!-- end -->\n')
 
 PAGE = """\
 # Results
@@ -42,6 +59,10 @@ No run is committed yet.
 
 {{ f.run.date }}, {{ f.run.seconds | duration }} on {{ f.run.hardware | words }}; \
 commit {{ f.run.commit | words }}; {{ f.run.versions | words }}.
+{% if f.board %}
+
+{{ f.board }}
+{% endif %}
 {% if f.rows %}
 
 | method | metric | value | interval | n | seconds | peak MB |
@@ -114,7 +135,42 @@ def load(path: pathlib.Path) -> dict:
     'rows': rows,
     'claims': claims,
     'hold': sum(bool(claim['holds']) for claim in claims),
+    'board': board(rows) if content['experiment'] == 'quanda' else '',
   }
+
+
+def board(rows: list[dict]) -> str:
+  """Method x metric, those of the largest LDS first; random scores last."""
+  cells = {}
+  for row in rows:
+    if row['metric'] in COLUMNS:
+      cells.setdefault(row['method'], {})[row['metric']] = row['value']
+  order = sorted(
+    cells, key=lambda m: (m == 'random', -cells[m].get('lds', 0.0))
+  )
+  lines = [
+    ('method', *COLUMNS.values()),
+    (':---', *['---:'] * len(COLUMNS)),
+    *((m, *(short(cells[m].get(c)) for c in COLUMNS)) for m in order),
+  ]
+  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def filled(readme: str, text: str) -> str:
+  """README with `text` between its marks.
+
+  Raises:
+    ValueError: a mark is missing.
+  """
+  start, end = MARKS
+  if readme.count(start) != 1 or end not in readme.partition(start)[2]:
+    raise ValueError(f'README.md has no marks {start!r} and {end!r}: put them')
+  before, _, rest = readme.partition(start)
+  return before + start + text + '\n' + end + rest.partition(end)[2]
+
+
+def short(value) -> str:
+  return '–' if value is None else f'{value:.2f}'.replace('-0.00', '0.00')
 
 
 def number(value) -> str:
@@ -166,11 +222,14 @@ def duration(seconds: float) -> str:
 
 
 def main() -> None:
+  readme = ROOT / 'README.md'
   try:
     page = render(ROOT / 'results')
+    shown = filled(readme.read_text(), load(ROOT / 'results' / BOARD)['board'])
   except ValueError as error:
     sys.exit(f'error: {error}')
   (ROOT / 'RESULTS.md').write_text(page)
+  readme.write_text(shown)
 
 
 if __name__ == '__main__':

@@ -51,6 +51,42 @@ def test_results_page_is_what_the_files_say():
   assert (ROOT / 'RESULTS.md').read_text() == results.render(ROOT / 'results')
 
 
+def test_readme_has_the_leaderboard_of_its_run():
+  board = results.load(ROOT / 'results' / results.BOARD)['board']
+  readme = (ROOT / 'README.md').read_text()
+  assert results.filled(readme, board) == readme
+
+
+def test_a_leaderboard(tmp_path):
+  rows = [
+    {**ROW, 'method': method, 'metric': metric, 'value': value}
+    for method, metric, value in (
+      ('random', 'lds', 0.9),
+      ('low', 'lds', -0.004),
+      ('high', 'lds', 0.5),
+      ('high', 'mislabel_auc', 0.987),
+      ('models, clean', 'accuracy, train', 1.0),
+    )
+  ]
+  page = results.render(write(tmp_path, experiment='quanda', rows=rows))
+  lines = page.splitlines()
+  first = lines.index(next(line for line in lines if 'LDS ↑' in line))
+  found = [
+    [cell.strip() for cell in line.split('|')[1:-1]]
+    for line in lines[first : first + 5]
+  ]
+  named = dict(zip(found[0], range(11), strict=True))
+  assert [line[0] for line in found[2:]] == ['high', 'low', 'random']
+  assert found[2][named['mislabel AUC ↑']] == '0.99'
+  assert found[3][named['LDS ↑']] == '0.00'
+  assert found[3][named['mislabel AUC ↑']] == '–'
+
+
+def test_a_readme_without_marks_is_refused():
+  with pytest.raises(ValueError, match='README.md has no marks'):
+    results.filled('# a readme', 'table')
+
+
 def test_page(tmp_path):
   lines = results.render(write(tmp_path)).splitlines()
   for line in (
