@@ -43,7 +43,7 @@ def methods(damping: float, l2: float, projection_dim: int) -> dict:
       'steps': 60,
       'batch_size': 512,  # smaller ones diverge where labels are wrong
     },
-    'source': {'kind': 'source'},
+    'source': {'kind': 'source', 'segments': 5},
     'loss_only': {'kind': 'loss_only'},
   }
 
