@@ -5,7 +5,7 @@
 Argument: `:smoke` (seconds). 1,000 rows, 100 queries; a white patch of 12 x 12
 pixels, pieces of photographs as foreign rows (Fashion-MNIST:
 `--config.data.worlds.mixed.foreign=fashion_mnist` with its `path`), 10% of the
-labels wrong; 50 half-subsets x 3 seeds. Needs the extra `data`.
+labels wrong; 50 half-subsets x 2 seeds. Needs the extra `data`.
 """
 
 from configs.quanda import base

@@ -23,9 +23,12 @@ class LeNet(nn.Module):
 
   @nn.compact
   def __call__(self, x, key=None):
-    for channels, padding in ((6, 'SAME'), (16, 'VALID')):
-      x = nn.Conv(channels, (5, 5), padding=padding, kernel_init=_HE)(x)
-      x = nn.avg_pool(self.activation(x), (2, 2), (2, 2))
+    # Products of patches, as in SmallCNN, and means of a reshape: more than
+    # twice as fast as convolution and window on a CPU.
+    for channels, inside in ((6, slice(None)), (16, slice(2, -2))):
+      seen = patches(x, 5)[:, inside, inside]
+      x = self.activation(nn.Dense(channels, kernel_init=_HE)(seen))
+      x = halved(x)
     x = jnp.reshape(x, (x.shape[0], -1))
     for i, width in enumerate((120, 84)):
       x = self.activation(nn.Dense(width, kernel_init=_HE)(x))
@@ -99,6 +102,14 @@ class ResNet9(nn.Module):
     # computes x twice with other rounding, no entry is equal (inf).
     x = nn.max_pool(x, x.shape[1:3])[:, 0, 0]
     return self.scale * nn.Dense(self.outputs, use_bias=False)(x)
+
+
+def halved(x):
+  """Means over squares of 2 x 2 pixels, without a rest, [B, H/2, W/2, C]."""
+  batch, height, width, channels = x.shape
+  x = x[:, : height // 2 * 2, : width // 2 * 2]
+  x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+  return x.mean((2, 4))
 
 
 def patches(x, size: int = 3):

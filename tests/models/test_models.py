@@ -136,3 +136,21 @@ def test_layers_are_found(name):
   assert sum(row.parameters for row in found) == trees.size(params)
   assert all('GroupNorm' in name for name in left)
   assert bool(left) == (name == 'resnet9')
+
+
+def test_lenet_is_two_convolutions_and_three_dense_layers():
+  init, apply = cnn.lenet(10)
+  params = jax.jit(init)(jax.random.key(0))
+  x = h = jax.random.normal(jax.random.key(1), (3, 28, 28, 1))
+  dense = [params[f'Dense_{i}'] for i in range(5)]
+  for layer, padding in zip(dense[:2], ('SAME', 'VALID'), strict=True):
+    kernel = layer['kernel'].reshape(5, 5, h.shape[-1], -1)
+    h = jax.lax.conv_general_dilated(
+      h, kernel, (1, 1), padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+    h = nn.avg_pool(nn.relu(h + layer['bias']), (2, 2), (2, 2))
+  h = h.reshape(3, -1)
+  for i, layer in enumerate(dense[2:]):
+    h = h @ layer['kernel'] + layer['bias']
+    h = nn.relu(h) if i < 2 else h
+  np.testing.assert_allclose(apply(params, x), h, rtol=1e-4, atol=1e-5)
