@@ -26,7 +26,8 @@ def methods(damping: float, l2: float, projection_dim: int) -> dict:
     'grad_dot': {'kind': 'grad_dot'},
     'grad_cos': {'kind': 'grad_cos'},
     'tracin': {'kind': 'tracin'},
-    'trak': {'kind': 'trak', 'projection_dim': projection_dim},
+    # The ridge is for self-influence in the loss, whose gradients vanish.
+    'trak': {'kind': 'trak', 'projection_dim': projection_dim, 'ridge': 1e-3},
     'logra': {'kind': 'logra', 'damping': damping},
     'diagonal': {'kind': 'diagonal', 'damping': damping},
     'kfac': {'kind': 'kfac', 'damping': damping},
