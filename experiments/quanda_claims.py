@@ -6,7 +6,7 @@ from scipy import stats
 from experiments.claims import claim
 
 SOURCE = 'Quanda'
-SIMILAR = ('similarity', 'similarity_dot')
+SIMILAR = ('similarity',)
 SOLVED = ('exact', 'astra', 'ekfac')
 
 
@@ -18,8 +18,9 @@ def computed(config, found: dict, by_chance: dict, chances: dict) -> list[dict]:
     by_chance: metric -> values of random scores, one for each seed.
     chances: metric -> what these are expected to be.
   """
+  against = {'cleaning': config.cleaning.controls}
   out = [
-    at_chance(metric, by_chance[metric], expected)
+    at_chance(metric, by_chance[metric], expected, against.get(metric))
     for metric, expected in chances.items()
     if len(by_chance.get(metric, ())) > 2
   ]
@@ -38,9 +39,17 @@ def computed(config, found: dict, by_chance: dict, chances: dict) -> list[dict]:
   return out
 
 
-def at_chance(metric: str, values: np.ndarray, expected: float) -> dict:
-  """The expected value is in the 99.7% interval (Student's t) of the mean."""
-  error = values.std(ddof=1) / len(values) ** 0.5
+def at_chance(
+  metric: str, values: np.ndarray, expected: float, against: int | None = None
+) -> dict:
+  """The expected value is in the 99.7% interval (Student's t) of the mean.
+
+  Args:
+    against: how many random controls all values are differences to, whose mean
+      is as uncertain as that of as many values.
+  """
+  share = 1 / len(values) + (1 / against if against else 0)
+  error = values.std(ddof=1) * share**0.5
   spread = stats.t.ppf(0.9985, len(values) - 1) * error
   return claim(
     f'random scores are at chance: {metric}',

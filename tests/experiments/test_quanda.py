@@ -166,3 +166,5 @@ def test_chance_is_told_from_a_lead():
   values = np.array([0.09, 0.11, 0.10, 0.12, 0.08])
   assert claims_lib.at_chance('shortcut', values, 0.1)['holds']
   assert not claims_lib.at_chance('shortcut', values, 0.15)['holds']
+  # Differences to one control share its error.
+  assert claims_lib.at_chance('cleaning', values, 0.15, against=1)['holds']
