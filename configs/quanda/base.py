@@ -105,10 +105,10 @@ def config(setting: str, damping: float = 1e-2) -> config_dict.ConfigDict:
     # network fastest alone.
     at_once=1,
   )
-  c.left_out = config_dict.create(rows=20, repeats=5)  # leave-one-out
+  c.left_out = config_dict.create(rows=20, repeats=3)  # leave-one-out
   c.brittleness = config_dict.create(
     removed=50,  # k supporters of a query
-    queries=20,
+    queries=12,
     repeats=1,
   )
   c.cleaning = config_dict.create(

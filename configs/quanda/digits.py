@@ -19,6 +19,8 @@ def get_config(arg=None):
   c.data.worlds.shortcut.size = 3
   c.training.update(learning_rate=0.05, epochs=40)
   c.truth.update(repeats=5, at_once=25)
+  c.left_out.repeats = 5
+  c.brittleness.queries = 20
   c.methods.exact = {'kind': 'exact', 'damping': c.damping}
   c.methods.unrolled = {'kind': 'unrolled', 'without': ('own', 'randomised')}
   return base.smoke(c) if a['smoke'] else c
