@@ -25,6 +25,8 @@ from tda_jax.report import table
 from tda_jax.storage import record
 from tda_jax.training.fit import Run
 
+METRICS_OF = ('grouped', 'shortcut', 'mixed', 'mislabelled')  # and 'clean'
+
 
 class World(NamedTuple):
   """One world of the config, and its models.
@@ -48,9 +50,9 @@ class Scores(NamedTuple):
   """What one method says, by the mean of the models.
 
   Attributes:
-    of: name of the world -> [N, Q].
-    randomised: of the clean world by models with random parameters; None: the
-      method follows a training, which those have not.
+    of: name of the world -> [N, Q]; of the mislabelled one only `own` is asked.
+    randomised: of the clean world by models with random parameters; None: it
+      needs a training that led to them.
     own: self-influence of the rows whose label may be wrong, [N]; None: it
       takes too long by this method.
     seconds: of scoring the clean world by one model, fitted and compiled.
@@ -67,14 +69,16 @@ def main(config, workdir: pathlib.Path) -> None:
   jax.config.update('jax_compilation_cache_dir', str(workdir / 'programs'))
   worlds = made(config, workdir)
   truth, left = ground_truth(config, worlds)
-  found, costs, shown = {}, {}, {}
+  found, costs, best = {}, {}, None
   for name, settings in stages.methods_of(config).items():
     scores = scored(config, worlds, name, settings)
     found[name] = metrics_lib.measured(
       config, worlds, truth, left, name, scores
     )
-    costs[name], shown[name] = scores.seconds, scores.of['clean']
-  by_luck = by_chance(config, worlds, truth, left)
+    costs[name] = scores.seconds
+    if best is None or name == page_lib.PICTURED_BY:
+      best = name, scores.of['clean'].argmax(0)
+  by_luck = by_chance(config, worlds, truth, left, workdir / 'chance')
   rows = result_rows(found, costs, by_luck, worlds)
   chances = metrics_lib.chances(config, worlds)
   claims = claims_lib.computed(config, found, by_luck, chances)
@@ -83,12 +87,21 @@ def main(config, workdir: pathlib.Path) -> None:
   )
   table.print_results(rows, f'{config.experiment} {config.setting}')
   table.print_claims(claims)
-  page = page_lib.write(config, worlds, rows, claims, chances, shown, workdir)
+  page = page_lib.write(config, worlds, rows, claims, chances, best, workdir)
   print(f'report: {page}')
 
 
 def made(config, workdir: pathlib.Path) -> dict[str, World]:
-  """Every world of the config with its trained models."""
+  """Every world of the config with its trained models.
+
+  Raises:
+    ValueError: the config lacks one.
+  """
+  if missing := {'clean', *METRICS_OF} - {*config.worlds}:
+    raise ValueError(
+      f'config.worlds has no {", ".join(sorted(missing))}: quanda measures'
+      f' {", ".join(("clean", *METRICS_OF))}'
+    )
   return {name: world(config, name, workdir) for name in config.worlds}
 
 
@@ -145,7 +158,11 @@ def scored(config, worlds: dict[str, World], name: str, settings) -> Scores:
   """
   settings = dampings.resolved(settings, {})
   without = settings.pop('without', ())
-  of = {key: _mean(w, name, settings) for key, w in worlds.items()}
+  of = {
+    key: _mean(w, name, settings)
+    for key, w in worlds.items()
+    if key != 'mislabelled'
+  }
   clean = worlds['clean']
   facts = stages.facts(clean.config, clean.folder, name, 1)[0]
   random, own = None, None
@@ -170,7 +187,10 @@ def scored(config, worlds: dict[str, World], name: str, settings) -> Scores:
 
 
 def randomised(world: World) -> Run:
-  """The models with all parameters drawn anew, checkpoints too."""
+  """The models with all parameters drawn anew; checkpoints too, each its own.
+
+  The last checkpoint is the model, as it is in a trained run.
+  """
   runs, init = world.runs, world.task.recipe.init
   keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(runs.keys)
   params = jax.vmap(init)(keys)
@@ -179,22 +199,32 @@ def randomised(world: World) -> Run:
     count = world.config.checkpoints
     each = jax.vmap(lambda key: jax.random.split(key, count))(keys)
     checkpoints = jax.vmap(jax.vmap(init))(each)
+    checkpoints = jax.tree.map(
+      lambda c, p: c.at[:, -1].set(p), checkpoints, params
+    )
   return runs._replace(params=params, checkpoints=checkpoints)
 
 
-def by_chance(config, worlds, truth: Truth, left) -> dict[str, np.ndarray]:
-  """Metric -> what scores drawn at random reach, one for each seed.
+def by_chance(
+  config, worlds, truth: Truth, left, folder: pathlib.Path
+) -> dict[str, np.ndarray]:
+  """Metric -> what scores drawn at random reach, one for each seed; kept.
 
   Metrics that train models take the first `config.chance_retrained` seeds.
   """
+  own = config.to_dict()
+  inputs = {key: own[key] for key in own if key not in ('methods', 'method')}
+  file = folder / 'values.json'
+  if record.begin(folder, inputs):
+    return {m: np.array(v) for m, v in record.read_json(file).items()}
   found = {}
   for seed in range(config.chance):
     rng = np.random.default_rng([config.seed, seed])
     draw = lambda w, rng=rng: rng.normal(size=_shape(w))
     scores = Scores(
-      of={name: draw(w) for name, w in worlds.items()},
+      of={name: draw(w) for name, w in worlds.items() if name != 'mislabelled'},
       randomised=draw(worlds['clean']),
-      own=draw(worlds['mislabelled'])[:, 0],
+      own=rng.normal(size=_shape(worlds['mislabelled'])[0]),
       seconds=0.0,
     )
     retrain = seed < config.chance_retrained
@@ -202,6 +232,8 @@ def by_chance(config, worlds, truth: Truth, left) -> dict[str, np.ndarray]:
       config, worlds, truth, left, f'random_{seed}', scores, retrain
     ).items():
       found.setdefault(metric, []).append(interval.value)
+  record.write_json(file, found)
+  record.complete(folder)
   return {metric: np.array(values) for metric, values in found.items()}
 
 

@@ -1,6 +1,10 @@
 """Quanda's metrics of one method in every world: what, how, and by chance.
 
-The metrics themselves are those of `tda_jax.evaluation`.
+The metrics themselves are those of `tda_jax.evaluation`. Where the settings of
+Quanda 0.5.0 differ: its class detection takes the 5 strongest supporters (here
+1), and asks about the predicted class (here the true one); its shortcut
+detection asks about the true class of a patched query (here about the one that
+the patch makes of it, which is what the patched rows explain).
 """
 
 from typing import NamedTuple
@@ -8,6 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from absl import logging
+from scipy import stats
 
 from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import (
@@ -98,11 +103,16 @@ METRICS = {  # in the order of tables
 
 
 class Interval(NamedTuple):
-  """A value and its 95% interval, over queries (and subsets, of an LDS)."""
+  """A value and its 95% interval, over queries (and subsets, of an LDS).
+
+  Attributes:
+    n: queries, or rows, that it is a mean of; None: all.
+  """
 
   value: float
   low: float
   high: float
+  n: int | None = None
 
 
 def measured(
@@ -132,7 +142,11 @@ def measured(
   if retrain and scores.own is not None:
     noisy = worlds['mislabelled']
     out['cleaning'] = cleaned(config, noisy, name, scores.own)
-  return {metric: _interval(out[metric]) for metric in METRICS if metric in out}
+  out = {
+    metric: x if isinstance(x, Interval) else _interval(x)
+    for metric, x in out.items()
+  }
+  return {metric: out[metric] for metric in METRICS if metric in out}
 
 
 def of_clean(config, world, truth, left, scores) -> dict:
@@ -140,7 +154,7 @@ def of_clean(config, world, truth, left, scores) -> dict:
   of, task = scores.of['clean'], world.task
   same = detection.class_detection(of, task.train['y'], task.queries['y'])
   out = {
-    'class_detection': bootstrap.of_queries(same),
+    'class_detection': _of_hits(same),
     'cardinality': sanity.cardinality_interval(of, config.top),
   }
   if scores.randomised is not None:
@@ -156,9 +170,14 @@ def of_clean(config, world, truth, left, scores) -> dict:
 
 def of_groups(world, of) -> dict:
   """Subclass detection."""
-  known = world.task.known
-  same = detection.class_detection(of, known['labels'], known['query_labels'])
-  return {'subclass_detection': bootstrap.of_queries(same)}
+  known, right = world.task.known, world.predicted == world.task.queries['y']
+  if not right.any():
+    logging.warning('subclass_detection: %s', NOT_MEASURED)
+    return {}
+  same = detection.class_detection(
+    of, known['labels'], known['query_labels'], queries=right
+  )
+  return {'subclass_detection': _of_hits(same)}
 
 
 def of_flagged(name: str, world, of) -> dict:
@@ -169,7 +188,7 @@ def of_flagged(name: str, world, of) -> dict:
     return {}
   flagged = world.task.known['flagged']
   found = detection.average_precision(of, flagged, queries=kept)
-  return {name: bootstrap.of_queries(found)}
+  return {name: _interval(bootstrap.of_queries(found), len(found))}
 
 
 def misled(world) -> np.ndarray:
@@ -190,8 +209,8 @@ def of_mislabelled(world, own) -> dict:
     ('mislabel_area', detection.mislabel_area),
   ):
     value, error = of(own, world.task.known['flagged'])
-    spread = 1.96 * error
-    out[metric] = Interval(value, value - spread, value + spread)
+    low, high = np.clip((value - 1.96 * error, value + 1.96 * error), 0, 1)
+    out[metric] = Interval(value, float(low), float(high), len(own))
   return out
 
 
@@ -216,7 +235,7 @@ def flipped(config, world, name: str, of) -> dict:
     at_once=config.truth.at_once,
   )
   flips = brittleness.flips(before, after)
-  return {'brittleness': bootstrap.of_queries(flips.astype(float))}
+  return {'brittleness': _of_hits(flips)}
 
 
 def cleaned(config, world, name: str, own):
@@ -290,5 +309,12 @@ def _share(labels, asked):
   return float(np.mean(labels[:, None] == asked))
 
 
-def _interval(found) -> Interval:
-  return Interval(found.value, found.low, found.high)
+def _of_hits(hits) -> Interval:
+  """Mean of ones and zeros, Wilson's interval: some width where all are alike."""
+  test = stats.binomtest(round(float(np.sum(hits))), len(hits))
+  ends = test.proportion_ci(method='wilson')
+  return Interval(float(np.mean(hits)), ends.low, ends.high, len(hits))
+
+
+def _interval(found, n: int | None = None) -> Interval:
+  return Interval(found.value, found.low, found.high, n)

@@ -8,6 +8,7 @@ from experiments import quanda_metrics as metrics_lib
 from tda_jax.report import leaderboard
 from tda_jax.storage import record
 
+PICTURED_BY = 'ekfac'  # whose supporters are shown, or the first method's
 OF_WORLD = {  # metrics -> the world whose rows show what they ask
   'class_detection': 'clean',
   'subclass_detection': 'grouped',
@@ -18,13 +19,13 @@ OF_WORLD = {  # metrics -> the world whose rows show what they ask
 }
 
 
-def write(config, worlds, rows, claims, chances, found, workdir) -> str:
+def write(config, worlds, rows, claims, chances, best, workdir) -> str:
   """Writes leaderboard.html into the workdir; returns its path.
 
   Args:
     rows: of results.json.
     chances: metric -> what random scores are expected to reach.
-    found: method -> scores [N, Q] of the clean world, for the pictures.
+    best: (a method, [Q] its strongest supporters in the clean world).
   """
   measured = {row['metric'] for row in rows}
   by_luck = {r['metric']: r for r in rows if r['method'] == 'random'}
@@ -45,28 +46,25 @@ def write(config, worlds, rows, claims, chances, found, workdir) -> str:
     ],
     rows=[row for row in rows if row['metric'] in metrics_lib.METRICS],
     claims=claims,
-    examples=examples(config, worlds, found),
+    examples=examples(config, worlds, best),
     facts={**record.environment(), 'config': config.to_dict()},
   )
 
 
-def examples(config, worlds, found) -> dict[str, list]:
+def examples(config, worlds, best) -> dict[str, list]:
   """Metric -> [(caption, image)] of rows and queries that it is about."""
   out = {}
   for metric, name in OF_WORLD.items():
     if worlds[name].task.shown is not None:
-      out[metric] = PICTURED[name](worlds[name], config.examples, found)
+      out[metric] = PICTURED[name](worlds[name], config.examples, best)
   return out
 
 
-def of_clean(world, count, found):
+def of_clean(world, count, best):
   """Queries, each with its strongest supporter by one method."""
   task, out = world.task, []
-  method = next((m for m in ('ekfac', 'grad_dot') if m in found), None)
-  method = method or next(iter(found))
-  best = found[method].argmax(0)
-  for q in range(min(count, len(best))):
-    i = best[q]
+  method, supporters = best
+  for q, i in enumerate(supporters[:count]):
     out += [
       _picture(world, 'queries', q, f'query {q}: {_label(task, "queries", q)}'),
       _picture(world, 'train', i, f'by {method}: {_label(task, "train", i)}'),
@@ -74,8 +72,8 @@ def of_clean(world, count, found):
   return out
 
 
-def of_groups(world, count, found):
-  del found
+def of_groups(world, count, best):
+  del best
   known, y = world.task.known, world.task.train['y']
   names = world.task.shown.get('classes')
   return [
@@ -86,14 +84,14 @@ def of_groups(world, count, found):
   ]
 
 
-def of_shortcut(world, count, found):
-  del found
+def of_shortcut(world, count, best):
+  del best
   true, names = world.task.known['true'], world.task.shown.get('classes')
   return _misled(world, count, 'row', lambda q: _name(true[q], names))
 
 
-def of_mixed(world, count, found):
-  del found
+def of_mixed(world, count, best):
+  del best
   return _misled(world, count, 'foreign row', lambda q: 'query')
 
 
@@ -109,8 +107,8 @@ def _misled(world, count, row, query):
   ]
 
 
-def of_mislabelled(world, count, found):
-  del found
+def of_mislabelled(world, count, best):
+  del best
   known, names = world.task.known, world.task.shown.get('classes')
   return [
     _picture(

@@ -227,6 +227,7 @@ def _method(config, settings, task, runs):
   """(method, the models it is taken of, what its stores say of themselves)."""
   settings = dict(settings)
   first = settings.pop('members', None)
+  settings.pop('without', None)  # of quanda
   if settings.get('kind') == 'source':
     settings.setdefault('momentum', config.training.momentum)
   if first:

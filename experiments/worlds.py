@@ -63,9 +63,9 @@ def mixed(train, queries, seed, foreign, path, only, share, label):
 
 
 def mislabelled(train, queries, seed, fraction):
-  """Labels drawn anew; flagged are the rows whose label is another one now."""
+  """Rows with the label of another class."""
   classes = int(max(train['y'].max(), queries['y'].max())) + 1
-  new, _ = prepare.relabel(train, fraction, seed, classes)
+  new, _ = prepare.relabel(train, fraction, seed, classes, wrong=True)
   known = {'flagged': new['y'] != train['y'], 'labels': np.asarray(train['y'])}
   return new, queries, known
 

@@ -3,7 +3,7 @@
 from ml_collections import config_dict
 
 WORLDS = {  # name -> what it changes
-  'clean': {},
+  'clean': {'data': {'world': ''}},
   'grouped': {'data': {'world': 'grouped'}},
   'shortcut': {'data': {'world': 'shortcut'}},
   'mixed': {'data': {'world': 'mixed'}},
@@ -14,25 +14,28 @@ WORLDS = {  # name -> what it changes
 def methods(damping: float, l2: float, projection_dim: int) -> dict:
   """Every method of the library that scores a model in seconds.
 
-  `without`: what takes too long by it, or says nothing: 'own', a solve for every
-  row; 'randomised', parameters that no training led to.
+  `without`: what takes too long by it or says nothing: 'own', a solve for every
+  row, or a self-influence that is the same for all rows or in the order of
+  another method's; 'randomised', parameters that no training led to.
   """
   slow = {'without': ('own',)}
-  inverse = {'kind': 'ekfac', 'damping': damping}
+  ekfac = {'kind': 'ekfac', 'damping': damping}
   return {
     'similarity': {'kind': 'similarity', **slow},
     'similarity_dot': {'kind': 'similarity_dot'},
     'representer': {'kind': 'representer', 'l2': l2},
     'grad_dot': {'kind': 'grad_dot'},
-    'grad_cos': {'kind': 'grad_cos'},
+    'grad_cos': {'kind': 'grad_cos', **slow},
+    'additional_step': {'kind': 'additional_step', **slow},
     'tracin': {'kind': 'tracin'},
     # The ridge is for self-influence in the loss, whose gradients vanish.
     'trak': {'kind': 'trak', 'projection_dim': projection_dim, 'ridge': 1e-3},
     'logra': {'kind': 'logra', 'damping': damping},
     'diagonal': {'kind': 'diagonal', 'damping': damping},
     'kfac': {'kind': 'kfac', 'damping': damping},
-    'ekfac': inverse,
-    'relatif': {'kind': 'relatif', 'inverse': inverse},
+    'ekfac': ekfac,
+    'relatif': {'kind': 'relatif', 'inverse': ekfac, **slow},
+    'displaced': {'kind': 'displaced', 'inverse': ekfac, **slow},
     'arnoldi': {'kind': 'arnoldi', 'steps': 100, **slow},
     'datainf': {'kind': 'datainf', 'damping': damping},
     'lissa': {'kind': 'lissa', 'damping': damping, **slow},

@@ -20,7 +20,7 @@ def get_config(arg=None):
   c.training.update(learning_rate=0.05, epochs=40)
   c.truth.update(repeats=5, at_once=25)
   c.left_out.repeats = 5
-  c.brittleness.queries = 20
+  c.brittleness.queries, c.chance_retrained = 20, 10
   c.methods.exact = {'kind': 'exact', 'damping': c.damping}
   c.methods.unrolled = {'kind': 'unrolled', 'without': ('own', 'randomised')}
   return base.smoke(c) if a['smoke'] else c

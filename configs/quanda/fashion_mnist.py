@@ -5,7 +5,7 @@
 
 FOLDER: see configs/astra/fashion_mnist.py. Arguments: `:smoke` (seconds),
 `:model=lenet|resnet9` (a narrow ResNet, tens of minutes on two cores). 1,000
-rows, 100 queries; a white patch of 12 x 12 pixels on T-shirts, digits of MNIST
+rows, 100 queries; a white patch of 12 x 12 pixels on T-shirts, ones of MNIST
 as foreign rows, 10% of the labels wrong; 50 half-subsets x 2 seeds.
 """
 

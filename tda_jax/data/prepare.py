@@ -112,12 +112,15 @@ def standardise(
 
 
 def relabel(
-  rows: PyTree, fraction: float, seed: int, classes: int
+  rows: PyTree, fraction: float, seed: int, classes: int, wrong: bool = False
 ) -> tuple[PyTree, np.ndarray]:
   """Label noise: (rows, sorted indices of those relabelled).
 
   round(fraction·N) random rows get a label drawn uniformly from all classes, so
   that one in `classes` of them keeps its own by chance.
+
+  Args:
+    wrong: draws from the other classes only.
 
   Raises:
     ValueError: `fraction` is not between 0 and 1.
@@ -128,7 +131,11 @@ def relabel(
   rng = np.random.default_rng(seed)
   chosen = np.sort(rng.choice(n, round(fraction * n), replace=False))
   labels = np.array(rows['y'])
-  labels[chosen] = rng.integers(classes, size=len(chosen))
+  if wrong:
+    away = rng.integers(1, classes, size=len(chosen))
+    labels[chosen] = (labels[chosen] + away) % classes
+  else:
+    labels[chosen] = rng.integers(classes, size=len(chosen))
   return {**rows, 'y': labels}, chosen
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from tda_jax.data import rows as rows_lib
-from tda_jax.methods.gradients import dots, factors_of
+from tda_jax.methods.gradients import dots, factors_of, self_products
 from tda_jax.methods.method import Method, Prepared, check_checkpoints
 
 
@@ -26,15 +26,19 @@ def tracin() -> Method:
     ValueError: the run has no checkpoints.
   """
 
+  def shares(run, train):
+    """η_c·t_c / N of each checkpoint."""
+    check_checkpoints(run, 'tracin')
+    steps = jnp.diff(jnp.asarray(run.steps), prepend=0)
+    return jnp.asarray(run.learning_rates) * steps / rows_lib.count(train)
+
   def prepare(problem, run, train, queries, key):
     del key
-    check_checkpoints(run, 'tracin')
+    share = shares(run, train)
     factors = jax.lax.map(
       lambda params: factors_of(problem, params, queries), run.checkpoints
     )
-    steps = jnp.diff(jnp.asarray(run.steps), prepend=0)
-    shares = jnp.asarray(run.learning_rates) * steps / rows_lib.count(train)
-    return Prepared((factors, shares))
+    return Prepared((factors, share))
 
   def score(problem, run, prepared, batch):
     def of_checkpoint(checkpoint):
@@ -44,4 +48,14 @@ def tracin() -> Method:
     every = (run.checkpoints, *prepared.state)
     return -jax.lax.map(of_checkpoint, every).sum(0)
 
-  return Method(prepare, score)
+  def own(problem, run, train, key):
+    del key
+
+    def of_checkpoint(checkpoint):
+      params, share = checkpoint
+      return share * self_products(problem, params, train)
+
+    every = (run.checkpoints, shares(run, train))
+    return -jax.lax.map(of_checkpoint, every).sum(0)
+
+  return Method(prepare, score, own=own)

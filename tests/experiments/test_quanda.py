@@ -55,7 +55,7 @@ def test_every_metric_of_every_method(smoke):
     assert ('accuracy, misled' in found) == misled
     assert ('accuracy, queries' in found) != misled
   claims = {c['claim'] for c in results(workdir)['claims']}
-  assert 'random scores are at chance: shortcut' in claims
+  assert not any('at chance' in claim for claim in claims)  # of 4 seeds
   assert 'similarity: class detection > .9' in claims
   assert 'class_detection' in done.stdout
   page = (workdir / 'leaderboard.html').read_text()
