@@ -9,8 +9,12 @@ another library made of the same models and rows are measured beside them by
 
 (.npy, .npz, .zarr, .pt). With a config of the experiment quanda, `--world=NAME`
 says of which world they are (W/NAME/world.npz has its rows, labels and model) and
-`--own=FILE` gives self-influence of the mislabelled rows; every metric that they
-allow is measured. Results are in W/evaluate/NAME.
+`--own=FILE` gives self-influence in the loss of the mislabelled rows, positive;
+every metric that they allow is measured. Results are in W/evaluate/THEIRS.
+
+kronfluence and quanda give queries_by_rows. kronfluence's scores support where
+its measurement is the query's loss or minus its margin, and harm where it is a
+log-probability.
 """
 
 import pathlib
@@ -37,22 +41,12 @@ _ORIENTATION = flags.DEFINE_enum(
 
 
 def main(config, workdir: pathlib.Path) -> None:
-  given = _SCORES.value or _OWN.value
-  if given and (_SIGN.value is None or not (_OWN.value or _ORIENTATION.value)):
-    raise ValueError(
-      'scores from elsewhere need --sign=supports or harms (what a larger one'
-      ' means) and --orientation=rows_by_queries or queries_by_rows'
-    )
   folder = workdir / 'evaluate'
-  if config.experiment == 'quanda':
-    if not given:
-      raise ValueError(
-        "experiments.quanda measures this config's own methods: here give"
-        ' --scores=FILE, or --own=FILE'
-      )
-    rows, folder = of_worlds(config, workdir), folder / _NAME.value
-  elif given:
-    rows, folder = of_truth(config, workdir), folder / _NAME.value
+  given = _SCORES.value or _OWN.value
+  check(config, given)
+  if given:
+    of = of_worlds if config.experiment == 'quanda' else of_truth
+    rows, folder = of(config, workdir), folder / _NAME.value
   else:
     task = tasks.load(config)
     runs = stages.train(config, task, workdir)
@@ -61,7 +55,33 @@ def main(config, workdir: pathlib.Path) -> None:
     rows = findings.rows(found, truth)
   folder.mkdir(parents=True, exist_ok=True)
   record.results(folder / 'results.json', 'evaluate', config.setting, rows, [])
-  table.print_results([*rows, *beside(workdir, rows)], config.setting)
+  others = beside(workdir, rows) if given else []
+  table.print_results([*rows, *others], config.setting)
+
+
+def check(config, given) -> None:
+  """Raises ValueError for flags that do not go together."""
+  quanda_config = config.experiment == 'quanda'
+  if quanda_config and not given:
+    raise ValueError(
+      "experiments.quanda measures this config's own methods: here give"
+      ' --scores=FILE, or --own=FILE'
+    )
+  if _OWN.value and not quanda_config:
+    raise ValueError(
+      f'--own finds wrong labels, and the experiment {config.experiment} has no'
+      ' world with some: give a config of quanda, or --scores=FILE'
+    )
+  if _SCORES.value and None in (_SIGN.value, _ORIENTATION.value):
+    raise ValueError(
+      'scores from elsewhere need --sign=supports or harms (what a larger one'
+      ' means) and --orientation=rows_by_queries or queries_by_rows'
+    )
+  if _SCORES.value and quanda_config and _WORLD.value == 'mislabelled':
+    raise ValueError(
+      'wrong labels are found by self-influence: give --own=FILE instead of'
+      ' --scores, or another --world'
+    )
 
 
 def of_truth(config, workdir) -> list[dict]:
@@ -82,9 +102,8 @@ def of_worlds(config, workdir) -> list[dict]:
   if _OWN.value:
     name = 'mislabelled'
     worlds[name] = quanda.world(config, name, workdir)
-    sign = 1 if _SIGN.value == 'supports' else -1
     count = rows_lib.count(worlds[name].task.train)
-    own = foreign.checked_own(sign * foreign.read(_OWN.value), count)
+    own = foreign.checked_own(foreign.read(_OWN.value), count)
   truth, left = None, None
   if 'clean' in of:
     truth, left = quanda.ground_truth(config, worlds)
@@ -113,16 +132,14 @@ def read(task) -> np.ndarray:
 
 def beside(workdir, rows) -> list[dict]:
   """What the workdir's own run measured by the same metrics."""
-  if (
-    not (_SCORES.value or _OWN.value) or not (workdir / 'results.json').exists()
-  ):
+  file = workdir / 'results.json'
+  if not file.exists():
     return []
   metrics = {row['metric'] for row in rows}
-  own = record.read_json(workdir / 'results.json')['rows']
   methods = {row['method'] for row in rows}
   return [
     row
-    for row in own
+    for row in record.read_json(file)['rows']
     if row['metric'] in metrics and row['method'] not in methods
   ]
 

@@ -120,12 +120,21 @@ def photographs(
   Args:
     shape: (height, width) or (height, width, channels); grey unless it has 3.
     reduced: pixels of the photograph a side of one of the piece.
+
+  Raises:
+    ValueError: pieces that are larger than the photographs.
   """
   rng = np.random.default_rng(seed)
   sources = [x / np.float32(255) for x in datasets.load_sample_images().images]
   if shape[2:] != (3,):
     sources = [x.mean(-1, keepdims=True) for x in sources]
   size = np.array(shape[:2]) * reduced
+  if (size >= sources[0].shape[:2]).any():
+    raise ValueError(
+      f'pieces of {size[0]} x {size[1]} pixels of photographs of'
+      f' {sources[0].shape[0]} x {sources[0].shape[1]}: give a smaller shape or'
+      ' a smaller reduced'
+    )
   found = []
   for _ in range(count):
     x = sources[rng.integers(len(sources))]

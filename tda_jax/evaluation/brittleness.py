@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tda_jax.evaluation import retraining
+from tda_jax.evaluation import agreement, retraining
 from tda_jax.problem import Problem
 from tda_jax.training.fit import Recipe
 
@@ -77,9 +77,12 @@ def flips(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     after: [Q, R] leads after removal.
 
   Raises:
-    ValueError: another number of queries; no query was right.
+    ValueError: another number of queries; no query was right; a lead that is not
+      finite.
   """
   before, after = np.asarray(before), np.asarray(after)
+  if not (np.isfinite(before).all() and np.isfinite(after).all()):
+    raise ValueError('leads are not finite: a model diverged in its training')
   if len(before) != len(after):
     raise ValueError(
       f'leads of {len(before)} queries before and {len(after)} after: give both'
@@ -95,14 +98,15 @@ def top(scores: np.ndarray, k: int) -> np.ndarray:
   """The k strongest supporters of each query, [Q, k], from scores [N, Q].
 
   Raises:
-    ValueError: k is not from 0 to N − 1.
+    ValueError: k is not from 0 to N − 1; scores that are not finite.
   """
+  scores = agreement.matrix(scores, 'scores')
   if not 0 <= k < len(scores):
     raise ValueError(
       f'{k} of {len(scores)} rows cannot be removed: give 0 to'
       f' {len(scores) - 1}'
     )
-  return np.argsort(-np.asarray(scores), axis=0, kind='stable')[:k].T
+  return np.argsort(-scores, axis=0, kind='stable')[:k].T
 
 
 def kept(removed: np.ndarray, rows: int) -> np.ndarray:

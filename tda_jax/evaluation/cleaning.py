@@ -97,7 +97,8 @@ def gain(cleaned: np.ndarray, control: np.ndarray) -> np.ndarray:
     control: [C, R, Q] leads after removing each of `controls`.
 
   Raises:
-    ValueError: other shapes, or another number of queries.
+    ValueError: other shapes, another number of queries, a lead that is not
+      finite.
   """
   cleaned, control = np.asarray(cleaned), np.asarray(control)
   if (cleaned.ndim, control.ndim) != (2, 3) or (
@@ -107,4 +108,6 @@ def gain(cleaned: np.ndarray, control: np.ndarray) -> np.ndarray:
       f'leads {cleaned.shape} after cleaning and {control.shape} of controls:'
       ' give [R, Q] and [C, R, Q] of the same queries'
     )
+  if not (np.isfinite(cleaned).all() and np.isfinite(control).all()):
+    raise ValueError('leads are not finite: a model diverged in its training')
   return (cleaned > 0).mean(0) - (control > 0).mean((0, 1))

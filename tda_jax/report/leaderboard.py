@@ -138,7 +138,7 @@ def cell(metric: Metric, row: dict | None, axis: tuple[float, float]) -> Cell:
   """A row of results.json as its cell; `axis` are the ends of the drawing."""
   if row is None or row['value'] is None or math.isnan(row['value']):
     return MISSING
-  low, high = row.get('low'), row.get('high')
+  low, high = (_known(row.get(end)) for end in ('low', 'high'))
   start, end = axis
   place = lambda x: (
     None if x is None else 100 * min(max((x - start) / (end - start), 0), 1)
@@ -156,6 +156,10 @@ def cell(metric: Metric, row: dict | None, axis: tuple[float, float]) -> Cell:
     mark,
     row.get('n'),
   )
+
+
+def _known(value):
+  return None if value is None or math.isnan(value) else value
 
 
 def side(metric: Metric, low: float | None, high: float | None) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from pickle import UnpicklingError
 from zipfile import BadZipFile
 
 import numpy as np
@@ -9,6 +10,14 @@ import tensorstore as ts
 
 ORIENTATIONS = ('rows_by_queries', 'queries_by_rows')
 SIGNS = ('supports', 'harms')
+BROKEN = (
+  OSError,
+  EOFError,
+  RuntimeError,
+  ValueError,
+  BadZipFile,
+  UnpicklingError,
+)
 
 
 def read(path: str | os.PathLike) -> np.ndarray:
@@ -32,10 +41,10 @@ def read(path: str | os.PathLike) -> np.ndarray:
     )
   try:
     array = READERS[file.suffix](file, name)
-  except (OSError, EOFError, RuntimeError, ValueError, BadZipFile) as error:
+  except BROKEN as error:
     raise ValueError(f'{file} cannot be read: {error}') from None
   array = np.asarray(array)
-  if not np.issubdtype(array.dtype, np.number):
+  if array.dtype.kind not in 'biuf':
     raise ValueError(f'{file} holds {array.dtype}: give an array of numbers')
   if not np.isfinite(array).all():
     raise ValueError(
@@ -51,10 +60,11 @@ def oriented(
   """The same scores as [N, Q] with positive for support, float64.
 
   Args:
-    orientation: 'rows_by_queries' (as bergson's and ours), or 'queries_by_rows'
+    orientation: 'rows_by_queries' (as ours and dattri's), or 'queries_by_rows'
       (as kronfluence's and quanda's).
-    sign: 'supports' where larger means that the row helps the query; 'harms'
-      where it means a larger loss of the query with the row.
+    sign: 'supports' where larger means that the row helps the query (as
+      kronfluence's are where its measurement is the query's loss); 'harms' where
+      it means the opposite (where that is a log-probability).
 
   Raises:
     ValueError: unknown orientation or sign; another shape.
@@ -94,7 +104,7 @@ def checked_own(own: np.ndarray, rows: int) -> np.ndarray:
   if below > 0.5:
     raise ValueError(
       f'{below:.0%} of the self-influences are negative, which no row has on'
-      ' its own loss: their sign is the other one'
+      ' its own loss: give minus them'
     )
   return np.asarray(own, np.float64)
 
@@ -116,7 +126,8 @@ def suspicion(
     return None
   mean = lambda which: np.ma.array(scores, mask=~which)[:, asked].mean(0)
   less = float((mean(same) < mean(~same)).mean())
-  if less <= 0.5:
+  # Scores that know nothing are below in half of the queries.
+  if less <= 0.5 + 1.5 / asked.sum() ** 0.5:  # three standard errors
     return None
   return (
     f'for {less:.0%} of the queries, rows of their own class support less than'

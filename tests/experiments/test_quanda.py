@@ -6,12 +6,14 @@ import json
 import jax
 import numpy as np
 import pytest
+from absl import flags as absl_flags
+from absl.testing import flagsaver
 from test_cli import run, sentence
 
+from experiments import evaluate, tasks
 from experiments import quanda as experiment
 from experiments import quanda_claims as claims_lib
 from experiments import quanda_metrics as metrics_lib
-from experiments import tasks
 from experiments.arguments import changed
 from tda_jax.storage import scores as store_lib
 
@@ -68,7 +70,7 @@ def exported(workdir, world='clean'):
 
 
 def test_scores_from_elsewhere_are_measured_alike(smoke, tmp_path):
-  """Ours, turned round and of the other sign, as kronfluence gives them."""
+  """Ours, turned round and of the other sign."""
   workdir, _ = smoke
   np.save(tmp_path / 'theirs.npy', -exported(workdir).T)
   flags = f'--scores={tmp_path / "theirs.npy"}', '--orientation=queries_by_rows'
@@ -90,9 +92,32 @@ def test_scores_from_elsewhere_are_measured_alike(smoke, tmp_path):
         '--orientation=rows_by_queries', ok=False)
   )  # fmt: skip
   assert 'say queries_by_rows' in wrong
-  assert 'need --sign' in sentence(
-    run('evaluate', SMOKE, workdir, *flags, ok=False)
-  )
+
+
+@pytest.mark.parametrize(
+  'flags, setting, message',
+  [
+    ({'scores': 'F'}, 'quanda.digits', 'need --sign=supports or harms'),
+    ({}, 'quanda.digits', 'give --scores=FILE, or --own=FILE'),
+    ({'own': 'F'}, 'astra.digits', 'the experiment astra has no world'),
+    (
+      {
+        'scores': 'F',
+        'sign': 'supports',
+        'orientation': 'rows_by_queries',
+        'world': 'mislabelled',
+      },
+      'quanda.digits',
+      'give --own=FILE instead',
+    ),
+  ],
+)
+def test_flags_that_do_not_go_together(tmp_path, flags, setting, message):
+  absl_flags.FLAGS.mark_as_parsed()
+  c = importlib.import_module(f'configs.{setting}').get_config('smoke')
+  with flagsaver.flagsaver(**flags):
+    with pytest.raises(ValueError, match=message):
+      evaluate.main(c, tmp_path)
 
 
 def test_worlds_tell_what_was_changed():
