@@ -154,14 +154,14 @@ def scored(config, worlds: dict[str, World], name: str, settings) -> Scores:
   """Scores of one method in every world.
 
   `without` of its settings names what it takes too long for: 'randomised',
-  'own'.
+  'own', a world but the clean one.
   """
   settings = dampings.resolved(settings, {})
   without = settings.pop('without', ())
   of = {
     key: _mean(w, name, settings)
     for key, w in worlds.items()
-    if key != 'mislabelled'
+    if key != 'mislabelled' and key not in without
   }
   clean = worlds['clean']
   facts = stages.facts(clean.config, clean.folder, name, 1)[0]

@@ -5,7 +5,7 @@
 
 FOLDER: see configs/astra/fashion_mnist.py. Arguments: `:smoke` (seconds),
 `:model=lenet|resnet9` (a narrow ResNet, tens of minutes on two cores). 1,000
-rows, 100 queries; a white patch of 12 x 12 pixels on T-shirts, ones of MNIST
+rows, 50 queries; a white patch of 12 x 12 pixels on T-shirts, ones of MNIST
 as foreign rows, 10% of the labels wrong; 50 half-subsets x 2 seeds.
 """
 
@@ -16,6 +16,7 @@ from experiments import arguments
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False, model='lenet')
   c = base.config('fashion_mnist')
+  base.convolutional(c)
   c.data.worlds.mixed.update(foreign='mnist5k', only=1)
   c.training.epochs = 20
   if a['model'] == 'resnet9':

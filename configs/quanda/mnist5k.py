@@ -2,7 +2,7 @@
 
   python -m experiments.quanda --config=configs/quanda/mnist5k.py --workdir=DIR
 
-Argument: `:smoke` (seconds). 1,000 rows, 100 queries; a white patch of 12 x 12
+Argument: `:smoke` (seconds). 1,000 rows, 50 queries; a white patch of 12 x 12
 pixels, pieces of photographs as foreign rows (Fashion-MNIST:
 `--config.data.worlds.mixed.foreign=fashion_mnist` with its `path`), 10% of the
 labels wrong; 50 half-subsets x 2 seeds. Needs the extra `data`.
@@ -15,4 +15,5 @@ from experiments import arguments
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False)
   c = base.config('mnist5k')
+  base.convolutional(c)
   return base.smoke(c) if a['smoke'] else c
