@@ -1,4 +1,4 @@
-"""What the metrics of the package quanda say, for tests/evaluation/test_quanda.py.
+"""What the metrics of the package quanda say, for tests/evaluation/test_against_quanda.py.
 
   python -m scripts.quanda_fixtures
 
