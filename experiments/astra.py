@@ -9,9 +9,7 @@ import pathlib
 
 from experiments import claims as claims_lib
 from experiments import findings as findings_lib
-from experiments import launch, pictures, stages, tasks
-from tda_jax.report import table
-from tda_jax.storage import record
+from experiments import launch, pictures, results, stages, tasks
 
 
 def main(config, workdir: pathlib.Path) -> None:
@@ -30,12 +28,7 @@ def main(config, workdir: pathlib.Path) -> None:
   # An ablation shares the models of a workdir, not its results.
   folder = workdir / config.setting if config.ablation else workdir
   folder.mkdir(exist_ok=True)
-  record.results(
-    folder / 'results.json', config.experiment, config.setting, rows, claims
-  )
-  table.print_results(rows, f'{config.experiment} {config.setting}')
-  if claims:
-    table.print_claims(claims)
+  results.tell(config, folder, rows, claims)
   page = pictures.report(
     config, task, runs, found, truth, rows, claims, workdir, folder
   )

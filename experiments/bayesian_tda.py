@@ -14,14 +14,21 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments import arguments, dampings, launch, left_out, stages, tasks
+from experiments import (
+  arguments,
+  dampings,
+  launch,
+  left_out,
+  results,
+  stages,
+  tasks,
+)
 from experiments import bayesian_tda_claims as claims_lib
 from experiments import bayesian_tda_plots as plots_lib
 from experiments.tasks import Task
 from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import significance
-from tda_jax.report import summary, table
-from tda_jax.storage import record
+from tda_jax.report import table
 from tda_jax.training import ensembles
 from tda_jax.training.fit import Run
 
@@ -64,22 +71,9 @@ def main(config, workdir: pathlib.Path) -> None:
   rows = [row for name in found for row in part_rows(name, found[name])]
   rows += [r for name in found for r in correlation_rows(name, found[name])]
   claims = claims_lib.computed(found, config.parts)
-  record.results(
-    workdir / 'results.json', config.experiment, config.setting, rows, claims
-  )
-  table.print_claims(claims)
+  results.tell(config, workdir, rows, claims, tabled=False)
   drawn = plots_lib.draw(config, found, workdir)
-  for path in drawn:
-    print(f'plot: {path}')
-  page = summary.write(
-    workdir / 'report.html',
-    title=f'{config.experiment}: {config.setting}',
-    about=__doc__,
-    rows=rows,
-    claims=claims,
-    plots=drawn,
-  )
-  print(f'report: {page}')
+  results.page(config, workdir, __doc__, rows, claims, drawn)
 
 
 def measured(config, workdir: pathlib.Path) -> Part:

@@ -15,12 +15,11 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments import efficient_ensembles_claims as claims_lib
-from experiments import ensembles, launch, stages, tasks
+from experiments import ensembles, launch, results, stages, tasks
 from experiments import findings as findings_lib
 from experiments.ensembles import Members
 from tda_jax.evaluation import lds
-from tda_jax.report import plots, summary, table
-from tda_jax.storage import record
+from tda_jax.report import plots
 from tda_jax.training import ensembles as ensembles_lib
 
 OF_TRAK = ('forward', 'projections')  # where only TRAK's factors differ
@@ -75,23 +74,9 @@ def main(config, workdir: pathlib.Path) -> None:
   rows = [*result_rows(found, true), *claims_lib.saving_rows(savings)]
   rows += claims_lib.control_rows(found)
   claims = claims_lib.computed(config, found, savings)
-  record.results(
-    workdir / 'results.json', config.experiment, config.setting, rows, claims
-  )
-  table.print_results(rows, f'{config.experiment} {config.setting}')
-  table.print_claims(claims)
+  results.tell(config, workdir, rows, claims)
   drawn = draw(config, found, true, workdir / 'plots')
-  for path in drawn:
-    print(f'plot: {path}')
-  page = summary.write(
-    workdir / 'report.html',
-    title=f'{config.experiment}: {config.setting}',
-    about=__doc__,
-    rows=rows,
-    claims=claims,
-    plots=drawn,
-  )
-  print(f'report: {page}')
+  results.page(config, workdir, __doc__, rows, claims, drawn)
 
 
 def scored(

@@ -11,12 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import dampings, launch, stages, tasks
+from experiments import dampings, launch, results, stages, tasks
 from experiments import final_model_only_claims as claims_lib
 from tda_jax import trees
 from tda_jax.evaluation import agreement
-from tda_jax.report import plots, summary, table
-from tda_jax.storage import record
+from tda_jax.report import plots
 
 AGREEMENTS = {'cosine': agreement.cosine, 'spearman': agreement.spearman}
 SEEDS = (1, 2, 5, 10, 20, 50, 100)
@@ -53,23 +52,9 @@ def main(config, workdir: pathlib.Path) -> None:
   points = config.further.points
   rows = result_rows(found, points)
   claims = claims_lib.computed(found, points, config.plotted)
-  record.results(
-    workdir / 'results.json', config.experiment, config.setting, rows, claims
-  )
-  table.print_results(rows, f'{config.experiment} {config.setting}')
-  table.print_claims(claims)
+  results.tell(config, workdir, rows, claims)
   drawn = draw(config, found, workdir / 'plots')
-  for path in drawn:
-    print(f'plot: {path}')
-  page = summary.write(
-    workdir / 'report.html',
-    title=f'{config.experiment}: {config.setting}',
-    about=__doc__,
-    rows=rows,
-    claims=claims,
-    plots=drawn,
-  )
-  print(f'report: {page}')
+  results.page(config, workdir, __doc__, rows, claims, drawn)
 
 
 def compared(scores, effects, seconds: float) -> Found:

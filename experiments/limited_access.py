@@ -15,15 +15,22 @@ import jax
 import numpy as np
 from absl import logging
 
-from experiments import dampings, launch, mislabelled, proxies, stages, tasks
+from experiments import (
+  dampings,
+  launch,
+  mislabelled,
+  proxies,
+  results,
+  stages,
+  tasks,
+)
 from experiments import findings as findings_lib
 from experiments import limited_access_claims as claims_lib
 from experiments.findings import Finding, Truth
 from experiments.proxies import TARGET, Proxy
 from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import brittleness, retraining
-from tda_jax.report import groups, summary, table
-from tda_jax.storage import record
+from tda_jax.report import groups
 
 
 def main(config, workdir: pathlib.Path) -> None:
@@ -37,22 +44,9 @@ def main(config, workdir: pathlib.Path) -> None:
   rows += mislabelled.rows(config, target, every, workdir)
   rows += [claims_lib.flip_row(name, f) for name, f in flipped.items()]
   claims = claims_lib.computed(config, found, flipped, rows)
-  record.results(
-    workdir / 'results.json', config.experiment, config.setting, rows, claims
-  )
-  table.print_results(rows, f'{config.experiment} {config.setting}')
-  table.print_claims(claims)
+  results.tell(config, workdir, rows, claims)
   drawn = draw(config, found, truth, workdir / 'plots')
-  print(f'plot: {drawn}')
-  page = summary.write(
-    workdir / 'report.html',
-    title=f'{config.experiment}: {config.setting}',
-    about=__doc__,
-    rows=rows,
-    claims=claims,
-    plots=[drawn],
-  )
-  print(f'report: {page}')
+  results.page(config, workdir, __doc__, rows, claims, [drawn])
 
 
 def measured(config, every: dict[str, Proxy], truth: Truth) -> dict:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import arguments, dampings, launch, stages, tasks
+from experiments import arguments, dampings, launch, results, stages, tasks
 from experiments import findings as findings_lib
 from experiments import quanda_claims as claims_lib
 from experiments import quanda_metrics as metrics_lib
@@ -21,7 +21,6 @@ from experiments.findings import Truth
 from experiments.tasks import Task
 from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import bootstrap
-from tda_jax.report import table
 from tda_jax.storage import record
 from tda_jax.training.fit import Run
 
@@ -82,11 +81,7 @@ def main(config, workdir: pathlib.Path) -> None:
   rows = result_rows(found, costs, by_luck, worlds)
   chances = metrics_lib.chances(config, worlds)
   claims = claims_lib.computed(config, found, by_luck, chances)
-  record.results(
-    workdir / 'results.json', config.experiment, config.setting, rows, claims
-  )
-  table.print_results(rows, f'{config.experiment} {config.setting}')
-  table.print_claims(claims)
+  results.tell(config, workdir, rows, claims)
   page = page_lib.write(config, worlds, rows, claims, chances, best, workdir)
   print(f'report: {page}')
 
