@@ -75,6 +75,15 @@ def test_relabel():
   assert not np.array_equal(prepare.relabel(rows, 0.3, 1, 10)[1], same)
 
 
+def test_wrong_labels_are_of_other_classes():
+  rows = {'y': np.arange(3000) % 10}
+  noisy, chosen = prepare.relabel(rows, 0.5, 0, 10, wrong=True)
+  np.testing.assert_array_equal(chosen, np.flatnonzero(noisy['y'] != rows['y']))
+  assert len(chosen) == 1500
+  away = (noisy['y'] - rows['y'])[chosen] % 10
+  assert np.bincount(away)[1:].min() > 100  # every other class
+
+
 def test_relabel_no_more_than_all():
   with pytest.raises(ValueError, match='label noise 1.5: give a fraction'):
     prepare.relabel(ROWS, 1.5, 0, 10)

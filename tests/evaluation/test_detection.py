@@ -9,7 +9,14 @@ from sklearn import metrics
 from tda_jax import trees
 from tda_jax.evaluation import detection
 from tda_jax.inverses import dense, ekfac
-from tda_jax.methods import gradients, influence, method, representer, trak
+from tda_jax.methods import (
+  gradients,
+  influence,
+  method,
+  representer,
+  tracin,
+  trak,
+)
 from tda_jax.training.fit import Run
 
 T = tiny.classification()
@@ -32,6 +39,13 @@ def test_self_influence_is_the_diagonal(name):
   whole = method.attribute(*args, T.train)
   assert found.shape == (11,)
   assert (METHODS[name].own is None) == (name == 'dense')
+  np.testing.assert_allclose(found, np.diag(whole), 1e-3, 1e-6)
+
+
+def test_self_influence_over_checkpoints():
+  args = tracin.tracin(), T.problem, tiny.run(T.params), T.train
+  found = detection.self_influence(*args)
+  whole = method.attribute(*args, T.train)
   np.testing.assert_allclose(found, np.diag(whole), 1e-3, 1e-6)
 
 
