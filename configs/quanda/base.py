@@ -141,7 +141,7 @@ def convolutional(c: config_dict.ConfigDict) -> None:
   c.methods.arnoldi.update(steps=40, rank=20, without=clean_only)
   c.methods.cg.update(max_steps=30, without=clean_only)
   for name in ('lissa', 'neumann'):
-    c.methods[name].update(steps=100, batch_size=64, without=clean_only)
+    c.methods[name].update(steps=60, without=clean_only)
   c.methods.astra.update(steps=40, batch_size=128)
   c.methods.astra.without = ('own', 'randomised')
 
