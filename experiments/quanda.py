@@ -20,11 +20,11 @@ from experiments import quanda_page as page_lib
 from experiments.findings import Truth
 from experiments.tasks import Task
 from tda_jax.data import rows as rows_lib
-from tda_jax.evaluation import bootstrap
+from tda_jax.evaluation import bootstrap, brittleness, retraining
 from tda_jax.storage import record
 from tda_jax.training.fit import Run
 
-METRICS_OF = ('grouped', 'shortcut', 'mixed', 'mislabelled')  # and 'clean'
+WORLDS = ('clean', 'grouped', 'shortcut', 'mixed', 'mislabelled')
 
 
 class World(NamedTuple):
@@ -35,6 +35,8 @@ class World(NamedTuple):
     task: its rows; `known` is what was changed in them.
     runs: its trained models.
     predicted: [Q] the class that they give each query, by their mean output.
+    leads: 'train' and 'queries' -> [E, rows] lead of their own class
+      (`brittleness.lead`).
     folder: what is kept of it.
   """
 
@@ -42,6 +44,7 @@ class World(NamedTuple):
   task: Task
   runs: Run
   predicted: np.ndarray
+  leads: dict[str, np.ndarray]
   folder: pathlib.Path
 
 
@@ -92,10 +95,10 @@ def made(config, workdir: pathlib.Path) -> dict[str, World]:
   Raises:
     ValueError: the config lacks one.
   """
-  if missing := {'clean', *METRICS_OF} - {*config.worlds}:
+  if missing := {*WORLDS} - {*config.worlds}:
     raise ValueError(
       f'config.worlds has no {", ".join(sorted(missing))}: quanda measures'
-      f' {", ".join(("clean", *METRICS_OF))}'
+      f' {", ".join(WORLDS)}'
     )
   return {name: world(config, name, workdir) for name in config.worlds}
 
@@ -118,7 +121,12 @@ def world(config, name: str, workdir: pathlib.Path) -> World:
   found = jax.jit(jax.vmap(outputs, (0, None)))(runs.params, task.queries)
   predicted = np.asarray(found.mean(0).argmax(-1))
   exported(task, runs, folder / 'world.npz')
-  return World(own, task, runs, predicted, folder)
+  problem = task.problem._replace(measure=brittleness.lead)
+  leads = {
+    part: retraining.measures(problem, runs.params, getattr(task, part))
+    for part in ('train', 'queries')
+  }
+  return World(own, task, runs, predicted, leads, folder)
 
 
 def exported(task: Task, runs: Run, path: pathlib.Path) -> None:
@@ -152,7 +160,7 @@ def scored(config, worlds: dict[str, World], name: str, settings) -> Scores:
   'own', a world but the clean one.
   """
   settings = dampings.resolved(settings, {})
-  without = settings.pop('without', ())
+  without = settings.get('without', ())
   of = {
     key: _mean(w, name, settings)
     for key, w in worlds.items()

@@ -22,7 +22,6 @@ from tda_jax.evaluation import (
   cleaning,
   detection,
   lds,
-  retraining,
   sanity,
 )
 
@@ -218,8 +217,7 @@ def flipped(config, world, name: str, of) -> dict:
   """Brittleness: right queries that turn wrong without their supporters."""
   settings, task = config.brittleness, world.task
   queries = rows_lib.take(task.queries, slice(0, settings.queries))
-  problem = task.problem._replace(measure=brittleness.lead)
-  before = retraining.measures(problem, world.runs.params, queries).T
+  before = world.leads['queries'][:, : settings.queries].T
   if not (before.mean(1) > 0).any():
     logging.warning('brittleness: %s', NOT_MEASURED)
     return {}
@@ -244,7 +242,7 @@ def cleaned(config, world, name: str, own):
   count = round(settings.removed * len(own))
 
   def leads(removed, folder):
-    return cleaning.leads(
+    return brittleness.leads_without(
       task.problem,
       task.recipe,
       task.train,
@@ -253,6 +251,7 @@ def cleaned(config, world, name: str, own):
       settings.repeats,
       jax.random.key(config.seed),
       world.folder / 'cleaning' / folder,
+      kind='cleaning',
       at_once=config.truth.at_once,
     )
 
@@ -289,19 +288,10 @@ def chances(config, worlds) -> dict[str, float]:
 
 def accuracies(world) -> dict[str, float]:
   """Of the models, mean: on their rows and queries; or how many are misled."""
-  task = world.task
-  parts = {'train': task.train, 'queries': task.queries}
-  leads = task.problem._replace(measure=brittleness.lead)
-  found = {
-    part: float(
-      (retraining.measures(leads, world.runs.params, rows) > 0).mean()
-    )
-    for part, rows in parts.items()
-  }
-  if 'label' in (task.known or {}):
-    del found['queries']  # their labels are not what they show
-    found['misled'] = float(misled(world).mean())
-  return found
+  right = {p: float((leads > 0).mean()) for p, leads in world.leads.items()}
+  if 'label' in (world.task.known or {}):  # queries' labels are not theirs
+    return {'train': right['train'], 'misled': float(misled(world).mean())}
+  return right
 
 
 def _share(labels, asked):

@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from experiments import quanda_metrics as metrics_lib
-from tda_jax.report import leaderboard
+from tda_jax.report import leaderboard, page
 from tda_jax.storage import record
 
 PICTURED_BY = 'ekfac'  # whose supporters are shown, or the first method's
@@ -78,7 +78,10 @@ def of_groups(world, count, best):
   names = world.task.shown.get('classes')
   return [
     _picture(
-      world, 'train', i, f'{_name(known["labels"][i], names)}, group {y[i]}'
+      world,
+      'train',
+      i,
+      f'{page.label_text(known["labels"][i], names)}, group {y[i]}',
     )
     for i in range(count)
   ]
@@ -87,7 +90,7 @@ def of_groups(world, count, best):
 def of_shortcut(world, count, best):
   del best
   true, names = world.task.known['true'], world.task.shown.get('classes')
-  return _misled(world, count, 'row', lambda q: _name(true[q], names))
+  return _misled(world, count, 'row', lambda q: page.label_text(true[q], names))
 
 
 def of_mixed(world, count, best):
@@ -98,7 +101,7 @@ def of_mixed(world, count, best):
 def _misled(world, count, row, query):
   """Flagged rows, then queries that are taken for their class."""
   known = world.task.known
-  taken = _name(known['label'], world.task.shown.get('classes'))
+  taken = page.label_text(known['label'], world.task.shown.get('classes'))
   rows = np.flatnonzero(known['flagged'])[:count]
   asked = np.flatnonzero(metrics_lib.misled(world))[:count]
   return [_picture(world, 'train', i, f'{row}: {taken}') for i in rows] + [
@@ -113,7 +116,7 @@ def of_mislabelled(world, count, best):
   return [
     _picture(
       world, 'train', i,
-      f'{_name(known["labels"][i], names)}, labelled'
+      f'{page.label_text(known["labels"][i], names)}, labelled'
       f' {_label(world.task, "train", i)}',
     )
     for i in np.flatnonzero(known['flagged'])[: 2 * count]
@@ -127,11 +130,7 @@ def _picture(world, part, i, caption):
 
 
 def _label(task, part, i):
-  return _name(getattr(task, part)['y'][i], task.shown.get('classes'))
-
-
-def _name(y, names):
-  return names[int(y)] if names else str(int(y))
+  return page.label_text(getattr(task, part)['y'][i], task.shown.get('classes'))
 
 
 PICTURED = {

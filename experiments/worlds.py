@@ -55,11 +55,9 @@ def mixed(train, queries, seed, foreign, path, only, share, label):
   shape, scale = train['x'].shape[1:], train['x'].max()
   x = scale * _foreign(foreign, path, only, count + q, shape, seed)
   strange = {'x': x, 'y': np.full(count + q, label, train['y'].dtype)}
-  parts = [
-    rows_lib.take(strange, i) for i in np.split(np.arange(count + q), [count])
-  ]
-  new, flagged = worlds.mixed(train, parts[0], label, seed)
-  return new, parts[1], {'flagged': flagged, 'label': label}
+  part = lambda *ends: rows_lib.take(strange, slice(*ends))
+  new, flagged = worlds.mixed(train, part(count), label, seed)
+  return new, part(count, None), {'flagged': flagged, 'label': label}
 
 
 def mislabelled(train, queries, seed, fraction):

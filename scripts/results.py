@@ -38,7 +38,8 @@ PAGE = """\
 
 Made by `make results` from `results/*.json`; do not edit. Intervals: one
 standard error over the n models for `lds_single`, two over queries for `loo_*`,
-95% bootstrap otherwise. Seconds: of one model. Peak MB: of the whole process.
+95% bootstrap otherwise; in quanda Wilson's of shares of queries, DeLong's of wrong
+labels, and the range over seeds of random scores. Seconds: of one model. Peak MB: of the whole process.
 {% if files %}
 
 | run | claims that hold | figures |

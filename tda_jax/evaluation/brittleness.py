@@ -28,22 +28,16 @@ def leads(
   repeats: int,
   key: jax.Array,
   path: str | os.PathLike,
-  *,
-  at_once: int = 50,
-  attributes: dict | None = None,
-  progress: bool = True,
+  **options: Any,
 ) -> np.ndarray:
   """Lead of each query's own class after its rows were removed, [Q, R].
 
-  The lead, output_y − max_{k≠y} output_k, is above 0 where the class is right.
-  A model is trained for each query and repeat; results are kept in `path` as
-  `retraining.outcomes` keeps them, and the same call continues.
-
   Args:
     removed: [Q, k] rows that are removed for each query (k = 0: none).
+    options: `at_once` and `progress` of `leads_without`.
 
   Raises:
-    ValueError: as `outcomes`; rows that do not exist or are named twice.
+    ValueError: as `leads_without`.
   """
   removed, count = np.asarray(removed), len(queries['y'])
   if removed.ndim != 2 or len(removed) != count:
@@ -51,13 +45,48 @@ def leads(
       f'removed has shape {removed.shape}: give [Q, k] rows for each of the'
       f' {count} queries'
     )
-  found = retraining.outcomes(
-      problem._replace(measure=lead), recipe, train, queries,
-      kept(removed, len(train['y'])), repeats, key, path,
-      at_once=at_once, progress=progress,
-      attributes={'kind': 'brittleness', **(attributes or {})},
+  found = leads_without(
+      problem, recipe, train, queries, removed, repeats, key, path,
+      kind='brittleness', **options,
   )  # fmt: skip
   return np.einsum('qrq->qr', found)
+
+
+def leads_without(
+  problem: Problem,
+  recipe: Recipe,
+  train: PyTree,
+  queries: PyTree,
+  removed: np.ndarray,
+  repeats: int,
+  key: jax.Array,
+  path: str | os.PathLike,
+  *,
+  kind: str,
+  at_once: int = 50,
+  progress: bool = True,
+) -> np.ndarray:
+  """Lead of each query's own class after each removal, [M, R, Q].
+
+  The lead, output_y − max_{k≠y} output_k, is above 0 where the class is right.
+  A model is trained for each removal and repeat; results are kept in `path` as
+  `retraining.outcomes` keeps them, and the same call continues.
+
+  Args:
+    removed: [M, k] rows.
+    kind: what the removals are for, as the record has it.
+
+  Raises:
+    ValueError: as `outcomes`; rows that do not exist or are named twice.
+  """
+  removed = np.asarray(removed)
+  if removed.ndim != 2:
+    raise ValueError(f'removed has shape {removed.shape}: give [M, k] rows')
+  return retraining.outcomes(
+      problem._replace(measure=lead), recipe, train, queries,
+      kept(removed, len(train['y'])), repeats, key, path,
+      at_once=at_once, progress=progress, attributes={'kind': kind},
+  )  # fmt: skip
 
 
 def lead(outputs: jax.Array, example: PyTree) -> jax.Array:

@@ -7,20 +7,13 @@ training without k random rows, so that the effect of fewer rows cancels.
 
 Rank rows by what makes a row suspect, largest first: self-influence in the loss
 (a label that had to be remembered), or minus the mean score over queries of a
-measure of their true class (rows that harm).
+measure of their true class (rows that harm). Models without the rows are trained
+by `brittleness.leads_without`.
 """
 
-import os
-from typing import Any
-
-import jax
 import numpy as np
 
-from tda_jax.evaluation import brittleness, retraining
-from tda_jax.problem import Problem
-from tda_jax.training.fit import Recipe
-
-PyTree = Any
+from tda_jax.evaluation import brittleness
 
 
 def first(ranking: np.ndarray, k: int) -> np.ndarray:
@@ -48,42 +41,6 @@ def controls(rows: int, k: int, draws: int, seed: int) -> np.ndarray:
   """
   values = np.random.default_rng(seed).random((rows, draws))
   return brittleness.top(values, k)
-
-
-def leads(
-  problem: Problem,
-  recipe: Recipe,
-  train: PyTree,
-  queries: PyTree,
-  removed: np.ndarray,
-  repeats: int,
-  key: jax.Array,
-  path: str | os.PathLike,
-  *,
-  at_once: int = 50,
-  attributes: dict | None = None,
-  progress: bool = True,
-) -> np.ndarray:
-  """Lead of each query's own class after each removal, [M, R, Q].
-
-  Above 0 where the class is right (`brittleness.lead`). Results are kept in
-  `path` as `retraining.outcomes` keeps them, and the same call continues.
-
-  Args:
-    removed: [M, k], `first` of some rankings and `controls`, of one k.
-
-  Raises:
-    ValueError: as `outcomes`; rows that do not exist or are named twice.
-  """
-  removed = np.asarray(removed)
-  if removed.ndim != 2:
-    raise ValueError(f'removed has shape {removed.shape}: give [M, k] rows')
-  return retraining.outcomes(
-      problem._replace(measure=brittleness.lead), recipe, train, queries,
-      brittleness.kept(removed, len(train['y'])), repeats, key, path,
-      at_once=at_once, progress=progress,
-      attributes={'kind': 'cleaning', **(attributes or {})},
-  )  # fmt: skip
 
 
 def gain(cleaned: np.ndarray, control: np.ndarray) -> np.ndarray:

@@ -117,7 +117,7 @@ def queries(
   names = columns or [f'x{i}' for i in range(train.shape[-1])]
 
   def example(rows, labels, i):
-    label = _label(labels[i], classes)
+    label = label_text(labels[i], classes)
     if rows.ndim > 2:
       return Example(int(i), label, image=(rows[i] - low) / scale)
     cells = dict(zip(names, rows[i], strict=True))
@@ -141,7 +141,7 @@ def queries(
     found.append(
       Query(
         example(shown, shown_labels, q),
-        _label(predicted[q], classes),
+        label_text(predicted[q], classes),
         evidence(q, order, 1),
         evidence(q, order[::-1], -1),
       )
@@ -291,7 +291,8 @@ def _fact(value):
   return '–' if value is None else str(value)
 
 
-def _label(value, classes):
+def label_text(value, classes=None) -> str:
+  """A label as people read it: its class's name, or the number."""
   if classes is not None:
     return str(classes[int(value)])
   if np.issubdtype(np.asarray(value).dtype, np.floating):

@@ -32,9 +32,9 @@ def recipe():
 
 
 def leads(path, removed):
-  return cleaning.leads(
+  return brittleness.leads_without(
       PROBLEM, recipe(), TRAIN, QUERIES, removed, 2, jax.random.key(0), path,
-      progress=False,
+      kind='cleaning', progress=False,
   )  # fmt: skip
 
 

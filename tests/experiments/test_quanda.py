@@ -174,7 +174,7 @@ def test_randomised_models_have_learnt_nothing():
   runs = experiment.Run(params, jax.tree.map(
     lambda x: np.stack([x] * c.checkpoints, 1), params), None, None, keys
   )  # fmt: skip
-  world = experiment.World(c, task, runs, None, None)
+  world = experiment.World(c, task, runs, None, None, None)
   found = experiment.randomised(world)
   assert jax.tree.structure(found.checkpoints) == jax.tree.structure(
     runs.checkpoints
