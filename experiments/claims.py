@@ -7,7 +7,7 @@ in, and one that fails stays with its figures.
 import numpy as np
 
 from experiments.findings import Finding, Truth, gap, residual
-from tda_jax.evaluation import lds
+from tda_jax.evaluation import bootstrap
 
 PAPER = 'ASTRA paper'
 PEERS = 'the package, measured in this setting'
@@ -46,7 +46,7 @@ def gain_grows_with_ensembling(config, found, truth, rows):
   if len(_kinds(a, e)) < 2:
     return []
   single, ensemble = (gap(a, e, k, truth) for k in ('single', 'ensemble'))
-  d = lds.difference(ensemble, single)
+  d = bootstrap.difference(ensemble, single)
   return [
     claim(
       'the gain of ASTRA over EKFAC grows with ensembling',
@@ -271,7 +271,7 @@ def _steps_to(trace, goal):
   return steps[np.argmax(reached)] if reached.any() else np.inf
 
 
-def signed(estimate: lds.Estimate) -> str:
+def signed(estimate: bootstrap.Estimate) -> str:
   """A difference with its interval."""
   return f'{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]'
 

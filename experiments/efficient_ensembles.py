@@ -18,7 +18,7 @@ from experiments import efficient_ensembles_claims as claims_lib
 from experiments import ensembles, launch, results, stages, tasks
 from experiments import findings as findings_lib
 from experiments.ensembles import Members
-from tda_jax.evaluation import lds
+from tda_jax.evaluation import bootstrap, lds
 from tda_jax.report import plots
 from tda_jax.training import ensembles as ensembles_lib
 
@@ -43,7 +43,7 @@ class Ensemble(NamedTuple):
 
   models: int
   variants: int
-  lds: lds.Estimate
+  lds: bootstrap.Estimate
   training: float
   serving: float
   storage: float

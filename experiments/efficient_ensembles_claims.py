@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.claims import claim, signed
-from tda_jax.evaluation import lds
+from tda_jax.evaluation import bootstrap
 
 PAPER = 'efficient ensembles paper, abstract'
 COSTS = {'training': 's', 'serving': 's', 'storage': 'MB'}
@@ -30,7 +30,7 @@ class Saving(NamedTuple):
   kind: str
   models: int
   cost: str
-  saved: lds.Estimate
+  saved: bootstrap.Estimate
   by: tuple[int, int] | None
 
 
@@ -70,7 +70,7 @@ def _saving(name, kind, naive, every, cost) -> Saving:
     cheapest = every[int(np.argmin(np.where(reached, costs, np.inf)))]
     by = cheapest.models, cheapest.variants
   low, high = np.quantile(low_high, [0.025, 0.975])
-  saved_ = lds.Estimate(
+  saved_ = bootstrap.Estimate(
     value, float(low), float(high), low_high, naive.lds.drawn
   )
   return Saving(name, kind, naive.models, cost, saved_, by)
@@ -92,10 +92,12 @@ def control_rows(found: dict) -> list[dict]:
   out = []
   for name, every in _controlled(found).items():
     for naive, dropout, control in every:
-      gain = lds.difference(dropout.lds, naive.lds)
+      gain = bootstrap.difference(dropout.lds, naive.lds)
       if gain.low <= 0:
         continue  # no gain that could be shared out
-      share = lds.ratio(lds.difference(control.lds, naive.lds), gain)
+      share = bootstrap.ratio(
+        bootstrap.difference(control.lds, naive.lds), gain
+      )
       out.append({
           'method': f'{name}, projections {_size(control)}',
           'metric': "share of dropout's gain", 'value': share.value,
@@ -109,7 +111,7 @@ def computed(config, found: dict, every: list[Saving]) -> list[dict]:
   out = [_saves(s) for s in _largest(every)]
   for name, cases in _controlled(found).items():
     for _, dropout, control in cases:
-      gap = lds.difference(dropout.lds, control.lds)
+      gap = bootstrap.difference(dropout.lds, control.lds)
       out.append(
         claim(
           f'{name}: masks add to fresh projections, {_size(dropout)}',
@@ -181,7 +183,7 @@ def _grows(found) -> list[dict]:
   out = []
   for (name, kind), every in found.items():
     if kind == 'naive' and len(every) > 1:
-      gap = lds.difference(every[-1].lds, every[0].lds)
+      gap = bootstrap.difference(every[-1].lds, every[0].lds)
       out.append(
         claim(
           f'{name}: {every[-1].models} models predict better than one',

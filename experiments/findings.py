@@ -6,7 +6,7 @@ import numpy as np
 from absl import logging
 
 from experiments import dampings, stages
-from tda_jax.evaluation import agreement, lds, reliability
+from tda_jax.evaluation import agreement, bootstrap, lds, reliability
 
 RESAMPLES = 300
 SIZES = (1, 2, 3, 5, 10, 20, 50)  # of ensembles
@@ -27,11 +27,11 @@ class Finding(NamedTuple):
   """
 
   scores: np.ndarray
-  single: lds.Estimate
+  single: bootstrap.Estimate
   single_error: float
-  ensemble: lds.Estimate
+  ensemble: bootstrap.Estimate
   sizes: list[int]
-  by_size: list[lds.Estimate]
+  by_size: list[bootstrap.Estimate]
   members: int
   facts: list[dict]
   peak_mb: float | None
@@ -42,7 +42,7 @@ class Truth(NamedTuple):
 
   subsets: np.ndarray
   outcomes: np.ndarray
-  ceiling: lds.Estimate
+  ceiling: bootstrap.Estimate
 
 
 def truth(config, task, workdir) -> Truth:
@@ -73,7 +73,7 @@ def measure(config, task, runs, true: Truth, workdir) -> dict[str, Finding]:
   return found
 
 
-def gap(a: Finding, b: Finding, kind: str, true: Truth) -> lds.Estimate:
+def gap(a: Finding, b: Finding, kind: str, true: Truth) -> bootstrap.Estimate:
   """LDS of a − LDS of b, over the members that both have scored.
 
   Args:
@@ -87,7 +87,7 @@ def gap(a: Finding, b: Finding, kind: str, true: Truth) -> lds.Estimate:
     scores = scores if kind == 'single' else scores.mean(0)
     return lds.interval(scores, outcomes, true.subsets, resamples=RESAMPLES)
 
-  return lds.difference(estimate(a), estimate(b))
+  return bootstrap.difference(estimate(a), estimate(b))
 
 
 def of_scores(scores: np.ndarray, true: Truth, sizes=SIZES) -> Finding:
@@ -133,7 +133,7 @@ def rows(found: dict[str, Finding], true: Truth) -> list[dict]:
     })  # fmt: skip
     if f.members > 1:
       out.append(_row(name, 'lds_ensemble', f.ensemble, f.members))
-      share = lds.ratio(f.ensemble, true.ceiling)
+      share = bootstrap.ratio(f.ensemble, true.ceiling)
       out.append(_row(name, 'lds_ensemble/ceiling', share, f.members))
     end = residual(f)
     if end is not None:
@@ -195,7 +195,7 @@ def same_run_rows(found, kept, outcomes) -> list[dict]:
       lds.interval(f.scores[e], outcomes[:, e], kept, resamples=RESAMPLES)
       for e in range(count)
     ]
-    mean = lds.average(of_model)
+    mean = bootstrap.average(of_model)
     out.append(_row(name, 'lds_same_run', mean, count))
   return out
 

@@ -13,7 +13,7 @@ from experiments import claims
 from experiments.final_model_only_claims import mean_and_error
 from experiments.findings import Finding
 from experiments.mislabelled import METRIC
-from tda_jax.evaluation import lds
+from tda_jax.evaluation import bootstrap
 
 PAPER = 'limited-access paper (Zhang et al. 2025)'
 FLIP = 'flip_rate'
@@ -48,10 +48,10 @@ def gap(found: dict[str, Finding], a: str, b: str, only=None):
     other = found.get('random' if b == 'random' else f'{b}/{name}')
     if other is not None and only in (None, name):
       own = found[f'{a}/{name}'].ensemble
-      gaps.append(lds.difference(own, other.ensemble))
+      gaps.append(bootstrap.difference(own, other.ensemble))
   if not gaps:
     return None
-  return lds.estimate(
+  return bootstrap.estimate(
     np.mean([g.value for g in gaps]),
     np.mean([g.resampled for g in gaps], 0),
     gaps[0].drawn,

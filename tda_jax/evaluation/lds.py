@@ -17,13 +17,6 @@ import numpy as np
 from tda_jax.evaluation import agreement, bootstrap, ranks
 
 # What `interval` gives is compared by these, under this name too.
-from tda_jax.evaluation.bootstrap import OVER as OVER
-from tda_jax.evaluation.bootstrap import Estimate as Estimate
-from tda_jax.evaluation.bootstrap import average as average
-from tda_jax.evaluation.bootstrap import difference as difference
-from tda_jax.evaluation.bootstrap import draws as draws
-from tda_jax.evaluation.bootstrap import estimate as estimate
-from tda_jax.evaluation.bootstrap import ratio as ratio
 
 
 def lds(
@@ -78,7 +71,7 @@ def interval(
   resamples: int = 500,
   seed: int = 0,
   kind: str = 'spearman',
-) -> Estimate:
+) -> bootstrap.Estimate:
   """Mean LDS over queries with its 95% bootstrap interval.
 
   'queries' asks about other queries for the same retrained models, 'subsets'
@@ -134,7 +127,7 @@ def by_size(
   resamples: int = 200,
   seed: int = 0,
   kind: str = 'spearman',
-) -> list[Estimate]:
+) -> list[bootstrap.Estimate]:
   """LDS of ensembles of each size: averaged over random draws of k members.
 
   Args:

@@ -20,7 +20,7 @@ RESAMPLED_SPLITS = 5
 
 class Ceiling(NamedTuple):
   """Attributes:
-  estimate: mean over queries of the ceiling, with its interval; `lds.ratio`
+  estimate: mean over queries of the ceiling, with its interval; `bootstrap.ratio`
     of an LDS estimate and this one is LDS/ceiling.
   per_query: [Q], the ceiling of each query.
   reliability: [Q], of the mean of R repeats.

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from tda_jax.evaluation import bootstrap, cleaning
+from tda_jax.evaluation import bootstrap, brittleness, cleaning
 from tda_jax.problem import classification
 from tda_jax.training.fit import Recipe
 

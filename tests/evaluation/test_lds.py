@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tda_jax.evaluation import agreement, lds
+from tda_jax.evaluation import agreement, bootstrap, lds
 
 SCIPY = {'spearman': stats.spearmanr, 'kendall': stats.kendalltau}
 kinds = pytest.mark.parametrize('kind', agreement.KINDS)
@@ -78,14 +78,14 @@ def test_rounding_of_constant_scores_is_no_order():
 
 
 @kinds
-@pytest.mark.parametrize('over', lds.OVER)
+@pytest.mark.parametrize('over', bootstrap.OVER)
 def test_resamples_are_those_of_brute_force(over, kind):
   scores, subsets, outcomes = additive(noise=4.0, count=25)
   outcomes = outcomes.round(0)
   found = lds.interval(
     scores, outcomes, subsets, over=over, resamples=20, kind=kind
   )
-  of_subsets, of_queries = lds.draws(25, 8, over, 20, seed=0)
+  of_subsets, of_queries = bootstrap.draws(25, 8, over, 20, seed=0)
   sums, expected = lds.predictions(scores, subsets), []
   for counts, weights in zip(of_subsets, of_queries, strict=True):
     again = np.repeat(np.arange(25), counts.astype(int))
@@ -149,7 +149,7 @@ def coverage(over, worlds=60):
   return np.mean(inside)
 
 
-@pytest.mark.parametrize('over', lds.OVER)
+@pytest.mark.parametrize('over', bootstrap.OVER)
 def test_intervals_cover_about_as_often_as_they_say(over):
   share = coverage(over)
   assert share > 0.83  # .95 of 60 worlds has sd .03; small samples lose some
@@ -192,13 +192,13 @@ def test_paired_difference_is_sharper_than_two_intervals():
   worse = better + 0.6 * rng.normal(size=scores.shape)
   a = lds.interval(better, outcomes, subsets, resamples=200)
   b = lds.interval(worse, outcomes, subsets, resamples=200)
-  apart = lds.difference(a, b)
+  apart = bootstrap.difference(a, b)
   assert apart.value == pytest.approx(a.value - b.value)
   assert a.low < b.high and apart.low > 0
   assert apart.high - apart.low < 0.7 * (a.high - a.low)
-  assert lds.difference(b, a).high < 0
-  np.testing.assert_allclose(lds.ratio(a, a).resampled, 1)
-  assert lds.ratio(b, a).value == pytest.approx(b.value / a.value)
+  assert bootstrap.difference(b, a).high < 0
+  np.testing.assert_allclose(bootstrap.ratio(a, a).resampled, 1)
+  assert bootstrap.ratio(b, a).value == pytest.approx(b.value / a.value)
 
 
 def test_only_like_resamples_are_paired():
@@ -206,9 +206,9 @@ def test_only_like_resamples_are_paired():
   a = lds.interval(scores, outcomes, subsets, resamples=5)
   b = lds.interval(scores, outcomes, subsets, resamples=5, seed=1)
   with pytest.raises(ValueError, match='not resampled alike'):
-    lds.difference(a, b)
+    bootstrap.difference(a, b)
   with pytest.raises(ValueError, match='no signal'):
-    lds.ratio(a, a._replace(value=0.0))
+    bootstrap.ratio(a, a._replace(value=0.0))
 
 
 def test_same_seed_same_interval():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tda_jax.evaluation import agreement, lds, reliability
+from tda_jax.evaluation import agreement, bootstrap, lds, reliability
 
 
 def world(noise, repeats, count=100, queries=120, uneven=0.0, seed=0):
@@ -74,7 +74,7 @@ def test_lds_over_ceiling_is_paired():
   outcomes = expected[:, None] + 5 * rng.normal(size=shape)
   found = lds.interval(scores, outcomes.mean(axis=1), subsets, resamples=100)
   ceiling = reliability.ceiling(outcomes, resamples=100).estimate
-  share = lds.ratio(found, ceiling)
+  share = bootstrap.ratio(found, ceiling)
   assert share.low < 1 < share.high
   assert share.value == pytest.approx(1, abs=0.03)
 

@@ -11,7 +11,7 @@ from experiments import efficient_ensembles as experiment
 from experiments import efficient_ensembles_claims as claims_lib
 from experiments import ensembles
 from experiments.findings import Truth
-from tda_jax.evaluation import lds
+from tda_jax.evaluation import bootstrap, lds
 
 SMOKE = 'configs/efficient_ensembles/digits.py:smoke'
 ASTRA = 'configs/astra/digits.py:smoke'
@@ -89,7 +89,9 @@ def test_factors_are_averaged_apart_and_counted():
 
 def ensemble(models, variants, value, training):
   resampled = value + np.array([-0.1, 0.1])
-  estimate = lds.Estimate(value, value - 0.1, value + 0.1, resampled, (1,))
+  estimate = bootstrap.Estimate(
+    value, value - 0.1, value + 0.1, resampled, (1,)
+  )
   return experiment.Ensemble(models, variants, estimate, training, 1.0, 1.0)
 
 
