@@ -24,6 +24,8 @@ PyTree = Any
 # Rows × parameters × queries of one product: enough to fill the machine, and no
 # more, so that what is between two layers stays in the cache.
 AT_ONCE = 2**28
+# Entries of the gradients of one layer that may be formed at a time, 256 MB.
+FORMED = 2**26
 
 
 class Factor(NamedTuple):
@@ -185,13 +187,30 @@ def by_layer(problem, params, example, vectors):
   return matrices
 
 
+def pays(layer, rows: int, positions: int, queries: int, k: int = 1) -> bool:
+  """Whether products of Q vectors with K gradients Σ_s a_s δ_sᵀ of each of B rows
+  are less work with these gradients formed, and they fit into FORMED.
+
+  K·I·O(S + Q) products a row, against Q·S·O(I + K) position by position: less for
+  a convolution, whose kernel is small beside its positions; never for S = 1.
+  """
+  size = layer.num_in * layer.num_out
+  if layer.kind == 'embed' or rows * k * size > FORMED:
+    return False
+  by_position = queries * positions * layer.num_out * (layer.num_in + k)
+  return k * size * (positions + queries) < by_position
+
+
 def inner_products(layer, a, g, queries):
   """⟨∇W_b, V_q⟩ = Σ_s a_bsᵀ V_q δ_bs, [B, Q]; a statistic of `taps.collect`."""
   if layer.kind == 'embed':
     return jnp.einsum(
       'bso,qbso->bq', g, queries.at[:, a].get(mode='fill', fill_value=0)
     )
-  # Query by query: a V_q stays in the cache, and no a δᵀ is ever formed.
+  if pays(layer, *a.shape[:2], len(queries)):
+    full = jnp.einsum('bsi,bso->bio', a, g)
+    return jnp.einsum('bio,qio->bq', full, queries)
+  # Query by query: a V_q stays in the cache.
   one = lambda v: jnp.einsum('bso,bso->b', a @ v, g)
   together = max(1, AT_ONCE // (a.size * layer.num_out))
   return jax.lax.map(one, queries, batch_size=together).T

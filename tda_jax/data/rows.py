@@ -81,10 +81,11 @@ def total(of_batch: Callable, stack: Batch) -> PyTree:
   return jax.lax.scan(step, zero, stack)[0]
 
 
-def each(of_batch: Callable, rows: PyTree, size: int) -> jax.Array:
+def each(of_batch: Callable, rows: PyTree, size: int) -> PyTree:
   """`of_batch(batch)`, [B, ...], of all rows, one batch at a time: [N, ...]."""
   found = jax.lax.map(of_batch, stacked(rows, size))
-  return found.reshape(-1, *found.shape[2:])[: count(rows)]
+  joined = lambda x: x.reshape(-1, *x.shape[2:])[: count(rows)]
+  return jax.tree.map(joined, found)
 
 
 def with_dropout(augment: Callable | None = None) -> Callable:

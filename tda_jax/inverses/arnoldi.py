@@ -51,7 +51,8 @@ def arnoldi(
 
   def fit(problem, params, train, key):
     space = coordinates_lib.coordinates(None, problem, params, train, curvature)
-    system = inverse_lib.damped(space, train, batch_size, 0.0)
+    along = inverse_lib.linearised(space, train, 1)
+    system = inverse_lib.damped(along, train, batch_size, 0.0)
     start, unravel = ravel_pytree(params)
     one = lambda v: jax.tree.map(lambda leaf: leaf[None], unravel(v))
     product = lambda v: ravel_pytree(trees.row(system(one(v)), 0))[0]

@@ -47,7 +47,8 @@ def cg(
     space = coordinates_lib.coordinates(
       state, problem, params, train, curvature
     )
-    system = inverse_lib.damped(space, train, batch_size, shift)
+    product = inverse_lib.linearised(space, train, trees.count(vectors))
+    system = inverse_lib.damped(product, train, batch_size, shift)
     vectors = space.enter(vectors)
     norms = trees.norms(vectors)
     limit = tolerance * norms

@@ -8,8 +8,9 @@ the inputs and output gradients of a batch can be rotated instead:
   (Gx)_q = (1/B) Σ_{b,k} u_qbk · (a_b Q_A)ᵀ(δ_bk Q_S),
   u_qbk  = Σ_layers (a_b Q_A) X_q (δ_bk Q_S)ᵀ,
 
-δ_bk the rows of Sᵀ∂outputs/∂y (`curvature.gram`), taken once for all queries.
-The Hessian has no such rows: its products leave the coordinates and come back.
+δ_bk the rows of Sᵀ∂outputs/∂y (`curvature.gram`), taken once for all queries,
+and once for all steps of a solver where those of all data fit into memory. The
+Hessian has no such rows: its products leave the coordinates and come back.
 """
 
 from collections.abc import Callable
@@ -40,12 +41,15 @@ class Coordinates(NamedTuple):
   """Attributes, all on stacks of Q vectors:
   enter: parameter trees -> coordinates.
   leave: coordinates -> parameter trees.
-  product: batch -> (x -> Ax), A the mean curvature of the batch's rows plus l2.
+  rows: (batch, Q) -> what `product` needs of each row, a tree of [B, ...].
+  product: (rows, mask [B]) -> (x -> Ax), A the mean curvature of the rows whose
+    mask is 1, plus l2.
   precondition: r -> P⁻¹ r.
   """
 
   enter: Callable
   leave: Callable
+  rows: Callable
   product: Callable
   precondition: Callable
 
@@ -71,11 +75,13 @@ def coordinates(
     curvature: 'ggn' or 'hessian'.
   """
 
-  def plain(batch):
+  def plain(batch, mask):
+    batch = batch._replace(mask=mask)
     return jax.vmap(CURVATURES[curvature](problem, params, batch))
 
+  itself = lambda batch, queries: batch
   if fitted is None:
-    return Coordinates(lambda v: v, lambda x: x, plain, lambda r: r)
+    return Coordinates(lambda v: v, lambda x: x, itself, plain, lambda r: r)
   example = rows_lib.take(train, 0)
   layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
   blocks = fitted.blocks
@@ -93,36 +99,72 @@ def coordinates(
       for name, block in blocks.items()
     }
 
-  def product(batch):
-    if curvature == 'ggn':
-      return _rotated_ggn(problem, params, batch, layers, blocks)
-    inside = plain(batch)
-    return lambda x: enter(inside(leave(x)))
+  def inside(batch, mask):
+    product = plain(batch, mask)
+    return lambda x: enter(product(leave(x)))
 
-  return Coordinates(enter, leave, product, precondition)
+  if curvature != 'ggn':
+    return Coordinates(enter, leave, itself, inside, precondition)
+
+  def rows(batch, queries):
+    factors = gram.factors(problem, params, batch, 'curvature')
+    return {
+      name: _row(layers[name], _turned(layers[name], f, blocks[name]), queries)
+      for name, f in factors.items()
+    }
+
+  def product(rows, mask):
+    return _rotated_ggn(layers, rows, mask, problem.l2)
+
+  return Coordinates(enter, leave, rows, product, precondition)
 
 
-def _rotated_ggn(problem, params, batch, layers, blocks):
-  factors = gram.factors(problem, params, batch, 'curvature')
-  rotated = {
-    name: gram.Factor(
-      f.a if blocks[name].inputs is None else _times(f.a, blocks[name].inputs),
-      f.g
-      if blocks[name].outputs is None
-      else _times(f.g, blocks[name].outputs),
-    )
-    for name, f in factors.items()
-  }
-  count = batch.mask.sum()
+class Positions(NamedTuple):
+  """Inputs and output gradients of B rows at S positions, row axis first."""
+
+  a: jax.Array  # [B, H, S, I], or ids [B, S]
+  g: jax.Array  # [B, K, H, S, O], or [B, K, S, O]
+
+
+def _rotated_ggn(layers, rows, mask, l2):
+  count = mask.sum()
 
   def one(x):
-    u = sum(_along(layers[n], f, x[n]) for n, f in rotated.items()) / count
-    back = {n: _back(layers[n], f, u) for n, f in rotated.items()}
-    return jax.tree.map(lambda g, x: g + problem.l2 * x, back, x)
+    u = sum(_along(layers[n], row, x[n]) for n, row in rows.items())
+    u = u * (mask / count)[:, None]
+    back = {n: _back(layers[n], row, u) for n, row in rows.items()}
+    return jax.tree.map(lambda g, x: g + l2 * x, back, x)
 
-  rows = batch.mask.shape[0] * sum(b.eigenvalues.size for b in blocks.values())
-  together = max(1, gram.AT_ONCE // rows)
-  return lambda x: jax.lax.map(one, x, batch_size=together)
+  def product(x):
+    size = len(mask) * sum(leaf[0].size for leaf in x.values())
+    return jax.lax.map(one, x, batch_size=max(1, gram.AT_ONCE // size))
+
+  return product
+
+
+def _turned(layer, factor, block):
+  """The factor in the block's eigenbasis, its stack axes one axis H."""
+  a, g = factor
+  a = a if block.inputs is None else _times(a, block.inputs)
+  g = g if block.outputs is None else _times(g, block.outputs)
+  if layer.kind == 'embed':
+    return gram.Factor(a, g)
+  depth = len(layer.stack)
+  return gram.Factor(
+    a.reshape(-1, *a.shape[depth:]),
+    g.reshape(len(g), -1, *g.shape[1 + depth :]),
+  )
+
+
+def _row(layer, factor, queries):
+  """Σ_s a_bs δ_bksᵀ, [B, K, H, I, O], where forming it pays; else Positions."""
+  a, g = factor
+  if layer.kind == 'embed':
+    return Positions(a, jnp.moveaxis(g, 1, 0))
+  k, h, b, s, _ = g.shape
+  if gram.pays(layer, h * b, s, queries, k):
+    return jnp.einsum('hbsi,khbso->bkhio', a, g)
+  return Positions(jnp.moveaxis(a, 1, 0), jnp.moveaxis(g, 2, 0))
 
 
 def _times(values, basis):
@@ -130,32 +172,27 @@ def _times(values, basis):
   return jnp.einsum('...bsi,...ij->...bsj', values, basis)
 
 
-def _along(layer, factor, x):
+def _along(layer, row, x):
   """u_bk of one layer and query, [B, K]; x [*stack, I, O]."""
   if layer.kind == 'embed':
-    y = x.at[factor.a].get(mode='fill', fill_value=0)
-    return jnp.einsum('bso,kbso->bk', y, factor.g)
-  a, g = _one_stack(layer, factor)
+    y = x.at[row.a].get(mode='fill', fill_value=0)
+    return jnp.einsum('bso,bkso->bk', y, row.g)
   x = x.reshape(-1, *x.shape[-2:])
-  y = jnp.einsum('hbsi,hio->hbso', a, x)
-  return jnp.einsum('hbso,khbso->bk', y, g)
+  if not isinstance(row, Positions):
+    return jnp.einsum('bkhio,hio->bk', row, x)
+  y = jnp.einsum('bhsi,hio->bhso', row.a, x)
+  return jnp.einsum('bhso,bkhso->bk', y, row.g)
 
 
-def _back(layer, factor, u):
+def _back(layer, row, u):
   """Σ_bk u_bk a_bᵀ δ_bk of one layer and query, [*stack, I, O]."""
   if layer.kind == 'embed':
-    y = jnp.einsum('bk,kbso->bso', u, factor.g)
+    y = jnp.einsum('bk,bkso->bso', u, row.g)
     zero = jnp.zeros((layer.num_in, layer.num_out), y.dtype)
-    return zero.at[factor.a].add(y, mode='drop')
-  a, g = _one_stack(layer, factor)
-  y = jnp.einsum('bk,khbso->hbso', u, g)
-  x = jnp.einsum('hbsi,hbso->hio', a, y)
+    return zero.at[row.a].add(y, mode='drop')
+  if isinstance(row, Positions):
+    y = jnp.einsum('bk,bkhso->bhso', u, row.g)
+    x = jnp.einsum('bhsi,bhso->hio', row.a, y)
+  else:
+    x = jnp.einsum('bk,bkhio->hio', u, row)
   return x.reshape(*layer.stack, layer.num_in, layer.num_out)
-
-
-def _one_stack(layer, factor):
-  """The factor with its stack axes made one axis H."""
-  depth = len(layer.stack)
-  a = factor.a.reshape(-1, *factor.a.shape[depth:])
-  g = factor.g.reshape(len(factor.g), -1, *factor.g.shape[1 + depth :])
-  return a, g

@@ -172,11 +172,12 @@ def descent(
       state, problem, params, train, curvature
     )
     v = space.enter(vectors)
+    along = inverse_lib.linearised(space, train, trees.count(v))
     draw = jax.random.fold_in(key, 0)
 
     def product(step):
       batch = _drawn(train, batch_size, jax.random.fold_in(draw, step))
-      return products.damped(space.product(batch), shift)
+      return products.damped(along(batch), shift)
 
     alpha = step_size
     if step_per_damping is not None:
@@ -196,7 +197,7 @@ def descent(
         repeats=repeats,
         start=alpha if scaled_start else 1.0,
       ),
-      inverse_lib.damped(space, train, batch_size, shift),
+      inverse_lib.damped(along, train, batch_size, shift),
       v,
       steps,
       rounds,

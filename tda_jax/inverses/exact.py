@@ -73,7 +73,8 @@ def exact(
       return trees.scaled(1 / total, trees.add(v, transpose(inner), -1.0))
 
     space = coordinates_lib.coordinates(None, problem, params, train)
-    system = inverse_lib.damped(space, train, batch_size, shift)
+    product = inverse_lib.linearised(space, train, trees.count(vectors))
+    system = inverse_lib.damped(product, train, batch_size, shift)
     return inverse_lib.refined(once, system, vectors, shift)
 
   return inverse_lib.inverse(fit, solve)

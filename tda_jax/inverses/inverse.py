@@ -5,6 +5,7 @@ is absolute. Solvers take all query vectors at once, as a stack whose leaves are
 [Q, ...].
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import coordinates as coordinates_lib
 
 PyTree = Any
+
+KEPT = 2**27  # entries of a linearisation that a solver may hold, 512 MB
 
 
 class Inverse(NamedTuple):
@@ -125,7 +128,8 @@ def with_residual(
   def solve(state, problem, params, train, vectors, key):
     found = inner.solve(state, problem, params, train, vectors, key)
     space = coordinates_lib.coordinates(None, problem, params, train, curvature)
-    system = damped(space, train, batch_size, found.damping)
+    product = linearised(space, train, trees.count(vectors), batch_size)
+    system = damped(product, train, batch_size, found.damping)
     residual = relative_residual(system, found.x, vectors)
     return found._replace(
       residuals=jnp.concatenate([found.residuals, residual[None]]),
@@ -135,12 +139,29 @@ def with_residual(
   return inverse(inner.fit, solve)
 
 
-def damped(
-  space: coordinates_lib.Coordinates, train, batch_size: int, damping
+def linearised(
+  space: coordinates_lib.Coordinates, train, queries: int, batch_size: int = 256
 ) -> Callable:
-  """x -> (A + damping)x in the given coordinates, A over all rows."""
+  """batch -> its product x -> Ax with Q vectors, in the given coordinates.
+
+  What the products need of each row is taken here, once, if that of all rows is
+  at most KEPT entries; else by every product.
+  """
+  rows = lambda batch: space.rows(batch, queries)
+  kept = functools.partial(rows_lib.each, rows, train, batch_size)
+  size = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(kept)))
+  if size > KEPT:
+    return lambda batch: space.product(rows(batch), batch.mask)
+  kept = kept()
+  return lambda batch: space.product(
+    rows_lib.take(kept, jnp.asarray(batch.index)), batch.mask
+  )
+
+
+def damped(product: Callable, train, batch_size: int, damping) -> Callable:
+  """x -> (A + damping)x, A over all rows; `product` as `linearised` has it."""
   stack = rows_lib.stacked(train, batch_size)
-  return products.damped(products.averaged(space.product, stack), damping)
+  return products.damped(products.averaged(product, stack), damping)
 
 
 def relative_residual(system, x, vectors) -> jax.Array:
