@@ -21,8 +21,9 @@ _TRACEBACK = flags.DEFINE_bool('traceback', False, 'show where an error arose')
 def launch(main: Callable) -> None:
   """Runs main(config, workdir) as an absl program.
 
-  Writes <workdir>/run.json (resolved config, command, commit, versions,
-  devices). Bad input ends the program with one sentence and status 1.
+  Writes <workdir>/run.json (resolved config, command, commit, versions, devices,
+  and seconds, of failed commands too). Bad input ends the program with one
+  sentence and status 1.
   """
 
   def run(argv):
@@ -32,19 +33,26 @@ def launch(main: Callable) -> None:
     config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
     started, begun = time.monotonic(), time.time()
     facts = {'config': config.to_dict(), **record.environment()}
-    earlier = 0.0
+    earlier, file = {}, workdir / 'run.json'
+
+    def seconds():
+      spent = earlier.get('seconds', 0.0) + time.monotonic() - started
+      return {'seconds': round(spent, 1)}
+
     try:
       workdir.mkdir(parents=True, exist_ok=True)
-      if (workdir / 'run.json').exists():
-        earlier = record.read_json(workdir / 'run.json').get('seconds', 0.0)
+      if file.exists():
+        earlier = record.read_json(file)
       main(config, workdir)
     except (ValueError, OSError) as error:
+      if workdir.is_dir():  # what an earlier command ran with stays known
+        record.write_json(file, {**facts, **earlier, **seconds()})
       if _TRACEBACK.value:
         raise
       print(f'error: {error}', file=sys.stderr)
       sys.exit(1)
-    facts['seconds'] = round(earlier + time.monotonic() - started, 1)
-    record.write_json(workdir / 'run.json', facts)
+    facts |= seconds()
+    record.write_json(file, facts)
     _sign_results(workdir, facts, begun)
     logging.info('done in %.0f s', facts['seconds'])
 

@@ -4,12 +4,14 @@ A stage records what it was made from; the same command continues a killed one
 and a changed one is refused.
 """
 
+import functools
 import pathlib
 import types
 from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import config_dict
 
 import tda_jax
 from experiments import methods, tasks
@@ -239,7 +241,15 @@ def _method(config, settings, task, runs):
     'score_loss': config.get('score_loss'),
     'version': tda_jax.__version__,
   }
-  return methods.make(recipe=task.recipe, **settings), runs, about
+  recipe = task.recipe if isinstance(task.recipe, fit.Recipe) else None
+  method = _made(recipe, config_dict.FrozenConfigDict(settings))
+  return method, runs, about
+
+
+@functools.cache
+def _made(recipe, settings):
+  """Equal settings give the same method, whose programs are compiled once."""
+  return methods.make(recipe=recipe, **settings.as_configdict().to_dict())
 
 
 def uncertainty(config, workdir, name: str, scores: np.ndarray):

@@ -4,6 +4,7 @@ Beside the training rows, memory holds the gradients of one batch of them and th
 prepared queries, whatever N.
 """
 
+import functools
 import os
 import pathlib
 import shutil
@@ -27,6 +28,11 @@ from tda_jax.training.fit import Run
 from tda_jax.training.members import digest
 
 PyTree = Any
+
+# Of the module, so that a method that is asked of other data of the same shapes
+# is not compiled again.
+_prepare = jax.jit(method_lib.prepare, static_argnums=(0, 1))
+_score = jax.jit(method_lib.score, static_argnums=(0, 1))
 
 
 def score(
@@ -65,16 +71,8 @@ def score(
   _check(method._replace(members=True), problem, runs, train, queries)
   about = _about(method, problem, runs, train, queries, key, name)
   train, queries = jax.tree.map(jnp.asarray, (train, queries))
-  prepare = jax.jit(
-    lambda run, train, queries, key: method_lib.prepare(
-      method, problem, run, train, queries, key
-    )
-  )
-  blocks = jax.jit(
-    lambda run, prepared, batch: method_lib.score(
-      method, problem, run, prepared, batch
-    )
-  )
+  prepare = functools.partial(_prepare, method, problem)
+  blocks = functools.partial(_score, method, problem)
   shape = (rows_lib.count(train), rows_lib.count(queries))
   members = range(trees.count(runs.params))
   runs = method_lib.members_of(runs)
@@ -98,7 +96,7 @@ def score(
       facts = {**seconds, **_solver_facts(prepared)}
       record.write_json(folder / 'facts.json', {**facts, 'score_seconds': 0.0})
       started = time.monotonic()
-      _fill(store, train, lambda batch, r=run, p=prepared: blocks(r, p, batch))
+      _fill(store, train, functools.partial(blocks, run, prepared))
       facts['score_seconds'] = time.monotonic() - started
       record.write_json(folder / 'facts.json', facts)
     every.append(store_lib.read(store))
@@ -148,9 +146,7 @@ def top_k(
     best = _top_so_far(path, start, about)
   queries = jax.tree.map(jnp.asarray, queries)
   train_rows = jax.tree.map(jnp.asarray, train)
-  prepared = jax.jit(method_lib.prepare, static_argnums=(0, 1))(
-    method, problem, run, train_rows, queries, key
-  )
+  prepared = _prepare(method, problem, run, train_rows, queries, key)
   method_lib.check_solution(prepared, name, method.cure)
 
   @jax.jit

@@ -81,6 +81,15 @@ def regression(n=11, q=4, l2=0.0, widths=(5, 4, 1)) -> Tiny:
   )
 
 
+def vectors(t, q=3):
+  """A stack of Q random vectors."""
+  keys = jax.random.split(jax.random.key(2), len(jax.tree.leaves(t.params)))
+  keys = jax.tree.unflatten(jax.tree.structure(t.params), [*keys])
+  return jax.tree.map(
+    lambda k, x: jax.random.normal(k, (q, *x.shape)), keys, t.params
+  )
+
+
 def run(params, count=4):
   """A Run of `count` checkpoints on a straight way to params."""
   along = 1 - 0.2 * jnp.arange(count)[::-1]

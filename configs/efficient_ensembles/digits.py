@@ -18,6 +18,7 @@ def get_config(arg=None):
   c.truth.repeats = 5
   c.methods.cg = {
     'kind': 'cg', 'damping': 3e-3, 'tolerance': 1e-2, 'models': 5, 'variants': 3,
+    'precondition': {'kind': 'ekfac', 'damping': 3e-2},
   }  # fmt: skip
   c.methods.astra = {
     'kind': 'astra', 'damping': 3e-3, 'rounds': 4, 'models': 3, 'variants': 1,

@@ -97,12 +97,12 @@ def config(setting: str, damping: float = 1e-2) -> config_dict.ConfigDict:
   )
   c.training = config_dict.create(
     optimizer='sgd',
-    learning_rate=0.02,
+    learning_rate=0.03,
     schedule='linear',  # 'constant', 'linear' to 0, 'triangular'
     momentum=0.9,
     weight_decay=1e-3,
     batch_size=50,
-    epochs=15,
+    epochs=10,
     augment=False,
   )
   c.worlds = WORLDS  # name -> what differs from the fields above

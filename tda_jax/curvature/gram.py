@@ -192,10 +192,10 @@ def pays(layer, rows: int, positions: int, queries: int, k: int = 1) -> bool:
   are less work with these gradients formed, and they fit into FORMED.
 
   K·I·O(S + Q) products a row, against Q·S·O(I + K) position by position: less for
-  a convolution, whose kernel is small beside its positions; never for S = 1.
+  a convolution, whose kernel is small beside its positions. Never for S = 1.
   """
   size = layer.num_in * layer.num_out
-  if layer.kind == 'embed' or rows * k * size > FORMED:
+  if layer.kind == 'embed' or positions == 1 or rows * k * size > FORMED:
     return False
   by_position = queries * positions * layer.num_out * (layer.num_in + k)
   return k * size * (positions + queries) < by_position

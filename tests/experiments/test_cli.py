@@ -138,6 +138,10 @@ def test_bad_input_gets_one_sentence_and_loses_nothing(smoke, name, tmp_path):
     flags = [f'--config.{key}={value}' for key, value in changes.items()]
     done = run('attribute', SMOKE, workdir, *flags, ok=False)
     assert message in sentence(done)
+    # What the workdir was made with stays; the time of the failure counts.
+    file = workdir / 'run.json'
+    was, now = json.loads(before.pop(file)), json.loads(file.read_text())
+    assert now.pop('seconds') > was.pop('seconds') and now == was
   else:
     config = digits.get_config('smoke')
     config.update_from_flattened_dict(changes)

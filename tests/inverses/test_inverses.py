@@ -58,15 +58,6 @@ CLOSED = {
 }
 
 
-def vectors(t, q=3):
-  shape = lambda x: (q, *x.shape)
-  keys = jax.random.split(KEY, len(jax.tree.leaves(t.params)))
-  keys = jax.tree.unflatten(jax.tree.structure(t.params), [*keys])
-  return jax.tree.map(
-    lambda k, x: jax.random.normal(k, shape(x)), keys, t.params
-  )
-
-
 def solve(solver, t, v):
   return tiny.solve(solver, t, v, KEY)
 
@@ -75,7 +66,7 @@ def solve(solver, t, v):
 @pytest.mark.parametrize('name', SOLVERS)
 def test_solves_the_dense_system(name, l2):
   t = tiny.classification(l2=l2)
-  v = vectors(t)
+  v = tiny.vectors(t)
   found = solve(SOLVERS[name], t, v)
   system = tiny.dense_ggn(t, t.train)
   system = system + DAMPING * np.eye(len(system))
@@ -95,7 +86,7 @@ def test_solves_the_dense_system(name, l2):
 @pytest.mark.parametrize('name', SOLVERS)
 def test_a_tiny_vector_is_solved_for_as_a_large_one(name):
   t = tiny.classification()
-  v = vectors(t)
+  v = tiny.vectors(t)
   small = jax.tree.map(lambda x: x * jnp.float32(1e-25), v)
   found, want = (solve(SOLVERS[name], t, one) for one in (small, v))
   assert not found.diverged.any() and found.converged.all()
@@ -108,7 +99,7 @@ def test_a_tiny_vector_is_solved_for_as_a_large_one(name):
 def test_vmapped_over_members_is_each_alone(name):
   solver = {**SOLVERS, **CLOSED}[name]
   t = tiny.classification()
-  v = vectors(t)
+  v = tiny.vectors(t)
   members = jax.tree.map(lambda x: jnp.stack([x, 0.5 * x]), t.params)
 
   run = lambda params: solve(solver, t._replace(params=params), v).x
@@ -133,7 +124,7 @@ def test_ekfac_solve_is_the_inverse_of_its_own_matrix():
     )
   )
   matrix = tiny.flat(apply(tiny.basis(t.params)))
-  v = vectors(t)
+  v = tiny.vectors(t)
   found = solve(solver, t, v)
   system = matrix + (DAMPING + 0.02) * np.eye(len(matrix))
   want = np.linalg.solve(system, tiny.flat(v).T).T
@@ -155,10 +146,10 @@ def test_heuristic_damping_is_a_tenth_of_the_mean_eigenvalue():
     dense.dense('heuristic'),
     cg.cg('heuristic', precondition=EXACT()),
   ):
-    found = solve(solver, t, vectors(t))
+    found = solve(solver, t, tiny.vectors(t))
     np.testing.assert_allclose(found.damping, want, rtol=1e-4)
   with pytest.raises(ValueError, match='preconditioner'):
-    solve(cg.cg('heuristic'), t, vectors(t))
+    solve(cg.cg('heuristic'), t, tiny.vectors(t))
 
 
 def test_paper_schedule_is_the_recursion_of_eq_9():
@@ -168,7 +159,7 @@ def test_paper_schedule_is_the_recursion_of_eq_9():
       DAMPING, precondition=EXACT(), steps=7, step_per_damping=0.1,
       decay_every=3, batch_size=5,
   )  # fmt: skip
-  v = vectors(t, 1)
+  v = tiny.vectors(t, 1)
   found = solve(solver, t, v)
   system = tiny.dense_ggn(t, t.train)
   system = system + DAMPING * np.eye(len(system))
@@ -185,7 +176,7 @@ def test_paper_schedule_is_the_recursion_of_eq_9():
 
 def test_rounds_stop_at_the_tolerance_and_residuals_fall():
   t = tiny.classification()
-  found = solve(SOLVERS['astra'], t, vectors(t))
+  found = solve(SOLVERS['astra'], t, tiny.vectors(t))
   residuals = np.asarray(found.residuals.max(1))
   assert residuals[-1] < 1e-3 < residuals[0]
   assert found.steps[-1] < 200 * 12
@@ -193,7 +184,7 @@ def test_rounds_stop_at_the_tolerance_and_residuals_fall():
 
 def test_projection_keeps_only_high_curvature():
   t = tiny.classification()
-  v = vectors(t)
+  v = tiny.vectors(t)
   inner = exact.exact(DAMPING)
   everything = solve(ekfac.projected(inner, -1.0), t, v)
   np.testing.assert_allclose(
@@ -207,7 +198,7 @@ def test_projection_keeps_only_high_curvature():
 
 def test_with_residual_measures_a_direct_solver():
   t = tiny.classification()
-  v = vectors(t)
+  v = tiny.vectors(t)
   found = solve(inverse.with_residual(ekfac.ekfac(DAMPING)), t, v)
   system = tiny.dense_ggn(t, t.train) + DAMPING * np.eye(tiny.flat(v).shape[1])
   left = tiny.flat(v) - tiny.flat(found.x) @ system
@@ -249,13 +240,13 @@ def test_errors_say_what_to_change():
   with pytest.raises(ValueError, match="damping='auto' is unknown"):
     cg.cg('auto').fit(t.problem, t.params, t.train, KEY)
   with pytest.raises(ValueError, match='needs 0.0 GB.*use cg or astra'):
-    solve(exact.exact(DAMPING, memory_limit=1e3), t, vectors(t))
+    solve(exact.exact(DAMPING, memory_limit=1e3), t, tiny.vectors(t))
   with pytest.raises(ValueError, match='of 39 parameters.*use exact, cg'):
-    solve(dense.dense(DAMPING, memory_limit=1e3), t, vectors(t))
-  bad = solve(descent.astra(DAMPING, step_size=50.0), t, vectors(t))
+    solve(dense.dense(DAMPING, memory_limit=1e3), t, tiny.vectors(t))
+  bad = solve(descent.astra(DAMPING, step_size=50.0), t, tiny.vectors(t))
   with pytest.raises(ValueError, match='ASTRA diverged on 3 of 3.*step_size'):
     inverse.check(bad, 'ASTRA')
-  closed = inverse.direct(vectors(t), DAMPING)
+  closed = inverse.direct(tiny.vectors(t), DAMPING)
   bad = closed._replace(diverged=jnp.ones(3, bool))
   with pytest.raises(ValueError, match=r'raise damping \(.*eigenvalue\)$'):
     inverse.check(bad, 'EKFAC')
@@ -267,7 +258,7 @@ def test_errors_say_what_to_change():
 
 def test_l2_alone_makes_the_curvature_regular():
   t = tiny.classification(l2=0.1)
-  v = vectors(t)
+  v = tiny.vectors(t)
   found = solve(exact.exact(0.0), t, v)
   want = np.linalg.solve(tiny.dense_ggn(t, t.train), tiny.flat(v).T).T
   np.testing.assert_allclose(tiny.flat(found.x), want, atol=1e-3)
@@ -276,5 +267,5 @@ def test_l2_alone_makes_the_curvature_regular():
 def test_parameters_that_are_not_finite_are_said_to_be():
   t = tiny.classification()
   params = jax.tree.map(lambda x: x * jnp.nan, t.params)
-  found = solve(EXACT(), t._replace(params=params), vectors(t))
+  found = solve(EXACT(), t._replace(params=params), tiny.vectors(t))
   assert np.isnan(tiny.flat(found.x)).all()
