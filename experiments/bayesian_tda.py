@@ -61,8 +61,7 @@ class Part(NamedTuple):
 
 
 def main(config, workdir: pathlib.Path) -> None:
-  # Parts of one network and size are the same programs: compiled once.
-  jax.config.update('jax_compilation_cache_dir', str(workdir / 'programs'))
+  launch.keep_programs(workdir)
   found = {}
   for name, changes in config.parts.items():
     own = arguments.changed(config, changes)

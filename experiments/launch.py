@@ -1,10 +1,12 @@
 """What every experiment script shares: flags, the run record, clear errors."""
 
+import contextlib
 import pathlib
 import sys
 import time
 from collections.abc import Callable
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -22,8 +24,8 @@ def launch(main: Callable) -> None:
   """Runs main(config, workdir) as an absl program.
 
   Writes <workdir>/run.json (resolved config, command, commit, versions, devices,
-  and seconds, of failed commands too). Bad input ends the program with one
-  sentence and status 1.
+  and seconds, with those of commands that ended in an error). Bad input ends the
+  program with one sentence and status 1.
   """
 
   def run(argv):
@@ -45,8 +47,10 @@ def launch(main: Callable) -> None:
         earlier = record.read_json(file)
       main(config, workdir)
     except (ValueError, OSError) as error:
-      if workdir.is_dir():  # what an earlier command ran with stays known
-        record.write_json(file, {**facts, **earlier, **seconds()})
+      # What an earlier command ran with stays known, and a damaged file as it is.
+      if workdir.is_dir() and (earlier or not file.exists()):
+        with contextlib.suppress(OSError):
+          record.write_json(file, {**facts, **earlier, **seconds()})
       if _TRACEBACK.value:
         raise
       print(f'error: {error}', file=sys.stderr)
@@ -58,6 +62,12 @@ def launch(main: Callable) -> None:
 
   flags.mark_flags_as_required(['config', 'workdir'])
   app.run(run)
+
+
+def keep_programs(workdir: pathlib.Path) -> None:
+  """What this command compiles, however fast, the next one finds compiled."""
+  jax.config.update('jax_compilation_cache_dir', str(workdir / 'programs'))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 
 
 def _sign_results(workdir, facts, begun):

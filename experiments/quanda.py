@@ -67,9 +67,7 @@ class Scores(NamedTuple):
 
 
 def main(config, workdir: pathlib.Path) -> None:
-  # What an earlier command compiled, however fast, is not compiled again.
-  jax.config.update('jax_compilation_cache_dir', str(workdir / 'programs'))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+  launch.keep_programs(workdir)
   worlds = made(config, workdir)
   truth, left = ground_truth(config, worlds)
   found, costs, best = {}, {}, None
@@ -101,21 +99,12 @@ def made(config, workdir: pathlib.Path) -> dict[str, World]:
       f'config.worlds has no {", ".join(sorted(missing))}: quanda measures'
       f' {", ".join(WORLDS)}'
     )
-  worlds = {}
-  for name in config.worlds:
-    worlds[name] = world(config, name, workdir, tuple(worlds.values()))
-  return worlds
+  return {name: world(config, name, workdir) for name in config.worlds}
 
 
-def world(
-  config, name: str, workdir: pathlib.Path, others: tuple[World, ...] = ()
-) -> World:
+def world(config, name: str, workdir: pathlib.Path) -> World:
   """The world `name`, trained or read; what a user of another library needs of
   it is in its world.npz.
-
-  Args:
-    others: worlds whose programs it shares, if the networks and their training
-      are the same.
 
   Raises:
     ValueError: the config has no such world.
@@ -126,10 +115,6 @@ def world(
     )
   own, folder = arguments.changed(config, config.worlds[name]), workdir / name
   task = tasks.load(own)
-  for other in others:
-    if _same_programs(other, own, task):
-      problem, recipe = other.task[:2]
-      task = task._replace(problem=problem, recipe=recipe)
   runs = stages.train(own, task, folder)
   outputs = jax.vmap(task.problem.outputs, (None, 0))
   found = jax.jit(jax.vmap(outputs, (0, None)))(runs.params, task.queries)
@@ -141,14 +126,6 @@ def world(
     for part in ('train', 'queries')
   }
   return World(own, task, runs, predicted, leads, folder)
-
-
-def _same_programs(other: World, config, task: Task) -> bool:
-  """Whether its network and training are those of the other world."""
-  key = jax.random.key(0)
-  shapes = [jax.eval_shape(t.recipe.init, key) for t in (other.task, task)]
-  settings = [(c.model, c.training) for c in (other.config, config)]
-  return shapes[0] == shapes[1] and settings[0] == settings[1]
 
 
 def exported(task: Task, runs: Run, path: pathlib.Path) -> None:

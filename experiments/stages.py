@@ -246,7 +246,7 @@ def _method(config, settings, task, runs):
   return method, runs, about
 
 
-@functools.cache
+@functools.lru_cache(64)
 def _made(recipe, settings):
   """Equal settings give the same method, whose programs are compiled once."""
   return methods.make(recipe=recipe, **settings.as_configdict().to_dict())

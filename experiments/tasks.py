@@ -4,6 +4,7 @@ A config's `task` names such a function as 'module:function'; a user's own may
 return a Task, or a plain (problem, recipe or Run, train, queries).
 """
 
+import functools
 import importlib
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from ml_collections import config_dict
 
 from experiments import pretrained, worlds
 from tda_jax import problem as problem_lib
@@ -86,9 +88,8 @@ def images(config) -> Task:
     (train, queries), index = _drawn(images_lib.mnist5k(), data)
   elif data.name in IMAGE_FILES:
     read = IMAGE_FILES[data.name]
-    (train, queries), index = _drawn(
-      read(data.path), data, read(data.path, 'test')
-    )
+    rows, held_out = read(data.path), read(data.path, 'test')
+    (train, queries), index = _drawn(rows, data, held_out)
   else:
     raise ValueError(
       f'unknown images {data.name!r}: use mnist5k or one of'
@@ -106,12 +107,8 @@ def images(config) -> Task:
     train, queries = ({**r, 'x': 2 * r['x'] - 1} for r in (train, queries))
   else:
     train, queries = prepare.standardise(train, queries, axes=(0, 1, 2))
-  names = FASHION if data.name == 'fashion_mnist' else None
-  names = CIFAR if data.name == 'cifar10' else names
-  task = classifier(
-    config, train, queries, {**shown, 'classes': names, 'split': split}
-  )
-  return task._replace(known=known)
+  shown = {**shown, 'classes': CLASSES.get(data.name), 'split': split}
+  return classifier(config, train, queries, shown)._replace(known=known)
 
 
 def digits(config) -> Task:
@@ -180,9 +177,19 @@ def table(config) -> Task:
 def classifier(config, train, queries, shown) -> Task:
   """The network of config.model on these rows, trained as config.training says."""
   classes = int(max(train['y'].max(), queries['y'].max())) + 1
-  init, apply = _network(config, classes, train['x'].shape[1:])
-  problem = problem_lib.classification(apply)
-  return Task(problem, recipe(config, init), train, queries, shown)
+  names = ('model', 'training', 'seed')
+  vocabulary = {'vocabulary': config.data.get('vocabulary')}
+  settings = {'data': vocabulary, **{name: config[name] for name in names}}
+  settings = config_dict.FrozenConfigDict(settings)
+  programs = _programs(settings, classes, train['x'].shape[1:])
+  return Task(*programs, train, queries, shown)
+
+
+@functools.lru_cache(4)
+def _programs(config, classes, shape):
+  """(problem, recipe); equal settings give the same, compiled once."""
+  init, apply = _network(config, classes, shape)
+  return problem_lib.classification(apply), recipe(config, init)
 
 
 def recipe(config, init) -> Recipe:
@@ -286,14 +293,16 @@ IMAGE_FILES = {
   'fashion_mnist': images_lib.fashion_mnist,
   'cifar10': images_lib.cifar10,
 }
-FASHION = (
-    'T-shirt', 'trouser', 'pullover', 'dress', 'coat', 'sandal', 'shirt',
-    'sneaker', 'bag', 'boot',
-)  # fmt: skip
-CIFAR = (
-    'airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse',
-    'ship', 'truck',
-)  # fmt: skip
+CLASSES = {
+    'fashion_mnist': (
+        'T-shirt', 'trouser', 'pullover', 'dress', 'coat', 'sandal', 'shirt',
+        'sneaker', 'bag', 'boot',
+    ),
+    'cifar10': (
+        'airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse',
+        'ship', 'truck',
+    ),
+}  # fmt: skip
 
 
 def _read(data):

@@ -97,12 +97,12 @@ def config(setting: str, damping: float = 1e-2) -> config_dict.ConfigDict:
   )
   c.training = config_dict.create(
     optimizer='sgd',
-    learning_rate=0.03,
+    learning_rate=0.05,
     schedule='linear',  # 'constant', 'linear' to 0, 'triangular'
     momentum=0.9,
     weight_decay=1e-3,
     batch_size=50,
-    epochs=10,
+    epochs=8,
     augment=False,
   )
   c.worlds = WORLDS  # name -> what differs from the fields above
@@ -128,7 +128,7 @@ def config(setting: str, damping: float = 1e-2) -> config_dict.ConfigDict:
   c.top = 5  # k of the cardinality
   c.own_at_once = 500  # rows that are queries at a time, in self-influence
   c.chance = 20  # seeds of random scores
-  c.chance_retrained = 3  # of them, for metrics that train models
+  c.chance_retrained = 5  # of them, for metrics that train models
   c.damping = damping  # of a kind that `method` names
   c.methods = methods(damping, 1e-3, 512)  # name -> experiments.methods
   c.method = ''  # names of some methods or kinds, 'a,b'; empty: all methods
@@ -143,6 +143,9 @@ def convolutional(c: config_dict.ConfigDict) -> None:
   one only, LiSSA and Neumann not at all.
   """
   c.data.queries = 50
+  c.worlds.mixed.data.train = (
+    862  # 1,000 with the foreign ones: as other worlds
+  )
   clean_only = ('own', 'randomised', 'grouped', 'shortcut', 'mixed')
   c.methods.arnoldi.update(steps=40, rank=20, without=clean_only)
   for name in ('lissa', 'neumann'):
@@ -183,6 +186,8 @@ def smoke(c: config_dict.ConfigDict) -> config_dict.ConfigDict:
   for changes in c.worlds.values():
     if 'training' in changes:
       del changes['training']
+    if 'train' in changes.data:
+      del changes.data['train']
   c.data.update(train=128, queries=24)
   c.training.epochs = 4
   c.truth.update(subsets=6, repeats=2, at_once=12)

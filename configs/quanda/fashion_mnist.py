@@ -18,7 +18,7 @@ def get_config(arg=None):
   c = base.config('fashion_mnist')
   base.convolutional(c)
   c.data.worlds.mixed.update(foreign='mnist5k', only=1)
-  c.training.epochs = 20
+  c.training.epochs = 12
   if a['model'] == 'resnet9':
     base.resnet9(c)
   return base.smoke(c) if a['smoke'] else c

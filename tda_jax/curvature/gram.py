@@ -9,6 +9,7 @@ a product of two small Gram matrices. `factors` holds the pairs (a, δ), K of th
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +25,8 @@ PyTree = Any
 # Rows × parameters × queries of one product: enough to fill the machine, and no
 # more, so that what is between two layers stays in the cache.
 AT_ONCE = 2**28
-# Entries of the gradients of one layer that may be formed at a time, 256 MB.
+# Entries of the gradients of one layer at a batch that may be formed: 256 MB in
+# float32.
 FORMED = 2**26
 
 
@@ -207,8 +209,11 @@ def inner_products(layer, a, g, queries):
     return jnp.einsum(
       'bso,qbso->bq', g, queries.at[:, a].get(mode='fill', fill_value=0)
     )
-  if pays(layer, *a.shape[:2], len(queries)):
-    full = jnp.einsum('bsi,bso->bio', a, g)
+  rows, positions = a.shape[:2]
+  if pays(layer, rows * math.prod(layer.stack), positions, len(queries)):
+    # Rounded once more than position by position.
+    with jax.default_matmul_precision('highest'):
+      full = jnp.einsum('bsi,bso->bio', a, g)
     return jnp.einsum('bio,qio->bq', full, queries)
   # Query by query: a V_q stays in the cache.
   one = lambda v: jnp.einsum('bso,bso->b', a @ v, g)

@@ -296,7 +296,7 @@ def _refuse(escapes, forced, names, leaves):
     raise ValueError(
       'these parameters are used otherwise than in a product with one whole'
       ' matrix (the use is named after each): give'
-      f' as_leaf={refused} to hold their gradients per example, with a'
+      f' as_leaf={tuple(refused)} to hold their gradients per example, with a'
       ' diagonal block, or write the model with plain products\n'
       + '\n'.join(lines)
     )

@@ -41,15 +41,16 @@ class Coordinates(NamedTuple):
   """Attributes, all on stacks of Q vectors:
   enter: parameter trees -> coordinates.
   leave: coordinates -> parameter trees.
-  rows: (batch, Q) -> what `product` needs of each row, a tree of [B, ...].
-  product: (rows, mask [B]) -> (x -> Ax), A the mean curvature of the rows whose
-    mask is 1, plus l2.
+  rows: (batch, Q) -> what `product` needs of each row, a tree of [B, ...], for Q
+    vectors; None: nothing.
+  product: (batch, those rows) -> (x -> Ax), A the mean curvature of the batch's
+    rows plus l2.
   precondition: r -> P⁻¹ r.
   """
 
   enter: Callable
   leave: Callable
-  rows: Callable
+  rows: Callable | None
   product: Callable
   precondition: Callable
 
@@ -75,13 +76,11 @@ def coordinates(
     curvature: 'ggn' or 'hessian'.
   """
 
-  def plain(batch, mask):
-    batch = batch._replace(mask=mask)
+  def plain(batch):
     return jax.vmap(CURVATURES[curvature](problem, params, batch))
 
-  itself = lambda batch, queries: batch
   if fitted is None:
-    return Coordinates(lambda v: v, lambda x: x, itself, plain, lambda r: r)
+    return Coordinates(lambda v: v, lambda x: x, None, plain, lambda r: r)
   example = rows_lib.take(train, 0)
   layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
   blocks = fitted.blocks
@@ -99,12 +98,12 @@ def coordinates(
       for name, block in blocks.items()
     }
 
-  def inside(batch, mask):
-    product = plain(batch, mask)
+  def inside(batch):
+    product = plain(batch)
     return lambda x: enter(product(leave(x)))
 
   if curvature != 'ggn':
-    return Coordinates(enter, leave, itself, inside, precondition)
+    return Coordinates(enter, leave, None, inside, precondition)
 
   def rows(batch, queries):
     factors = gram.factors(problem, params, batch, 'curvature')
@@ -113,8 +112,8 @@ def coordinates(
       for name, f in factors.items()
     }
 
-  def product(rows, mask):
-    return _rotated_ggn(layers, rows, mask, problem.l2)
+  def product(batch, rows):
+    return _rotated_ggn(layers, rows, batch.mask, problem.l2)
 
   return Coordinates(enter, leave, rows, product, precondition)
 

@@ -20,7 +20,9 @@ from tda_jax.inverses import coordinates as coordinates_lib
 
 PyTree = Any
 
-KEPT = 2**27  # entries of a linearisation that a solver may hold, 512 MB
+KEPT = (
+  2**27
+)  # entries of a linearisation that a solver may hold: 512 MB in float32
 
 
 class Inverse(NamedTuple):
@@ -146,16 +148,24 @@ def linearised(
 
   What the products need of each row is taken here, once, if that of all rows is
   at most KEPT entries; else by every product.
+
+  Args:
+    queries: Q.
+    batch_size: rows that are linearised at once.
   """
-  rows = lambda batch: space.rows(batch, queries)
-  kept = functools.partial(rows_lib.each, rows, train, batch_size)
-  size = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(kept)))
-  if size > KEPT:
-    return lambda batch: space.product(rows(batch), batch.mask)
-  kept = kept()
-  return lambda batch: space.product(
-    rows_lib.take(kept, jnp.asarray(batch.index)), batch.mask
-  )
+  if space.rows is None:
+    return space.product
+  # Gradients that are formed may be too many to keep where their factors fit.
+  for formed_for in (queries, 0):
+    rows = functools.partial(space.rows, queries=formed_for)
+    every = functools.partial(rows_lib.each, rows, train, batch_size)
+    leaves = jax.tree.leaves(jax.eval_shape(every))
+    if sum(leaf.size for leaf in leaves) <= KEPT:
+      kept = every()
+      return lambda batch: space.product(
+        batch, rows_lib.take(kept, jnp.asarray(batch.index))
+      )
+  return lambda batch: space.product(batch, space.rows(batch, queries))
 
 
 def damped(product: Callable, train, batch_size: int, damping) -> Callable:

@@ -171,7 +171,7 @@ def test_a_use_that_is_no_product_is_refused(outputs, use):
   with pytest.raises(ValueError) as error:
     layers.find(inside, p, x)
   text = str(error.value)
-  assert "as_leaf=['inner/w'] to hold" in text
+  assert "as_leaf=('inner/w',) to hold" in text
   assert use in text and 'test_layers.py' in text
   held = layers.find(inside, p, x, as_leaf='inner/w')['inner/w']
   assert (held.kind, held.num_out) == ('leaf', 9)

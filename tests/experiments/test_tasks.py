@@ -92,3 +92,11 @@ def test_a_cyclic_rate_ends_each_cycle_at_0():
   assert (rate[[9, 19, 29]] < 0.01).all() and (np.diff(rate)[:8] < 0).all()
   with pytest.raises(ValueError, match='cycles=3 of 2 steps'):
     made.learning_rate(2)
+
+
+def test_equal_settings_share_their_programs_and_others_do_not():
+  programs = lambda **fields: tasks.load(config(**fields))[:2]
+  own = programs()
+  assert programs(data={'seed': 1, 'train': 40}) == own
+  for changes in ({'model': {'widths': (7,)}}, {'training': {'epochs': 3}}):
+    assert programs(**changes) != own
