@@ -6,6 +6,7 @@ errors. These are of the jackknife: seed s is left out of all parts at once, sin
 parts share initialisations and rows. Epochs fall as rows are more (the config).
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -177,17 +178,17 @@ def _agreement(replicas, methods, kind, names):
 
 
 def _share(replicas, methods, kind, own):
-  """Few pairs of leave-one-out are more than noise."""
-  if 'loo' not in methods:
-    return []
+  """Few pairs are more than noise, whatever the method."""
+  share = lambda r, method: max(r[n].significant[method] for n in own.values())
   return [
     _compared(
-      f'most leave-one-out effects are noise, {kind}',
+      f'most effects by {method} are noise, {kind}',
       'one half − the largest share of significant pairs of any size',
       replicas,
       lambda r: 0.5,
-      lambda r: max(r[name].significant['loo'] for name in own.values()),
+      functools.partial(share, method=method),
     )
+    for method in methods
   ]
 
 

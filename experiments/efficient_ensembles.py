@@ -84,7 +84,8 @@ def scored(
 ) -> tuple[list[Part], Members]:
   """The scores of a method, or the factors whose means make those of TRAK.
 
-  `models` and `variants` of the settings are how many of each are scored.
+  `models` and `variants` of the settings are how many of each are scored; of
+  models with variants, at most `config.varied`.
 
   Returns:
     (parts, the members that the ensemble has to train and store).
@@ -96,7 +97,8 @@ def scored(
   def part(settings, kind, suffix=''):
     own = made[kind]
     most = own.variants if variants is None else min(variants, own.variants)
-    chosen = np.arange(models)[:, None] * own.variants + np.arange(most)
+    count = models if own.variants == 1 else min(models, config.varied)
+    chosen = np.arange(count)[:, None] * own.variants + np.arange(most)
     label = f'{name}{suffix}_{kind}'
     scores = stages.scores(
       config,
@@ -108,7 +110,7 @@ def scored(
     )
     facts = stages.facts(config, workdir, label, len(scores))
     seconds = [f['prepare_seconds'] + f['score_seconds'] for f in facts]
-    shape = (models, most, *scores.shape[1:])
+    shape = (count, most, *scores.shape[1:])
     return Part(scores.reshape(shape), float(np.median(seconds)))
 
   of_slopes = {'forward': 'dropout', 'projections': 'naive'}.get(kind, kind)
@@ -126,7 +128,7 @@ def scored(
 
 def measured(config, own: Members, parts: list[Part], true) -> list[Ensemble]:
   """Every ensemble of the grid, of its first models and variants."""
-  models, _ = parts[0].scores.shape[:2]
+  models = min(part.scores.shape[0] for part in parts)
   variants = max(part.scores.shape[1] for part in parts)
   outcomes = true.outcomes.mean(1)
   out = []

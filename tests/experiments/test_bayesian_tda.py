@@ -54,7 +54,7 @@ def test_it_writes_everything(smoke):
     'grad_cos has the lowest mean p, cnn2',
     'influence and grad_dot agree more with each other than with loo, cnn2,'
     ' pearson',
-    'most leave-one-out effects are noise, cnn2',
+    'most effects by loo are noise, cnn2',
   } <= claims
   assert 'mean_p_t' in done.stdout
 
@@ -115,11 +115,11 @@ def test_claims_tell_what_holds_from_what_does_not():
   assert expected[noisier] and not other[noisier]
   fewer = 'grad_dot: fewer significant pairs in cnn3 than in cnn2'
   assert expected[fewer] and not other[fewer]
-  mostly = 'most leave-one-out effects are noise, cnn3'
+  mostly = 'most effects by loo are noise, cnn3'
   assert expected[mostly] and not other[mostly]
   assert expected['grad_cos has the lowest mean p, cnn2']
   agree = 'influence and grad_dot agree more with each other than with loo'
-  assert expected[f'{agree}, cnn2, spearman'] and len(expected) == 16
+  assert expected[f'{agree}, cnn2, spearman'] and len(expected) == 22
 
 
 def test_the_error_of_a_mean_p_is_its_spread_over_draws():
