@@ -84,20 +84,21 @@ def scored(
 ) -> tuple[list[Part], Members]:
   """The scores of a method, or the factors whose means make those of TRAK.
 
-  `models` and `variants` of the settings are how many of each are scored; of
-  models with variants, at most `config.varied`.
+  `models` and `variants` of the settings are how many of each are scored, and
+  `varied` how many of the models where each has variants.
 
   Returns:
     (parts, the members that the ensemble has to train and store).
   """
   settings = dict(settings)
   models = settings.pop('models', config.members)
+  varied = min(models, settings.pop('varied', config.varied))
   variants = settings.pop('variants', None)
 
   def part(settings, kind, suffix=''):
     own = made[kind]
     most = own.variants if variants is None else min(variants, own.variants)
-    count = models if own.variants == 1 else min(models, config.varied)
+    count = models if own.variants == 1 else varied
     chosen = np.arange(count)[:, None] * own.variants + np.arange(most)
     label = f'{name}{suffix}_{kind}'
     scores = stages.scores(

@@ -24,7 +24,7 @@ def config(setting: str) -> config_dict.ConfigDict:
   c.ensembles = ('naive', 'dropout:25', 'projections:25')
   c.model.dropout = 0.1
   c.data.queries = 100
-  # models, variants: how many of each are scored; all where it is not said.
+  # models, varied, variants: how many are scored; all where it is not said.
   c.methods = METHODS
   c.anchors = False  # whether dattri's bars are of this setting
   return c

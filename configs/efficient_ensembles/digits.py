@@ -17,11 +17,12 @@ def get_config(arg=None):
   c.training.epochs = 30
   c.truth.repeats = 5
   c.methods.cg = {
-    'kind': 'cg', 'damping': 3e-3, 'tolerance': 1e-2, 'models': 5, 'variants': 3,
-    'precondition': {'kind': 'ekfac', 'damping': 3e-2},
+    'kind': 'cg', 'damping': 3e-3, 'tolerance': 1e-2, 'models': 5, 'varied': 2,
+    'variants': 3,
   }  # fmt: skip
   c.methods.astra = {
-    'kind': 'astra', 'damping': 3e-3, 'rounds': 4, 'models': 3, 'variants': 1,
+    'kind': 'astra', 'damping': 3e-3, 'rounds': 4, 'models': 3, 'varied': 1,
+    'variants': 3,
     'precondition': {'kind': 'ekfac', 'damping': 3e-2},
   }  # fmt: skip
   return base.smoke(c) if a['smoke'] else c

@@ -21,8 +21,8 @@ def get_config(arg=None):
   c.training.epochs = 20
   c.truth.update(subsets=50, repeats=5, at_once=25)
   c.methods.cg = {
-    'kind': 'cg', 'damping': 3e-3, 'tolerance': 1e-2, 'models': 3, 'variants': 3,
-    'precondition': {'kind': 'ekfac', 'damping': 3e-2},
+    'kind': 'cg', 'damping': 3e-3, 'tolerance': 1e-2, 'models': 3, 'varied': 1,
+    'variants': 3,
   }  # fmt: skip
   c.anchors = True
   return base.smoke(c) if a['smoke'] else c
