@@ -80,6 +80,12 @@ def parts(epochs: dict, kinds: tuple = KINDS) -> dict:
   }
 
 
+def few(parts: dict) -> dict:
+  """The smaller network at every size, and all else at 20 rows of each class."""
+  sizes = {f'cnn2_{size}' for size in SIZES}
+  return {n: parts[n] for n in parts if n in sizes or '_20' in n}
+
+
 def smoke(c: config_dict.ConfigDict) -> config_dict.ConfigDict:
   """Shrinks a setting to seconds; every stage still runs."""
   c.members, c.checkpoints, c.averaged = 3, 3, 2

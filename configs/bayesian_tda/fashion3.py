@@ -5,7 +5,7 @@
 
 FOLDER holds the idx.gz files (Debian package dataset-fashion-mnist, or
 github.com/zalandoresearch/fashion-mnist); empty: where that package puts them.
-Argument: `:smoke` (seconds). T-shirts, trousers and pullovers; otherwise as
+Arguments: `:smoke` (seconds), `:all`. T-shirts, trousers and pullovers; otherwise as
 mnist3.
 """
 
@@ -14,8 +14,9 @@ from experiments import arguments
 
 
 def get_config(arg=None):
-  a = arguments.parse(arg, smoke=False)
+  a = arguments.parse(arg, smoke=False, all=False)
   c = base.config('fashion3')
   c.data.update(name='fashion_mnist', pool=2, queries=300)
   c.left_out.rows = 15
+  c.parts = c.parts if a['all'] else base.few(c.parts)
   return base.smoke(c) if a['smoke'] else c
