@@ -6,8 +6,7 @@
 Argument: `:smoke` (seconds). 2,000 rows, 100 queries; the target is an MLP
 784-128-64-10, its proxies an MLP of the same and of another width, LeNet and
 logistic regression, with and without distillation, 5 models each; 50
-half-subsets x 5 seeds. Needs the extra `data`; a quarter of an hour on two
-cores.
+half-subsets x 5 seeds. Needs the extra `data`.
 """
 
 from configs.limited_access import base
