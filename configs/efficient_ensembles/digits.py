@@ -17,7 +17,7 @@ def get_config(arg=None):
   c.training.epochs = 30
   c.truth.repeats = 5
   c.methods.cg = {
-    'kind': 'cg', 'damping': 3e-3, 'tolerance': 1e-2, 'models': 5, 'varied': 2,
+    'kind': 'cg', 'damping': 3e-3, 'tolerance': 1e-2, 'models': 5, 'varied': 1,
     'variants': 3,
   }  # fmt: skip
   c.methods.astra = {
