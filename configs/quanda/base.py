@@ -143,9 +143,8 @@ def convolutional(c: config_dict.ConfigDict) -> None:
   one only, LiSSA and Neumann not at all.
   """
   c.data.queries = 50
-  c.worlds.mixed.data.train = (
-    862  # 1,000 with the foreign ones: as other worlds
-  )
+  # 1,000 with the foreign ones: the programs of other worlds.
+  c.worlds.mixed.data.train = 862
   clean_only = ('own', 'randomised', 'grouped', 'shortcut', 'mixed')
   c.methods.arnoldi.update(steps=40, rank=20, without=clean_only)
   for name in ('lissa', 'neumann'):

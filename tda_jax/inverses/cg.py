@@ -47,7 +47,8 @@ def cg(
     space = coordinates_lib.coordinates(
       state, problem, params, train, curvature
     )
-    product = inverse_lib.linearised(space, train, trees.count(vectors))
+    queries = trees.count(vectors)
+    product = inverse_lib.linearised(space, train, queries, batch_size)
     system = inverse_lib.damped(product, train, batch_size, shift)
     vectors = space.enter(vectors)
     norms = trees.norms(vectors)

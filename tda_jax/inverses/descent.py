@@ -172,7 +172,7 @@ def descent(
       state, problem, params, train, curvature
     )
     v = space.enter(vectors)
-    along = inverse_lib.linearised(space, train, trees.count(v))
+    along = inverse_lib.linearised(space, train, trees.count(v), batch_size)
     draw = jax.random.fold_in(key, 0)
 
     def product(step):

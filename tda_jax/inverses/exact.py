@@ -73,8 +73,7 @@ def exact(
       return trees.scaled(1 / total, trees.add(v, transpose(inner), -1.0))
 
     space = coordinates_lib.coordinates(None, problem, params, train)
-    product = inverse_lib.linearised(space, train, trees.count(vectors))
-    system = inverse_lib.damped(product, train, batch_size, shift)
+    system = inverse_lib.damped(space.product, train, batch_size, shift)
     return inverse_lib.refined(once, system, vectors, shift)
 
   return inverse_lib.inverse(fit, solve)

@@ -20,9 +20,8 @@ from tda_jax.inverses import coordinates as coordinates_lib
 
 PyTree = Any
 
-KEPT = (
-  2**27
-)  # entries of a linearisation that a solver may hold: 512 MB in float32
+# Entries of a linearisation that a solver may hold: 512 MB in float32.
+KEPT = 2**27
 
 
 class Inverse(NamedTuple):
@@ -130,8 +129,7 @@ def with_residual(
   def solve(state, problem, params, train, vectors, key):
     found = inner.solve(state, problem, params, train, vectors, key)
     space = coordinates_lib.coordinates(None, problem, params, train, curvature)
-    product = linearised(space, train, trees.count(vectors), batch_size)
-    system = damped(product, train, batch_size, found.damping)
+    system = damped(space.product, train, batch_size, found.damping)
     residual = relative_residual(system, found.x, vectors)
     return found._replace(
       residuals=jnp.concatenate([found.residuals, residual[None]]),
@@ -142,7 +140,7 @@ def with_residual(
 
 
 def linearised(
-  space: coordinates_lib.Coordinates, train, queries: int, batch_size: int = 256
+  space: coordinates_lib.Coordinates, train, queries: int, batch_size: int
 ) -> Callable:
   """batch -> its product x -> Ax with Q vectors, in the given coordinates.
 
@@ -169,7 +167,12 @@ def linearised(
 
 
 def damped(product: Callable, train, batch_size: int, damping) -> Callable:
-  """x -> (A + damping)x, A over all rows; `product` as `linearised` has it."""
+  """x -> (A + damping)x, A over all rows.
+
+  Args:
+    product: batch -> (x -> Ax): that of `linearised`, or in parameters the
+      space's own, which keeps nothing.
+  """
   stack = rows_lib.stacked(train, batch_size)
   return products.damped(products.averaged(product, stack), damping)
 

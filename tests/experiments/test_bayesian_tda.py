@@ -166,17 +166,19 @@ def test_plots_by_size_have_a_panel_of_each_kind(tmp_path, monkeypatch):
   assert curve.y[1] == value(found['cnn3_20'].scores['loo'])[0]
 
 
-@pytest.mark.parametrize('name', ['mnist3', 'fashion3', 'digits3', 'vit'])
-def test_settings(name):
+@pytest.mark.parametrize(
+  'name, parts', [('mnist3', 5), ('fashion3', 5), ('digits3', 6), ('vit', 6)]
+)
+def test_settings(name, parts):
   made = importlib.import_module(f'configs.bayesian_tda.{name}').get_config
-  for config in (made(), made('smoke')):
+  for config, count in ((made(), parts), (made('smoke'), 2)):
     for changes in config.parts.values():
       own = arguments.changed(config, changes)
       assert own.checkpoints <= own.training.epochs * -(
         -3 * own.data.per_class // own.training.batch_size
       )
       assert own.averaged <= own.checkpoints
-    assert config.setting == name and len(config.parts) in (2, 5, 6, 9)
+    assert config.setting == name and len(config.parts) == count
 
 
 def test_digits_are_images_to_a_cnn_and_one_start_is_shared():

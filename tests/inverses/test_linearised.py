@@ -51,7 +51,7 @@ def test_rows_drawn_twice_count_twice():
   space = coordinates.coordinates(blocks, t.problem, t.params, t.train)
   index = np.array([3, 0, 3, 1])
   batch = rows_lib.Batch(rows_lib.take(t.train, index), index, np.ones(4))
-  product = inverse.linearised(space, t.train, 5)
+  product = inverse.linearised(space, t.train, 5, 256)
   got = tiny.flat(space.leave(product(batch)(space.enter(v))))
   want = tiny.flat(v) @ tiny.dense_ggn(t, batch.examples)
   np.testing.assert_allclose(got, want, atol=2e-5 * np.abs(want).max())
