@@ -26,6 +26,11 @@ def scaled(scale, tree: PyTree) -> PyTree:
   return jax.tree.map(lambda x: _along(scale, x) * x, tree)
 
 
+def where(kept, a: PyTree, b: PyTree) -> PyTree:
+  """a where `kept` [Q] is true and b elsewhere, of two stacks of Q vectors."""
+  return jax.tree.map(lambda x, y: jnp.where(_along(kept, x), x, y), a, b)
+
+
 def dots(a: PyTree, b: PyTree) -> jax.Array:
   """Inner products of two stacks of vectors, [Q]."""
   return sum(

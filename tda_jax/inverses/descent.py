@@ -16,7 +16,9 @@ ASTRA (Wang et al. 2025, Eq. 9): P = EKFAC + damping, x₀ = P⁻¹ v, momentum 
 Minibatch noise leaves a residual that a smaller step removes only slowly. With
 `rounds` > 1 the same descent is applied to what is left, x ← x + solve(v − (A +
 damping)x), until the residual over all rows is below `tolerance` (iterative
-refinement): each round shrinks it by the factor that the first one reached.
+refinement): each round multiplies it by about the factor that the first one
+reached. Where that is not below 1, a round is left out for the queries whose
+residual it would lengthen, and no further one follows if it is so for all.
 """
 
 from collections.abc import Callable
@@ -144,7 +146,7 @@ def descent(
     decay: α_k = α₀ · decay^⌊k / decay_every⌋, anew in every round.
     batch_size: rows a step, drawn with replacement, the same for all queries.
     rounds: at most so many rounds; the last is the one after which every
-      query's residual is below `tolerance`.
+      query's residual is below `tolerance`, or which shortened none.
     reports: how often a round measures the residual over all rows, at equal
       distances, the last at its end; each costs one product with all rows.
     repeats: runs with minibatches of their own, one after the other, whose mean
@@ -263,23 +265,30 @@ def _rounds(how: Descent, system, v, steps, rounds, reports, tolerance):
   norms = jnp.where(norms == 0, 1.0, norms)
 
   def unfinished(carry):
-    *_, trace, done = carry
-    return (done < rounds) & ((done == 0) | jnp.any(trace[-1] >= tolerance))
+    *_, trace, done, shorter = carry
+    open_ = jnp.any(trace[-1] >= tolerance) & jnp.any(shorter)
+    return (done < rounds) & ((done == 0) | open_)
 
   def refine(carry):
-    x, left, trace, done = carry
+    x, left, trace, done, _ = carry
     first = done * steps
-    dx, left, lengths = _descend(how, system, left, first, steps, reports)
+    dx, rest, lengths = _descend(how, system, left, first, steps, reports)
+    # The first is the algorithm's own; it may lengthen a good start by noise.
+    shorter = (done == 0) | (lengths[-1] < trees.norms(left))
+    x = trees.where(shorter, trees.add(x, dx), x)
+    left = trees.where(shorter, rest, left)
+    lengths = lengths.at[-1].set(trees.norms(left))
     at = jnp.arange(len(trace))
     new = (lengths / norms)[jnp.clip(at - done * reports, 0, reports)]
     fresh = (at > done * reports) | (done == 0)  # keep the last round's end
     trace = jnp.where(fresh[:, None], new, trace)
-    return trees.add(x, dx), left, trace, done + 1
+    return x, left, trace, done + 1, shorter
 
   zero = jax.tree.map(jnp.zeros_like, v)
   trace = jnp.zeros((1 + rounds * reports, len(norms)))
-  x, _, trace, done = jax.lax.while_loop(
-    unfinished, refine, (zero, v, trace, 0)
+  shorter = jnp.ones(len(norms), bool)
+  x, _, trace, done, _ = jax.lax.while_loop(
+    unfinished, refine, (zero, v, trace, 0, shorter)
   )
   return x, trace, done
 

@@ -182,6 +182,27 @@ def test_rounds_stop_at_the_tolerance_and_residuals_fall():
   assert found.steps[-1] < 200 * 12
 
 
+def test_a_round_that_lengthens_the_residual_is_left_out():
+  """A step so long that each round multiplies what is left by more than 1."""
+  t = tiny.classification()
+  v = tiny.vectors(t)
+  lengthening = functools.partial(
+    descent.astra,
+    DAMPING,
+    precondition=EXACT(),
+    batch_size=1,
+    steps=10,
+    step_size=0.1,
+  )
+  once = solve(lengthening(), t, v)
+  again = solve(lengthening(rounds=5), t, v)
+  assert (once.residuals[-1] > 1).all() and not once.diverged.any()
+  np.testing.assert_array_equal(tiny.flat(again.x), tiny.flat(once.x))
+  np.testing.assert_array_equal(again.residuals[-1], once.residuals[-1])
+  assert again.steps[-1] == 2 * again.steps[1]  # one round more shows it
+  assert not again.converged.any()
+
+
 def test_projection_keeps_only_high_curvature():
   t = tiny.classification()
   v = tiny.vectors(t)
