@@ -22,6 +22,6 @@ def get_config(arg=None):
   c.members, c.models, c.variants = 10, (1, 3, 5, 10), (1, 3, 10)
   c.ensembles = ('naive', 'dropout:10', 'projections:10')
   c.training.epochs = 15
-  c.truth.update(subsets=50, repeats=5, at_once=10)
+  c.truth.update(subsets=50, repeats=5, at_once=2)
   c.methods.ekfac.update(models=5, variants=3)
   return base.smoke(c) if a['smoke'] else c
