@@ -8,21 +8,21 @@ retrained models: a table, results.json, plots and report.html in the workdir.
 import pathlib
 
 from experiments import claims as claims_lib
+from experiments import ensembles, launch, pictures, results, stages, tasks
 from experiments import findings as findings_lib
-from experiments import launch, pictures, results, stages, tasks
 
 
 def main(config, workdir: pathlib.Path) -> None:
   task = tasks.load(config)
-  runs = stages.train(config, task, workdir)
+  models = ensembles.trained(config, task, workdir)
   truth = findings_lib.truth(config, task, workdir)
-  found = findings_lib.measure(config, task, runs, truth, workdir)
+  found = findings_lib.measure(config, task, models, truth, workdir)
   rows = findings_lib.rows(found, truth)
   if config.left_out.rows:
     left, effects = stages.left_out(config, task, workdir)
     rows += findings_lib.left_out_rows(found, left, effects)
   if config.same_run.subsets:
-    kept, outcomes = stages.same_run(config, task, runs, workdir)
+    kept, outcomes = stages.same_run(config, task, models.runs, workdir)
     rows += findings_lib.same_run_rows(found, kept, outcomes)
   claims = claims_lib.computed(config, found, truth, rows)
   # An ablation shares the models of a workdir, not its results.
@@ -30,7 +30,7 @@ def main(config, workdir: pathlib.Path) -> None:
   folder.mkdir(exist_ok=True)
   results.tell(config, folder, rows, claims)
   page = pictures.report(
-    config, task, runs, found, truth, rows, claims, workdir, folder
+    config, task, models.runs, found, truth, rows, claims, workdir, folder
   )
   print(f'report: {page}')
 

@@ -16,32 +16,21 @@ from experiments import dampings, ensembles, launch, stages, tasks
 
 def main(config, workdir: pathlib.Path) -> None:
   task = tasks.load(config)
-  runs = stages.train(config, task, workdir)
-  kind, count = ensembles.named(config.get('ensemble', 'naive'))
-  made = ensembles.make(
-    kind, count, config, task, ensembles.bare(task, runs), workdir
-  )
-  own = '' if kind == 'naive' else f'_{kind}_{count}'
-  chosen = dampings.chosen(config, task, runs, workdir)
+  models = ensembles.trained(config, task, workdir)
+  made, ending = ensembles.asked(config, task, models, workdir)
+  chosen = dampings.chosen(config, task, models.runs, workdir)
   for name, settings in stages.methods_of(config).items():
     settings = dampings.resolved(settings, chosen)
-    if 'members' in settings:  # of models: all variants of each
-      settings['members'] *= made.variants
-    name = name + own
-    scores = stages.scores(
-      config,
-      name,
-      settings,
-      task._replace(problem=made.problem),
-      made.runs,
-      workdir,
+    scores, of_models = ensembles.scores(
+      config, name, settings, task, made, ending, workdir
     )
+    name = name + ending
     folder = workdir / 'scores' / config.setting / name
     print(
       f'{name}: {folder} holds {scores.shape[0]} models x {scores.shape[1]} rows'
       f' x {scores.shape[2]} queries'
       f'{_convergence(stages.facts(config, workdir, name, len(scores)))}'
-      f'{_certainty(config, workdir, name, scores, made.variants)}'
+      f'{_certainty(config, workdir, name, of_models)}'
     )
 
 
@@ -56,9 +45,7 @@ def _convergence(facts) -> str:
   )
 
 
-def _certainty(config, workdir, name, scores, variants) -> str:
-  """Variants of a model are no independent draws: its mean is one."""
-  of_models = scores.reshape(-1, variants, *scores.shape[1:]).mean(1)
+def _certainty(config, workdir, name, of_models) -> str:
   if len(of_models) < 2:
     return ''
   found = stages.uncertainty(config, workdir, name, of_models)

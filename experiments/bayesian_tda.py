@@ -17,6 +17,7 @@ import numpy as np
 from experiments import (
   arguments,
   dampings,
+  evidence,
   launch,
   left_out,
   results,
@@ -41,6 +42,7 @@ class Part(NamedTuple):
 
   Attributes:
     task: its data.
+    runs: the models.
     rows: [L] their numbers.
     scores: name of the method -> [S, L, Q].
     by_code, by_text: name -> Uncertainty with the p of the paper's code (μ/σ)
@@ -51,6 +53,7 @@ class Part(NamedTuple):
   """
 
   task: Task
+  runs: Run
   rows: np.ndarray
   scores: dict[str, np.ndarray]
   by_code: dict[str, significance.Uncertainty]
@@ -62,17 +65,34 @@ class Part(NamedTuple):
 
 def main(config, workdir: pathlib.Path) -> None:
   launch.keep_programs(workdir)
+  stages.methods_of(config)  # an unknown one ends the command here
   found = {}
-  for name, changes in config.parts.items():
-    own = arguments.changed(config, changes)
+  parts = {
+    name: arguments.changed(config, changes)
+    for name, changes in config.parts.items()
+  }
+  for name, own in parts.items():
     found[name] = measured(own, workdir / name)
     table.print_results(part_rows(name, found[name]))
   rows = [row for name in found for row in part_rows(name, found[name])]
   rows += [r for name in found for r in correlation_rows(name, found[name])]
-  claims = claims_lib.computed(found, config.parts)
+  claims = claims_lib.computed(found, parts, config.false_rate)
   results.tell(config, workdir, rows, claims, tabled=False)
   drawn = plots_lib.draw(config, found, workdir)
-  results.page(config, workdir, __doc__, rows, claims, drawn)
+  name, part = next(iter(found.items()))
+  method = next(m for m in ('influence', *part.scores) if m in part.scores)
+  shown = evidence.queries(
+    config, of_rows(part), part.runs, part.scores[method], config.false_rate
+  )
+  label = f'{method}, {name}'
+  results.page(config, workdir, __doc__, rows, claims, drawn, shown, label)
+
+
+def of_rows(part: Part) -> Task:
+  """The part's task with those training rows only that were left out."""
+  task, rows = part.task, part.rows
+  shown = {**task.shown, 'train': task.shown['train'][rows]}
+  return task._replace(train=rows_lib.take(task.train, rows), shown=shown)
 
 
 def measured(config, workdir: pathlib.Path) -> Part:
@@ -88,22 +108,24 @@ def measured(config, workdir: pathlib.Path) -> Part:
     scores[name], seconds[name] = scored(
       config, name, dampings.resolved(settings, {}), task, runs, rows, workdir
     )
-  test = {'by_code': 'deviations', 'by_text': 'student'}
-  found = {
-    field: {
-      name: significance.uncertainty(s, test=kind, rate=config.false_rate)
-      for name, s in scores.items()
-    }
-    for field, kind in test.items()
+  by_code = {
+    name: significance.uncertainty(s, test='deviations')
+    for name, s in scores.items()
+  }
+  by_text = {
+    name: stages.uncertainty(config, workdir, name, s, config.false_rate)
+    for name, s in scores.items()
   }
   return Part(
     task=task,
+    runs=runs,
     rows=rows,
     scores=scores,
-    correlations=correlated(found['by_code']),
+    by_code=by_code,
+    by_text=by_text,
+    correlations=correlated(by_code),
     accuracy=accuracies(task, runs),
     seconds=seconds,
-    **found,
   )
 
 
@@ -152,7 +174,11 @@ def accuracies(task: Task, runs: Run) -> dict[str, float]:
 
 
 def part_rows(name: str, part: Part) -> list[dict]:
-  """mean_p and relative deviation with limits, mean_p_t, mean σ, share."""
+  """mean_p and relative deviation with limits, mean_p_t, mean σ, shares.
+
+  'low noise' is the share of pairs whose p of the code is below .05, as the
+  paper has it; 'significant' that of the t-test at config.false_rate.
+  """
   out = []
   for method, by_code in part.by_code.items():
     cell = {'method': f'{name}: {method}', 'n': len(part.scores[method])}
@@ -168,6 +194,7 @@ def part_rows(name: str, part: Part) -> list[dict]:
       {**cell, 'metric': 'mean deviation',
        'value': float(by_code.deviation.mean())},
       {**cell, 'metric': 'relative deviation', **relative},
+      {**cell, 'metric': 'low noise', 'value': float((by_code.p < 0.05).mean())},
       {**cell, 'metric': 'significant',
        'value': float(by_text.significant.mean())},
     ]  # fmt: skip

@@ -15,6 +15,10 @@ import numpy as np
 from tda_jax.evaluation import significance
 
 PAPER = 'Bayesian TDA paper'
+SHARES = {
+  'low_noise': 'pairs of low noise (p of the code below .05)',
+  'significant': 'significant pairs (t-test)',
+}
 LOCAL = ('influence', 'grad_dot')  # that the paper finds to agree
 
 
@@ -23,27 +27,30 @@ class Numbers(NamedTuple):
 
   Attributes:
     p: name of the method -> mean p of the code.
-    significant: name -> share of pairs, by the t-test at a false rate of 5%.
+    low_noise: name -> share of pairs whose p of the code is below .05.
+    significant: name -> share of pairs, by the t-test at the false rate.
     correlations: kind -> [A, A] of the methods' means.
   """
 
   p: dict[str, float]
+  low_noise: dict[str, float]
   significant: dict[str, float]
   correlations: dict[str, np.ndarray]
 
 
-def computed(found: dict, parts: dict) -> list[dict]:
+def computed(found: dict, parts: dict, rate: float = 0.05) -> list[dict]:
   """All claims that the parts allow; none for fewer than three seeds.
 
   Args:
     found: name -> bayesian_tda.Part.
-    parts: name -> its changes of the config.
+    parts: name -> its config.
+    rate: of false discoveries among significant pairs.
   """
   seeds = min(len(s) for part in found.values() for s in part.scores.values())
   if seeds < 3:
     return []
   replicas = [
-    {name: numbers(part.scores, without) for name, part in found.items()}
+    {name: numbers(part.scores, without, rate) for name, part in found.items()}
     for without in (None, *range(seeds))
   ]
   own, shared = {}, {}
@@ -62,17 +69,21 @@ def computed(found: dict, parts: dict) -> list[dict]:
   return out + _networks(replicas, methods, own)
 
 
-def numbers(scores: dict[str, np.ndarray], without: int | None) -> Numbers:
+def numbers(
+  scores: dict[str, np.ndarray], without: int | None, rate: float
+) -> Numbers:
   """Of all seeds, or of those but one."""
   if without is not None:
     scores = {name: np.delete(s, without, 0) for name, s in scores.items()}
   test = lambda kind: {
-    name: significance.uncertainty(s, test=kind) for name, s in scores.items()
+    name: significance.uncertainty(s, test=kind, rate=rate)
+    for name, s in scores.items()
   }
   by_code, by_text = test('deviations'), test('student')
   means = np.stack([u.mean for u in by_code.values()])
   return Numbers(
     {name: u.p.mean() for name, u in by_code.items()},
+    {name: (u.p < 0.05).mean() for name, u in by_code.items()},
     {name: u.significant.mean() for name, u in by_text.items()},
     {k: significance.correlations(means, k) for k in ('pearson', 'spearman')},
   )
@@ -118,7 +129,10 @@ def _jackknifed(value: Callable, scores: np.ndarray) -> tuple[float, float]:
 
 
 def _sources(replicas, methods, kind, own, shared):
-  """p of seeds that differ in all against those of one initialisation."""
+  """p of seeds that differ in all against those of one initialisation.
+
+  Which one it is, the jackknife over seeds does not vary.
+  """
   sizes = [size for size in own if size in shared]
 
   def side(name, parts):
@@ -179,15 +193,19 @@ def _agreement(replicas, methods, kind, names):
 
 def _share(replicas, methods, kind, own):
   """Few pairs are more than noise, whatever the method."""
-  share = lambda r, method: max(r[n].significant[method] for n in own.values())
+
+  def largest(r, share, method):
+    return max(getattr(r[name], share)[method] for name in own.values())
+
   return [
     _compared(
-      f'most effects by {method} are noise, {kind}',
-      'one half − the largest share of significant pairs of any size',
+      f'few {what} by {method}, {kind}',
+      'one half − their largest share at any size',
       replicas,
       lambda r: 0.5,
-      functools.partial(share, method=method),
+      functools.partial(largest, share=share, method=method),
     )
+    for share, what in SHARES.items()
     for method in methods
   ]
 
@@ -200,17 +218,18 @@ def _networks(replicas, methods, own):
   if len(kinds) < 2 or not sizes:
     return []
 
-  def share(name, parts):
-    return lambda r: np.mean([r[parts[s]].significant[name] for s in sizes])
+  def mean(share, name, parts):
+    return lambda r: np.mean([getattr(r[parts[s]], share)[name] for s in sizes])
 
   return [
     _compared(
-      f'{name}: fewer significant pairs in {kinds[-1]} than in {kinds[0]}',
-      f'share (FDR 5%) of {kinds[0]} − of {kinds[-1]}',
+      f'{name}: fewer {what} in {kinds[-1]} than in {kinds[0]}',
+      f'share of {kinds[0]} − of {kinds[-1]}',
       replicas,
-      share(name, small),
-      share(name, large),
+      mean(share, name, small),
+      mean(share, name, large),
     )
+    for share, what in SHARES.items()
     for name in methods
   ]
 
@@ -234,5 +253,5 @@ def _error(without) -> float:
   return float(np.std(without) * (len(without) - 1) ** 0.5)
 
 
-def _shared(changes):
-  return bool(changes.get('training', {}).get('shared_init', False))
+def _shared(part):
+  return bool(part['training'].get('shared_init', False))

@@ -4,6 +4,7 @@ import pathlib
 
 import numpy as np
 
+from experiments import arguments
 from experiments import bayesian_tda_claims as claims_lib
 from tda_jax.report import page, panels, plots
 from tda_jax.storage import record
@@ -51,7 +52,7 @@ def by_size(config, found, path, value, unit, scale='linear') -> str:
   """`value` of scores against rows per class: a panel for each kind of part."""
   curves = {}
   for name, part in found.items():
-    size = config.parts[name].data.per_class
+    size = arguments.changed(config, config.parts[name]).data.per_class
     kind = name.replace(f'_{size}', '').replace('_batches', ', batches only')
     for method, scores in part.scores.items():
       line = curves.setdefault(kind, {}).setdefault(method, {})

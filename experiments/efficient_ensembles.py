@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments import efficient_ensembles_claims as claims_lib
-from experiments import ensembles, launch, results, stages, tasks
+from experiments import ensembles, evidence, launch, results, stages, tasks
 from experiments import findings as findings_lib
 from experiments.ensembles import Members
 from tda_jax.evaluation import bootstrap, lds
@@ -50,6 +50,7 @@ class Ensemble(NamedTuple):
 
 
 def main(config, workdir: pathlib.Path) -> None:
+  check(config)
   task = tasks.load(config)
   models = ensembles.trained(config, task, workdir)
   true = findings_lib.truth(config, task, workdir)
@@ -58,13 +59,18 @@ def main(config, workdir: pathlib.Path) -> None:
     for kind, count in map(ensembles.named, config.ensembles)
   }
   kinds = [*made, *(['forward'] if 'dropout' in made else [])]
-  found = {}
+  found, of_models = {}, {}
   for name, settings in stages.methods_of(config).items():
     for kind in kinds:
       if kind in OF_TRAK and settings['kind'] != 'trak':
         continue
       parts, cost = scored(config, name, kind, settings, task, made, workdir)
       found[name, kind] = measured(config, cost, parts, true)
+      if kind == 'naive' and len(parts) == 1:  # TRAK's factors are no scores
+        of_models[name] = parts[0].scores[:, 0]
+        if len(of_models[name]) > 1:
+          label = f'{name}_naive'
+          stages.uncertainty(config, workdir, label, of_models[name])
       best = max(found[name, kind], key=lambda e: e.lds.value)
       logging.info(
         '%s, %s: LDS %.3f of %d x %d',
@@ -76,7 +82,32 @@ def main(config, workdir: pathlib.Path) -> None:
   claims = claims_lib.computed(config, found, savings)
   results.tell(config, workdir, rows, claims)
   drawn = draw(config, found, true, workdir / 'plots')
-  results.page(config, workdir, __doc__, rows, claims, drawn)
+  shown, method = [], ''
+  if of_models:
+    method = evidence.pictured(of_models)
+    shown = evidence.queries(config, task, models.runs, of_models[method])
+  results.page(config, workdir, __doc__, rows, claims, drawn, shown, method)
+
+
+def check(config) -> None:
+  """Raises ValueError for a grid of which a part could not be measured."""
+  named = [ensembles.named(text) for text in config.ensembles]
+  kinds = [kind for kind, _ in named]
+  if 'naive' not in kinds or len({*kinds}) < len(kinds):
+    raise ValueError(
+      f'ensembles={config.ensembles}: give naive, which the others are compared'
+      ' with, and every other kind once at most'
+    )
+  most = max(count for _, count in named)
+  if max(config.models) > config.members or max(config.variants) > most:
+    raise ValueError(
+      f'models={config.models} x variants={config.variants} are more than'
+      f' {config.members} members and {most} variants: give smaller ones'
+    )
+  if 1 not in config.variants:
+    raise ValueError(
+      f'variants={config.variants}: begin with 1, of which naive ensembles are'
+    )
 
 
 def scored(

@@ -1,6 +1,7 @@
 """Claims of "Efficient Ensembles Improve TDA", computed from what was measured.
 
-Intervals resample subsets and queries, the same for all ensembles.
+Intervals resample subsets and queries, the same for all ensembles. They do not
+resample seconds, whose noise of a tenth is no saving.
 """
 
 from typing import NamedTuple
@@ -14,6 +15,7 @@ PAPER = 'efficient ensembles paper, abstract'
 COSTS = {'training': 's', 'serving': 's', 'storage': 'MB'}
 SAVED = {'training': 0.8, 'serving': 0.6, 'storage': 0.8}  # up to, in the paper
 CHEAP = ('dropout', 'forward', 'lora')  # the paper's
+NOISE = 0.1  # of seconds
 ANCHORS = {1: 0.11, 10: 0.33, 50: 0.45}  # dattri's bars, MLP on MNIST
 
 
@@ -21,9 +23,11 @@ class Saving(NamedTuple):
   """What a cheap ensemble saves at the LDS of a naive one.
 
   Attributes:
-    models: of the naive ensemble.
-    saved: 1 − cost/cost of the naive one; 0 where no ensemble is as good.
-    by: (models, variants) of the cheapest that is as good, or None.
+    models: of the naive ensemble whose LDS is the goal.
+    saved: 1 − cost/cost, of the cheapest ensembles of both kinds that reach it:
+      where more models predict no better, one naive model is what has to be
+      undercut; 0 where no cheap ensemble reaches the goal.
+    by: (models, variants) of the cheap one, or None.
   """
 
   method: str
@@ -40,40 +44,41 @@ def savings(found: dict) -> list[Saving]:
   for (name, kind), every in found.items():
     if kind not in CHEAP or (name, 'naive') not in found:
       continue
-    for naive in found[name, 'naive']:
-      if naive.models > 1:
-        out += [
-          _saving(name, kind, naive, every, cost)
-          for cost in COSTS
-          if not np.isnan(getattr(naive, cost))
-        ]
+    if len({e.models for e in every}) == 1:
+      continue  # variants of one model alone: no choice of ensembles
+    naive = found[name, 'naive']
+    out += [
+      _saving(name, kind, goal, naive, every, cost)
+      for goal in naive
+      if goal.models > 1
+      for cost in COSTS
+      if not np.isnan(getattr(goal, cost))
+    ]
   return out
 
 
-def _saving(name, kind, naive, every, cost) -> Saving:
-  full = getattr(naive, cost)
-  costs = np.array([getattr(e, cost) for e in every])
-  share = np.maximum(1 - costs / full, 0)
+def _saving(name, kind, goal, naive, every, cost) -> Saving:
+  def cheapest(ensembles, of):
+    """Cost of the cheapest that is as good as the goal; inf if none is."""
+    costs = np.array([getattr(e, cost) for e in ensembles])
+    values = np.stack([of(e.lds) for e in ensembles], -1)
+    return np.where(values >= of(goal.lds)[..., None], costs, np.inf).min(-1)
 
-  def saved(values, goal):
-    """Of the cheapest of the ensembles [.., A] that reach the goal [..]."""
-    return np.where(values >= goal[..., None], share, 0).max(-1)
+  def saved(of):
+    return np.maximum(1 - cheapest(every, of) / cheapest(naive, of), 0)
 
-  values = np.array([e.lds.value for e in every])
-  goal = np.array(naive.lds.value)
-  resampled = np.stack([e.lds.resampled for e in every], -1)
-  low_high = saved(resampled, naive.lds.resampled)
-  value = float(saved(values, goal))
-  reached = values >= goal
+  value = saved(lambda lds: np.array(lds.value))
+  resampled = saved(lambda lds: lds.resampled)
   by = None
   if value > 0:
-    cheapest = every[int(np.argmin(np.where(reached, costs, np.inf)))]
-    by = cheapest.models, cheapest.variants
-  low, high = np.quantile(low_high, [0.025, 0.975])
-  saved_ = bootstrap.Estimate(
-    value, float(low), float(high), low_high, naive.lds.drawn
+    good = [e for e in every if e.lds.value >= goal.lds.value]
+    best = min(good, key=lambda e: getattr(e, cost))
+    by = best.models, best.variants
+  low, high = np.quantile(resampled, [0.025, 0.975])
+  estimate = bootstrap.Estimate(
+    float(value), float(low), float(high), resampled, goal.lds.drawn
   )
-  return Saving(name, kind, naive.models, cost, saved_, by)
+  return Saving(name, kind, goal.models, cost, estimate, by)
 
 
 def saving_rows(every: list[Saving]) -> list[dict]:
@@ -129,9 +134,9 @@ def _saves(s: Saving) -> dict:
   return claim(
     f'{s.method}: {s.kind} saves {s.cost} at the LDS of naive {s.models}',
     f'{PAPER}: up to {SAVED[s.cost]:.0%}',
-    'share saved above 0',
+    f'share saved above {NOISE:.0%}',
     f'{s.saved.value:.0%} [{s.saved.low:.0%}, {s.saved.high:.0%}] by {by}',
-    s.saved.low > 0,
+    s.saved.low > NOISE,
   )
 
 
@@ -167,7 +172,7 @@ def _anchors(config, found) -> list[dict]:
     return []
   return [
     claim(
-      f'trak, naive {e.models}: near the LDS of dattri',
+      f'trak, naive {e.models}: reaches the LDS of dattri',
       "dattri's benchmark, MLP on MNIST (read off a chart)",
       f'at least {ANCHORS[e.models] - 0.05:.2f} (.05 below its bar)',
       f'{e.lds.value:.3f}',

@@ -8,21 +8,17 @@ members, model by model.
 """
 
 import functools
-import logging
-import pathlib
-import time
 import types
 from typing import NamedTuple
 
 import jax
 
-from experiments import stages, tasks
+from experiments import spent, stages, tasks
 from tda_jax import trees
 from tda_jax.curvature import lora
 from tda_jax.data import rows as rows_lib
 from tda_jax.data import subsets as subsets_lib
 from tda_jax.problem import Problem
-from tda_jax.storage import record
 from tda_jax.training import ensembles, members
 from tda_jax.training.fit import Run
 
@@ -50,12 +46,43 @@ class Members(NamedTuple):
 
 
 def trained(config, task, workdir) -> Members:
-  """The models of a config, timed."""
-  train = lambda: stages.train(config, task, workdir)
-  return bare(task, *_timed(workdir / 'train', train, config.members))
+  """The models of a config, timed.
+
+  Raises:
+    ValueError: before it trains, an ensemble or method of the config is none.
+  """
+  for text in (config.get('ensemble', 'naive'), *config.get('ensembles', ())):
+    named(text)
+  stages.methods_of(config)
+  runs = stages.train(config, task, workdir)
+  return bare(task, runs, spent.on(workdir, 'train') / config.members)
 
 
-def bare(task, runs: Run, seconds: float = float('nan')) -> Members:
+def asked(config, task, models: Members, workdir) -> tuple[Members, str]:
+  """What config.ensemble names, and the ending of the names of its scores."""
+  kind, count = named(config.get('ensemble', 'naive'))
+  made = make(kind, count, config, task, models, workdir)
+  if kind in WHOLE:
+    return made, '' if kind == 'naive' else f'_{kind}'
+  return made, f'_{kind}_{count}'
+
+
+def scores(config, name, settings, task, made: Members, ending, workdir):
+  """(scores of every member [I·D, N, Q], their means by model [I, N, Q]).
+
+  A model's variants are no independent draws: its mean is one.
+  """
+  settings = dict(settings)
+  if 'members' in settings:  # of models: all variants of each
+    settings['members'] *= made.variants
+  task = task._replace(problem=made.problem)
+  found = stages.scores(
+    config, name + ending, settings, task, made.runs, workdir
+  )
+  return found, found.reshape(-1, made.variants, *found.shape[1:]).mean(1)
+
+
+def bare(task, runs: Run, seconds: float) -> Members:
   """The models themselves, of which training one took `seconds`."""
   size = _megabytes(runs.params) / trees.count(runs.params)
   return Members(runs, task.problem, 1, (seconds, 0.0), (size, 0.0))
@@ -125,7 +152,8 @@ def _halves(config, task, models: Members, key, workdir) -> Members:
     directory=workdir / 'halves',
     progress=True,
   )
-  runs, seconds = _timed(workdir / 'halves', train, count)
+  runs = spent.timed(workdir, 'halves', train)
+  seconds = spent.on(workdir, 'halves') / count
   return models._replace(runs=runs, training=(seconds, 0.0))
 
 
@@ -143,48 +171,24 @@ def _adapted(config, task, models: Members, count, key, workdir) -> Members:
   )
   tuning = types.SimpleNamespace(model=config.model, training=settings.training)
   problem = lora.adapted(task.problem, settings.alpha)
-  folder = workdir / f'lora_{count}'
+  stage = f'lora_{count}'
   train = lambda: members.train(
     problem,
     tasks.recipe(tuning, init),
     task.train,
     jax.random.split(key, total),
     frozen=bases,
-    directory=folder,
+    directory=workdir / stage,
     progress=True,
   )
-  runs, seconds = _timed(folder, train, total)
+  runs = spent.timed(workdir, stage, train)
   return Members(
     runs,
     problem,
     count,
-    (models.training[0], seconds),
+    (models.training[0], spent.on(workdir, stage) / total),
     (models.storage[0], _megabytes(runs.params) / total),
   )
-
-
-def _timed(folder: pathlib.Path, train, count: int) -> tuple[Run, float]:
-  """What `train` returns, and the seconds of one model, kept in `folder`.
-
-  NaN where training was not begun and ended by one process that timed it: a
-  killed process takes its seconds with it.
-  """
-  file = folder / 'seconds.json'
-  begun = folder.exists() and not file.exists()
-  started = time.monotonic()
-  runs = train()
-  seconds = time.monotonic() - started
-  if begun:
-    logging.warning(
-      '%s was not trained in one go, so that its cost is not known: give another'
-      ' --workdir to measure it',
-      folder,
-    )
-  if not file.exists():
-    folder.mkdir(parents=True, exist_ok=True)
-    record.write_json(file, {'seconds': None if begun else seconds})
-  known = record.read_json(file)['seconds']
-  return runs, float('nan') if known is None else known / count
 
 
 def _megabytes(tree) -> float:

@@ -2,8 +2,9 @@
 
   python -m experiments.evaluate --config=C --workdir=W
 
-takes the LDS of the methods of a config against retrained models. Scores that
-another library made of the same models and rows are measured beside them by
+takes the LDS of the methods of a config against retrained models; with the same
+--config.ensemble as `attribute`, that of its scores. Scores that another library
+made of the same models and rows are measured beside them by
 
   ... --scores=FILE --sign=supports --orientation=rows_by_queries --name=THEIRS
 
@@ -22,7 +23,7 @@ import pathlib
 import numpy as np
 from absl import flags, logging
 
-from experiments import findings, launch, quanda, stages, tasks
+from experiments import ensembles, findings, launch, quanda, tasks
 from experiments import quanda_metrics as metrics_lib
 from tda_jax.data import rows as rows_lib
 from tda_jax.report import table
@@ -49,9 +50,9 @@ def main(config, workdir: pathlib.Path) -> None:
     rows, folder = of(config, workdir), folder / _NAME.value
   else:
     task = tasks.load(config)
-    runs = stages.train(config, task, workdir)
+    models = ensembles.trained(config, task, workdir)
     truth = findings.truth(config, task, workdir)
-    found = findings.measure(config, task, runs, truth, workdir)
+    found = findings.measure(config, task, models, truth, workdir)
     rows = findings.rows(found, truth)
   folder.mkdir(parents=True, exist_ok=True)
   record.results(folder / 'results.json', 'evaluate', config.setting, rows, [])

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
-from experiments import dampings, stages
+from experiments import dampings, ensembles, stages
+from experiments.ensembles import Members
 from tda_jax.evaluation import agreement, bootstrap, lds, reliability
 
 RESAMPLES = 300
@@ -51,17 +52,25 @@ def truth(config, task, workdir) -> Truth:
   return Truth(subsets, outcomes, top.estimate)
 
 
-def measure(config, task, runs, true: Truth, workdir) -> dict[str, Finding]:
-  """Scores every method of the config and takes its LDS."""
-  chosen = dampings.chosen(config, task, runs, workdir)
+def measure(
+  config, task, models: Members, true: Truth, workdir
+) -> dict[str, Finding]:
+  """Scores every method of the config by config.ensemble and takes its LDS.
+
+  Where models have variants, a member of a finding is the mean of a model's.
+  """
+  made, ending = ensembles.asked(config, task, models, workdir)
+  chosen = dampings.chosen(config, task, models.runs, workdir)
   found = {}
   for name, settings in stages.methods_of(config).items():
     settings = dampings.resolved(settings, chosen)
     stages.peak_memory(reset=True)
-    scores = stages.scores(config, name, settings, task, runs, workdir)
-    peak = stages.peak_memory()
+    every, scores = ensembles.scores(
+      config, name, settings, task, made, ending, workdir
+    )
+    peak, name = stages.peak_memory(), name + ending
     found[name] = of_scores(scores, true)._replace(
-      facts=stages.facts(config, workdir, name, len(scores)), peak_mb=peak
+      facts=stages.facts(config, workdir, name, len(every)), peak_mb=peak
     )
     logging.info(
       '%s: LDS %.3f single, %.3f ensemble of %d',

@@ -10,6 +10,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from experiments import spent
 from tda_jax import parallel
 from tda_jax.storage import record
 
@@ -24,7 +25,7 @@ def launch(main: Callable) -> None:
   """Runs main(config, workdir) as an absl program.
 
   Writes <workdir>/run.json (resolved config, command, commit, versions, devices,
-  and seconds, with those of commands that ended in an error). Bad input ends the
+  and seconds, with those of commands that were killed or ended in an error). Bad input ends the
   program with one sentence and status 1.
   """
 
@@ -33,23 +34,21 @@ def launch(main: Callable) -> None:
       raise app.UsageError(f'unknown arguments {argv[1:]}')
     parallel.start()
     config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
-    started, begun = time.monotonic(), time.time()
+    begun = time.time()
     facts = {'config': config.to_dict(), **record.environment()}
     earlier, file = {}, workdir / 'run.json'
-
-    def seconds():
-      spent = earlier.get('seconds', 0.0) + time.monotonic() - started
-      return {'seconds': round(spent, 1)}
-
+    clock = workdir / 'spent.json'
+    seconds = lambda: {'seconds': round(spent.seconds(clock, workdir), 1)}
     try:
       workdir.mkdir(parents=True, exist_ok=True)
       if file.exists():
         earlier = record.read_json(file)
-      main(config, workdir)
+      with spent.counted(clock, workdir):
+        main(config, workdir)
     except (ValueError, OSError) as error:
       # What an earlier command ran with stays known, and a damaged file as it is.
       if workdir.is_dir() and (earlier or not file.exists()):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
           record.write_json(file, {**facts, **earlier, **seconds()})
       if _TRACEBACK.value:
         raise

@@ -17,6 +17,7 @@ from absl import logging
 
 from experiments import (
   dampings,
+  evidence,
   launch,
   mislabelled,
   proxies,
@@ -46,7 +47,18 @@ def main(config, workdir: pathlib.Path) -> None:
   claims = claims_lib.computed(config, found, flipped, rows)
   results.tell(config, workdir, rows, claims)
   drawn = draw(config, found, truth, workdir / 'plots')
-  results.page(config, workdir, __doc__, rows, claims, [drawn])
+  of_target = {
+    name.removeprefix(f'{TARGET}/'): f.scores
+    for name, f in found.items()
+    if name.startswith(TARGET)
+  }
+  method = evidence.pictured(of_target)
+  shown = evidence.queries(
+    config, target, every[TARGET].runs, of_target[method]
+  )
+  results.page(
+    config, workdir, __doc__, rows, claims, [drawn], shown, f'{TARGET}/{method}'
+  )
 
 
 def measured(config, every: dict[str, Proxy], truth: Truth) -> dict:
@@ -117,6 +129,8 @@ def draw(config, found, truth: Truth, folder: pathlib.Path) -> str:
 def _finding(proxy: Proxy, name, settings, truth: Truth) -> Finding:
   scores = proxies.scores(proxy, name, settings)
   found = findings_lib.of_scores(scores, truth, sizes=())
+  if len(scores) > 1:
+    stages.uncertainty(proxy.config, proxy.folder, name, scores)
   facts = stages.facts(proxy.config, proxy.folder, name, len(scores))
   label = f'{proxy.folder.name}/{name}'
   logging.info('%s: LDS %.3f', label, found.ensemble.value)

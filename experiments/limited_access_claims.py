@@ -59,16 +59,12 @@ def gap(found: dict[str, Finding], a: str, b: str, only=None):
 
 
 def flip_row(name: str, flips: np.ndarray) -> dict:
-  """Result row of a flip rate, ± 1.96 standard errors over queries."""
-  mean, error = mean_and_error(flips)
+  """Result row of a flip rate, with Wilson's interval over queries."""
+  rate, low, high = bootstrap.wilson(flips)
   return {
-    'method': name,
-    'metric': FLIP,
-    'value': mean,
-    'low': mean - 1.96 * error,
-    'high': mean + 1.96 * error,
-    'n': len(flips),
-  }
+      'method': name, 'metric': FLIP, 'value': rate, 'low': low, 'high': high,
+      'n': len(flips),
+  }  # fmt: skip
 
 
 def _falls(config, found):

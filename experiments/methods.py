@@ -164,11 +164,11 @@ def defaults(kind: str, config) -> dict:
   """Settings of a kind that a config does not have."""
   if kind == 'representer':
     return {'kind': kind, 'l2': config.training.weight_decay}
-  if kind in (
-    'trak',
-    'trak_kernel',
-  ):  # a kernel of as many features as rows is singular
-    return {'kind': kind, 'projection_dim': min(512, config.data.train // 2)}
+  if kind in ('trak', 'trak_kernel'):
+    data = config.data
+    rows = data.get('train') or data.classes * data.per_class
+    # A kernel of as many features as rows is singular.
+    return {'kind': kind, 'projection_dim': min(512, rows // 2)}
   if kind in ('relatif', 'displaced'):
     inner = {'kind': 'ekfac', 'damping': config.damping}
     return {'kind': kind, 'inverse': inner}

@@ -5,22 +5,18 @@ import pathlib
 import jax
 import numpy as np
 
-from tda_jax import problem as problem_lib
-from tda_jax import trees
+from experiments import evidence
 from tda_jax.curvature import layers
 from tda_jax.data import rows as rows_lib
-from tda_jax.evaluation import significance
 from tda_jax.report import page, plots
 from tda_jax.storage import record
-
-PICTURED = ('exact', 'cg', 'astra', 'astra_paper', 'ekfac')
 
 
 def report(
   config, task, runs, found, truth, rows, claims, workdir, folder
 ) -> str:
   """Writes the plots and report.html into `folder`; returns its path."""
-  method = next((m for m in PICTURED if m in found), next(iter(found)))
+  method = evidence.pictured(found)
   return page.write(
     folder / 'report.html',
     title=f'{config.experiment}: {config.setting}',
@@ -29,7 +25,7 @@ def report(
     claims=claims,
     plots=draw(config, found, truth, workdir, folder),
     coverage=_coverage(task, runs),
-    queries=_queries(config, task, runs, found[method]),
+    queries=evidence.queries(config, task, runs, found[method].scores),
     method=method,
   )
 
@@ -81,7 +77,9 @@ def draw(config, found, truth, workdir, folder) -> list[page.Plot]:
     )
   sizes = [
     plots.Curve(name, f.sizes, *_band(f.by_size))
-    for name, f in sorted(found.items(), key=lambda x: x[0] not in PICTURED)
+    for name, f in sorted(
+      found.items(), key=lambda x: x[0] not in evidence.PICTURED
+    )
     if f.members > 2
   ][:12]
   if sizes:
@@ -135,45 +133,12 @@ def _dampings(config, found, workdir):
 def _coverage(task, runs):
   params = jax.tree.map(lambda leaf: leaf[0], runs.params)
   found = layers.find(
-    _outputs(task, runs),
+    evidence.outputs_of(task, runs),
     params,
     rows_lib.take(task.train, 0),
     task.problem.as_leaf,
   )
   return layers.coverage(found, params)
-
-
-def _outputs(task, runs):
-  """The outputs of the first model."""
-  return problem_lib.bound(task.problem, trees.row(runs.frozen, 0)).outputs
-
-
-def _queries(config, task, runs, finding):
-  """Some queries with their strongest evidence, by the ensemble's scores."""
-  if task.shown is None:
-    return []
-  params = jax.tree.map(lambda leaf: leaf[0], runs.params)
-  outputs = jax.vmap(_outputs(task, runs), (None, 0))(params, task.queries)
-  outputs = np.asarray(outputs)
-  predicted = outputs.argmax(-1) if outputs.ndim > 1 else outputs
-  count = min(config.report.queries, rows_lib.count(task.queries))
-  sure = {}
-  if finding.members > 1:
-    u = significance.uncertainty(finding.scores)
-    sure = {'standard_error': u.standard_error, 'significant': u.significant}
-  return page.queries(
-    finding.scores.mean(0),
-    task.shown['train'],
-    np.asarray(task.train['y']),
-    task.shown['queries'],
-    np.asarray(task.queries['y']),
-    predicted,
-    range(count),
-    count=config.report.evidence,
-    classes=task.shown.get('classes'),
-    columns=task.shown.get('columns'),
-    **sure,
-  )
 
 
 def _span(estimate):

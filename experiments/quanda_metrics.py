@@ -12,7 +12,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from absl import logging
-from scipy import stats
 
 from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import (
@@ -300,10 +299,7 @@ def _share(labels, asked):
 
 
 def _of_hits(hits) -> Interval:
-  """Mean of ones and zeros, Wilson's interval: some width where all are alike."""
-  test = stats.binomtest(round(float(np.sum(hits))), len(hits))
-  ends = test.proportion_ci(method='wilson')
-  return Interval(float(np.mean(hits)), ends.low, ends.high, len(hits))
+  return Interval(*bootstrap.wilson(hits), len(hits))
 
 
 def _interval(found, n: int | None = None) -> Interval:

@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Sequence
 
 from tda_jax.report import summary, table
+from tda_jax.report.page import Query
 from tda_jax.storage import record
 
 
@@ -25,9 +26,20 @@ def tell(
 
 
 def page(
-  config, workdir: pathlib.Path, about: str, rows, claims, plots: Sequence[str]
+  config,
+  workdir: pathlib.Path,
+  about: str,
+  rows,
+  claims,
+  plots: Sequence[str],
+  queries: Sequence[Query] = (),
+  method: str = '',
 ) -> None:
-  """Writes report.html into the workdir, and says where it and the plots are."""
+  """Writes report.html into the workdir, and says where it and the plots are.
+
+  Args:
+    queries, method: experiments.evidence, and whose scores it is by.
+  """
   for path in plots:
     print(f'plot: {path}')
   path = summary.write(
@@ -37,5 +49,7 @@ def page(
     rows=rows,
     claims=claims,
     plots=plots,
+    queries=queries,
+    method=method,
   )
   print(f'report: {path}')

@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import config_dict
 
 import tda_jax
-from experiments import methods, tasks
+from experiments import methods, spent, tasks
 from experiments.tasks import Task
 from tda_jax import scoring
 from tda_jax.data import rows as rows_lib
@@ -45,7 +45,7 @@ def train(config, task: Task, workdir: pathlib.Path) -> Run:
   if task.shown and 'split' in task.shown:
     record.write_json(pathlib.Path(workdir) / 'split.json', task.shown['split'])
   keys = _keys(config.seed, 'train', config.members)
-  return members.train(
+  work = lambda: members.train(
     task.problem,
     task.recipe,
     task.train,
@@ -54,6 +54,7 @@ def train(config, task: Task, workdir: pathlib.Path) -> Run:
     directory=workdir / 'train',
     progress=True,
   )
+  return spent.timed(workdir, 'train', work)
 
 
 def truth(config, task: Task, workdir: pathlib.Path, split: str = 'truth'):
@@ -252,13 +253,15 @@ def _made(recipe, settings):
   return methods.make(recipe=recipe, **settings.as_configdict().to_dict())
 
 
-def uncertainty(config, workdir, name: str, scores: np.ndarray):
+def uncertainty(
+  config, workdir, name: str, scores: np.ndarray, rate: float = 0.05
+):
   """What E > 1 models' scores [E, N, Q] say of each pair: Uncertainty.
 
   Kept beside the scores, in the store `uncertainty` [N, 4, Q]: mean, standard
   error, p of Student's t, and 1 where it is significant.
   """
-  found = significance.uncertainty(scores)
+  found = significance.uncertainty(scores, rate=rate)
   fields = ('mean', 'standard_error', 'p', 'significant')
   values = np.stack([getattr(found, field) for field in fields], 1)
   store = store_lib.create(
@@ -268,7 +271,7 @@ def uncertainty(config, workdir, name: str, scores: np.ndarray):
     {
       'fields': fields,
       'models': len(scores),
-      'false_discovery_rate': 0.05,
+      'false_discovery_rate': rate,
       'scores': members.digest(scores),
     },
   )

@@ -80,8 +80,9 @@ def images(config) -> Task:
   """Image classification: Fashion-MNIST, MNIST, CIFAR-10 or the MNIST-5k.
 
   Pixels are standardised by one mean and deviation per channel of the training
-  rows; with `data.symmetric` they go from -1 to 1. `data.held_out` is a number of rows, of the same source and neither
-  training rows nor queries, to train on instead.
+  rows; with `data.symmetric` they go from -1 to 1. `data.held_out` is a number of
+  rows, of the same source and neither training rows nor queries, to train on
+  instead.
   """
   data = config.data
   if data.name == 'mnist5k':
@@ -99,15 +100,11 @@ def images(config) -> Task:
     train, queries = (images_lib.pooled(r, data.pool) for r in (train, queries))
   train, queries, known = worlds.made(data, train, queries)
   shown = {'train': train['x'], 'queries': queries['x']}
-  split = _split(index)
-  if data.get('label_noise'):
-    train, noisy = prepare.relabel(train, data.label_noise, data.seed, 10)
-    split['relabelled'] = noisy
   if data.get('symmetric'):
     train, queries = ({**r, 'x': 2 * r['x'] - 1} for r in (train, queries))
   else:
     train, queries = prepare.standardise(train, queries, axes=(0, 1, 2))
-  shown = {**shown, 'classes': CLASSES.get(data.name), 'split': split}
+  shown = {**shown, 'classes': CLASSES.get(data.name), 'split': _split(index)}
   return classifier(config, train, queries, shown)._replace(known=known)
 
 
@@ -175,8 +172,14 @@ def table(config) -> Task:
 
 
 def classifier(config, train, queries, shown) -> Task:
-  """The network of config.model on these rows, trained as config.training says."""
+  """The network of config.model on these rows, trained as config.training says.
+
+  A share `data.label_noise` of the training labels is drawn anew at random.
+  """
   classes = int(max(train['y'].max(), queries['y'].max())) + 1
+  if noise := config.data.get('label_noise'):
+    train, noisy = prepare.relabel(train, noise, config.data.seed, classes)
+    shown = {**shown, 'split': {**shown['split'], 'relabelled': noisy}}
   names = ('model', 'training', 'seed')
   vocabulary = {'vocabulary': config.data.get('vocabulary')}
   settings = {'data': vocabulary, **{name: config[name] for name in names}}
@@ -255,11 +258,7 @@ def _cyclic(rate, steps, cycles):
   )
 
 
-ACTIVATIONS = {
-  'relu': jax.nn.relu,
-  'gelu': jax.nn.gelu,
-  'tanh': jnp.tanh,
-}
+ACTIVATIONS = {'relu': jax.nn.relu, 'gelu': jax.nn.gelu, 'tanh': jnp.tanh}
 CNNS = {  # convolutional networks -> channels and width of SmallCNN, if one
   'lenet': None,
   'resnet9': None,

@@ -37,9 +37,10 @@ PAGE = """\
 # Results
 
 Made by `make results` from `results/*.json`; do not edit. Intervals: one
-standard error over the n models for `lds_single`, two over queries for `loo_*`,
-95% bootstrap otherwise; in quanda Wilson's of shares of queries, DeLong's of wrong
-labels, and the range over seeds of random scores. Seconds: of one model. Peak MB: of the whole process.
+standard error over the n models for `lds_single`, two over queries for `loo_*`, two
+of the jackknife over seeds in bayesian_tda, 95% bootstrap otherwise; Wilson's of
+shares of queries (quanda, `flip_rate`), DeLong's of wrong labels, and in quanda the
+range over seeds of random scores. Seconds: of one model. Peak MB: of the whole process.
 {% if files %}
 
 | run | claims that hold | figures |

@@ -2,6 +2,8 @@
 
 from ml_collections import config_dict
 
+from configs import ensembles
+
 # Order is that of the table. damping 'chosen/NAME': see config.choose.
 FIRST_ORDER = {
   'grad_dot': {'kind': 'grad_dot'},
@@ -74,14 +76,7 @@ def config(setting: str) -> config_dict.ConfigDict:
     repeats=10,  # R models a subset
     at_once=50,  # models trained together
   )
-  # Of experiments.attribute: what members the models give (experiments.ensembles).
-  c.ensemble = 'naive'
-  c.lora = config_dict.create(
-    rank=4,
-    alpha=8.0,
-    targets=('*/kernel',),  # paths of the matrices that get an adapter
-    training=c.training.to_dict(),
-  )
+  ensembles.add(c)
   c.left_out = config_dict.create(rows=0, repeats=0)  # leave-one-out
   c.same_run = config_dict.create(
     subsets=0,  # M; 0: none

@@ -2,6 +2,8 @@
 
 from ml_collections import config_dict
 
+from configs import ensembles
+
 STEP = {'optimizer': 'adam', 'learning_rate': 1e-3, 'weight_decay': 5e-3}
 METHODS = {
   'additional_step': {'kind': 'additional_step', **STEP},
@@ -53,6 +55,7 @@ def config(setting: str, epochs: dict = SIZES) -> config_dict.ConfigDict:
     augment=False,
     shared_init=False,  # all seeds start from the same parameters
   )
+  ensembles.add(c)
   c.left_out = config_dict.create(
     ways=('loo', 'loo_continued'),  # training again, training on
     rows=0,  # L left out, one at a time; 0: all. Pairs are of these rows
@@ -62,6 +65,7 @@ def config(setting: str, epochs: dict = SIZES) -> config_dict.ConfigDict:
   c.parts = parts(epochs)  # name -> changes of this config
   c.methods = METHODS  # name -> settings (experiments.methods)
   c.pictured = 12  # pairs of least noise
+  c.report = config_dict.create(queries=12, evidence=6)
   c.method = ''  # names of some methods or kinds, 'a,b'; empty: all methods
   c.damping = 5e-3  # of a kind that `method` names
   return c

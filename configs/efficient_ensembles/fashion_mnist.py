@@ -5,8 +5,8 @@
       --config.data.path=FOLDER
 
 FOLDER: see configs/astra/fashion_mnist.py. Argument: `:smoke`. 2,000 rows, 100
-queries, LeNet with dropout .1; up to 10 models x 10 masks; 50 half-subsets x 5
-seeds.
+queries, LeNet with dropout .1; up to 10 models, and 5 x 10 masks; 50 half-subsets
+x 5 seeds.
 """
 
 from configs.efficient_ensembles import base
@@ -20,6 +20,7 @@ def get_config(arg=None):
   c.data.update(name='fashion_mnist', train=2000)
   c.model.kind = 'lenet'
   c.members, c.models, c.variants = 10, (1, 3, 5, 10), (1, 3, 10)
+  c.varied = 5  # projections of a convolution take long
   c.ensembles = ('naive', 'dropout:10', 'projections:10')
   c.training.epochs = 15
   c.truth.update(subsets=50, repeats=5, at_once=2)

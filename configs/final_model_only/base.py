@@ -2,6 +2,8 @@
 
 from ml_collections import config_dict
 
+from configs import ensembles
+
 GRID = (0.1, 1, 10, 100)  # dampings, in mean squares of a gradient's entry
 FIRST_ORDER = {
   'grad_dot': {'kind': 'grad_dot'},
@@ -63,6 +65,7 @@ def config(setting: str, grid: tuple = GRID) -> config_dict.ConfigDict:
     epochs=200,
     augment=False,
   )
+  ensembles.add(c)
   c.further = config_dict.create(
     **{**c.training.to_dict(), 'learning_rate': 0.005, 'epochs': 50},
     points=(1, 2, 5, 10, 25, 50),  # epochs at which queries are measured

@@ -2,6 +2,8 @@
 
 from ml_collections import config_dict
 
+from configs import ensembles
+
 DISTIL = {'alpha': 0.5}
 # How a proxy differs from the target; a guess of the hyperparameters differs
 # too, since they are not known.
@@ -58,6 +60,7 @@ def config(setting: str) -> config_dict.ConfigDict:
       direction='teacher||student',
     ),
   )
+  ensembles.add(c)
   c.truth = config_dict.create(
     subsets=50,  # M
     fraction=0.5,
@@ -89,6 +92,7 @@ def config(setting: str) -> config_dict.ConfigDict:
     },
     'representer': {'kind': 'representer', 'l2': 1e-3},
   }
+  c.report = config_dict.create(queries=12, evidence=6)
   c.method = ''  # names of some methods or kinds, 'a,b'; empty: all methods
   c.damping = 1e-3  # of a kind that `method` names
   # name -> what differs from the fields above. S0 is the target itself.

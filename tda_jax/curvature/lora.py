@@ -7,20 +7,23 @@ the model's parameters one in the adapters, which trains and is attributed like
 any other. x A B is added beside x W, wherever the model applies W, by replaying
 its jaxpr; of a W + A B formed first, the two would be no layers. So A and B are
 dense layers of their own to every curvature and method, whatever library the
-model is written in.
+model is written in. A 2-D convolution is the product of patches with its kernel
+[h, w, C, O] as a matrix of I = h·w·C rows.
 """
 
 import fnmatch
 import functools
 import glob
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tda_jax.curvature import layers as layers_lib
-from tda_jax.curvature import taps
+from tda_jax.curvature import taps, walk
 from tda_jax.problem import Problem
 
 PyTree = Any
@@ -40,7 +43,7 @@ def init(
   Args:
     params: of the model; only shapes are read.
     rank: r.
-    targets: patterns of the paths of matrices, as '*/kernel'.
+    targets: patterns of the paths of matrices and kernels, as '*/kernel'.
 
   Raises:
     ValueError: a pattern fits no leaf; a leaf that fits is no matrix; the rank
@@ -58,17 +61,17 @@ def init(
     chosen.update(fit)
   adapters = {}
   for i, (name, leaf) in enumerate(sorted(chosen.items())):
-    if len(leaf.shape) != 2:
+    if len(leaf.shape) not in (2, 4):
       raise ValueError(
-        f'{name} has shape {list(leaf.shape)} and is no matrix: choose targets'
-        ' with two axes'
+        f'{name} has shape {list(leaf.shape)}, of no matrix and no 2-D'
+        ' convolution: choose targets with two or four axes'
       )
-    if not 1 <= rank <= min(leaf.shape):
+    rows, columns = math.prod(leaf.shape[:-1]), leaf.shape[-1]
+    if not 1 <= rank <= min(rows, columns):
       raise ValueError(
         f'rank={rank} for {name} {list(leaf.shape)}: give 1 to'
-        f' {min(leaf.shape)}'
+        f' {min(rows, columns)}'
       )
-    rows, columns = leaf.shape
     a = jax.random.normal(jax.random.fold_in(key, i), (rows, rank), leaf.dtype)
     b = jnp.zeros((rank, columns), leaf.dtype)
     adapters[name] = {'a': a / rows**0.5, 'b': b}
@@ -93,7 +96,7 @@ def merge(base: PyTree, adapters: Adapters, alpha: float = 1.0) -> PyTree:
     if pair is None:
       return leaf
     product = jnp.matmul(pair['a'], pair['b'], precision='highest')
-    return leaf + alpha / pair['b'].shape[0] * product
+    return leaf + alpha / pair['b'].shape[0] * product.reshape(leaf.shape)
 
   return jax.tree_util.tree_map_with_path(merged, base)
 
@@ -113,8 +116,9 @@ def adapted(problem: Problem, alpha: float = 1.0) -> Problem:
   def outputs(adapters: Adapters, example: PyTree, base: PyTree):
     rest = [glob.escape(n) for n in _named(base) if n not in adapters]
     plan = layers_lib.plan(problem.outputs, base, example, rest)
-    _check(plan, adapters)
-    at_site = functools.partial(_added, plan, alpha)
+    shapes = {n: x.shape for n, x in _named(base).items()}
+    _check(plan, adapters, shapes)
+    at_site = functools.partial(_added, plan, shapes, alpha)
     inputs = [*jax.tree.leaves(base), *jax.tree.leaves(example)]
     extra = taps.Extra(None, adapters, {})
     outs = taps.replayed(plan, inputs, extra, at_site)
@@ -123,31 +127,51 @@ def adapted(problem: Problem, alpha: float = 1.0) -> Problem:
   return problem._replace(outputs=outputs, as_leaf=())
 
 
-def _added(plan, alpha, path, y, operands, extra):
+def _added(plan, shapes, alpha, path, y, operands, extra):
   """y + (alpha/r) x A B at one product y = x W."""
   site, name = plan.sites[path]
   a, b = (extra.aux[name][side] for side in 'ab')
-  if site.view.steps:  # y = x Wᵀ
+  order, turned = _placed(site.view.steps, shapes[name])
+  if turned:  # y = x Wᵀ
     a, b = b.T, a.T
   x = site.product.rows(operands[site.operand])[0]
+  if (order[1:] < order[:-1]).any():  # entries of a patch, as a has them
+    x = x[:, np.argsort(order)]
   inner = a[x] if site.product.kind == 'embed' else x @ a
   more = alpha / a.shape[1] * (inner @ b)
   back = jax.linear_transpose(site.product.columns, y)
   return y + back(more[None].astype(y.dtype))[0]
 
 
-def _check(plan, adapters):
+def _check(plan, adapters, shapes):
   """Raises unless each adapter's matrix is whole in all its products."""
   for name in adapters:
     layer = plan.layers.get(name)
-    turned = layer and [step.kind for _, step in layer.steps] == ['transpose']
     whole = layer and layer.kind != 'leaf' and not layer.stack
-    if not (whole and (turned or not layer.steps)):
+    if not whole or _placed(layer.steps, shapes[name]) is None:
       raise ValueError(
         f'the model does not use {name} as one whole matrix of a product, which'
         ' an adapter needs: leave it out of targets, and see'
         ' tda_jax.find_layers for what the model does with it'
       )
+
+
+def _placed(steps, shape):
+  """How a product uses a leaf [.., O] with I·O entries, seen through `steps`.
+
+  Returns:
+    (order [I], False) where it takes the leaf's rows in this order; (0..I − 1,
+    True) where it takes the transposed matrix; None for all else.
+  """
+  rows, columns = math.prod(shape[:-1]), shape[-1]
+  whole = np.arange(rows * columns).reshape(rows, columns)
+  taken = walk.seen(steps, whole.reshape(shape))
+  if np.array_equal(taken, whole.T) and rows > 1:
+    return np.arange(rows), True
+  order = taken.reshape(len(taken), -1)[:, 0] // columns
+  if np.array_equal(taken, whole[order]):
+    return order, False
+  return None
 
 
 def _named(params):

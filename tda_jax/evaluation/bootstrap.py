@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 OVER = ('queries', 'subsets', 'both')
 TAILS = (0.025, 0.975)  # of a 95% interval
@@ -60,6 +61,16 @@ def of_queries(
   counts = draws(1, len(values), 'queries', resamples, seed)[1]
   drawn = (1, len(values), 'queries', resamples, seed)
   return estimate(values.mean(), counts @ values / len(values), drawn)
+
+
+def wilson(hits: np.ndarray) -> tuple[float, float, float]:
+  """Mean of ones and zeros with Wilson's 95% interval (Wilson 1927).
+
+  Unlike a bootstrap it has some width where all are alike.
+  """
+  test = stats.binomtest(round(float(np.sum(hits))), len(hits))
+  ends = test.proportion_ci(method='wilson')
+  return float(np.mean(hits)), ends.low, ends.high
 
 
 def difference(a: Estimate, b: Estimate) -> Estimate:

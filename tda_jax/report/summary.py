@@ -16,6 +16,8 @@ def write(
   rows: Sequence[dict] = (),
   claims: Sequence[dict] = (),
   plots: Sequence[str | os.PathLike] = (),
+  queries: Sequence[page.Query] = (),
+  method: str = '',
 ) -> str:
   """Writes the page, with the command, commit and versions of this process.
 
@@ -23,6 +25,7 @@ def write(
     about: what the experiment is; an empty line begins a paragraph.
     rows, claims: those of results.json.
     plots: PNG files, titled by their names.
+    queries, method: as `page.write`.
 
   Returns:
     The path.
@@ -38,6 +41,8 @@ def write(
     rows=rows,
     claims=claims,
     plots=[_plot(plot) for plot in plots],
+    queries=queries,
+    method=method,
   )
 
 

@@ -51,6 +51,7 @@ def odd() -> tiny.Tiny:
 CASES = {
   'mlp': (tiny.classification, '*/w', 3),
   'odd': (odd, ('embed', 'again', 'turned'), 2),
+  'conv': (lambda: tiny.model('conv'), ('conv', 'out'), 2),
 }
 
 
@@ -115,6 +116,16 @@ def test_adapters_are_dense_layers():
   assert {layer.kind for layer in found.values()} == {'dense'}
   covered = layers.coverage(found, t.params)
   assert sum(row.parameters for row in covered) == trees.size(t.params)
+
+
+def test_adapters_of_a_convolution_are_dense_layers():
+  t = tiny.model('conv')
+  adapters = filled(t.params, '*')
+  problem = problem_lib.bound(lora.adapted(t.problem, ALPHA), t.params)
+  found = layers.find(problem.outputs, adapters, rows_lib.take(t.train, 0))
+  kinds = {name: layer.kind for name, layer in found.items()}
+  names = [f'{name}/{side}' for name in ('conv', 'out') for side in 'ab']
+  assert kinds == dict.fromkeys(names, 'dense')
 
 
 def attribute(method, t, **kwargs):
@@ -207,7 +218,7 @@ def recipe(params):
 
 BAD = [
   ({'targets': 'layer9/w'}, "targets='layer9/w' fits no parameter"),
-  ({'targets': ('*/w', '*/b')}, r'layer0/b has shape \[4\] and is no matrix'),
+  ({'targets': ('*/w', '*/b')}, r'layer0/b has shape \[4\], of no matrix'),
   ({'targets': '*/w', 'rank': 4}, r'rank=4 for layer1/w \[4, 3\]: give 1 to 3'),
   ({'targets': '*/w', 'rank': 0}, 'rank=0'),
 ]

@@ -121,9 +121,29 @@ def test_savings_are_of_the_cheapest_that_is_as_good():
 def test_none_as_good_saves_nothing():
   found = {
     ('trak', 'naive'): [ensemble(5, 1, 0.6, 5.0)],
-    ('trak', 'dropout'): [ensemble(1, 9, 0.3, 1.0)],
+    ('trak', 'dropout'): [ensemble(1, 9, 0.3, 1.0), ensemble(2, 9, 0.4, 2.0)],
   }
-  assert all(s.saved.value == 0 for s in claims_lib.savings(found))
+  saved = claims_lib.savings(found)
+  assert len(saved) == 3 and all(s.saved.value == 0 for s in saved)
+  # Masks of one model alone are no grid to choose from.
+  del found['trak', 'dropout'][1]
+  assert claims_lib.savings(found) == []
+
+
+def test_one_model_is_to_be_undercut_where_more_are_no_better():
+  found = {
+    ('trak', 'naive'): [ensemble(1, 1, 0.4, 1.0), ensemble(10, 1, 0.4, 10.0)],
+    ('trak', 'lora'): [ensemble(1, 3, 0.5, 2.0), ensemble(3, 3, 0.5, 6.0)],
+  }
+  saved = {s.cost: s for s in claims_lib.savings(found)}
+  assert saved['training'].saved.value == saved['training'].saved.high == 0
+  found['trak', 'lora'][0] = ensemble(1, 3, 0.5, 0.95)
+  by_noise = claims_lib.savings(found)
+  config = types.SimpleNamespace(anchors=False)
+  claims = claims_lib.computed(config, found, by_noise)
+  (claim,) = (c for c in claims if 'lora saves training' in c['claim'])
+  assert claim['observed'].startswith('5% [5%, 5%] by 1 x 3')
+  assert not claim['holds']  # a tenth is noise of timing
 
 
 def test_the_control_takes_its_share_of_the_gain():
@@ -154,8 +174,8 @@ def test_names_of_ensembles():
 def test_attribute_takes_any_ensemble(smoke_of_astra, name, members):
   flags = ('--config.method=grad_dot', f'--config.ensemble={name}')
   done = run('attribute', ASTRA, smoke_of_astra, *flags)
-  kind, count = ensembles.named(name)
-  own = smoke_of_astra / 'scores' / 'digits' / f'grad_dot_{kind}_{count}'
+  name = f'grad_dot_{name.replace(":", "_")}'
+  own = smoke_of_astra / 'scores' / 'digits' / name
   assert f'holds {members} models' in done.stdout
   assert len(list(own.glob('*/facts.json'))) == members
 
