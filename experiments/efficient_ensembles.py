@@ -188,7 +188,8 @@ def result_rows(found: dict, true) -> list[dict]:
   out = []
   for (name, kind), every in found.items():
     for e in every:
-      size = f'{e.models}' if kind == 'naive' else f'{e.models} x {e.variants}'
+      whole = kind in ensembles.WHOLE
+      size = f'{e.models}' if whole else f'{e.models} x {e.variants}'
       row = {'method': f'{name}, {kind} {size}', 'n': e.models * e.variants}
       low, high = e.lds.low, e.lds.high
       out.append(

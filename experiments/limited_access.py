@@ -35,6 +35,7 @@ from tda_jax.report import groups
 
 
 def main(config, workdir: pathlib.Path) -> None:
+  check(config)
   target = tasks.load(config)
   every = proxies.trained(config, target, workdir)
   target = every[TARGET].task
@@ -59,6 +60,25 @@ def main(config, workdir: pathlib.Path) -> None:
   results.page(
     config, workdir, __doc__, rows, claims, [drawn], shown, f'{TARGET}/{method}'
   )
+
+
+def check(config) -> None:
+  """Raises ValueError for a name that the config does not have."""
+  methods = {*config.methods, *stages.methods_of(config)}
+  names_of = {*config.proxies}
+  scores = {f'{p}/{m}' for p in names_of for m in methods} | {'random'}
+  for field, names, known in (
+    ('falls', {p for chain in config.falls for p in chain}, names_of),
+    ('distilled', {p for pair in config.distilled for p in pair}, names_of),
+    ('unseen', {*config.unseen}, names_of),
+    ('mislabelled.methods', {*config.mislabelled.methods}, methods),
+    ('brittleness.scores', {*config.brittleness.scores}, scores),
+  ):
+    if unknown := sorted(names - known):
+      raise ValueError(
+        f'{field} names {", ".join(unknown)}: this config has'
+        f' {", ".join(sorted(known))}'
+      )
 
 
 def measured(config, every: dict[str, Proxy], truth: Truth) -> dict:

@@ -12,16 +12,21 @@ ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
 
 
-def test_example_runs(capsys):
-  example = re.search(r'In twenty lines\n\n```python\n(.*?)```', README, re.S)
+def test_examples_run(capsys, tmp_path, monkeypatch):
+  first, second = re.findall(r'```python\n(.*?)```', README, re.S)[:2]
   names = {}
-  exec(compile(example[1], 'README.md', 'exec'), names)
+  exec(compile(first, 'README.md', 'exec'), names)
   assert names['scores'].shape == (1000, 200)
   assert 'query 0 is a' in capsys.readouterr().out
   # The strongest supporters of a query have its label.
   strongest = names['scores'].argmax(0)
   agree = names['train']['y'][strongest] == names['queries']['y']
   assert np.mean(agree) > 0.9
+  monkeypatch.chdir(tmp_path)
+  names['recipe'] = names['recipe']._replace(epochs=2)
+  exec(compile(second, 'README.md', 'exec'), names)
+  assert names['sure'].p.shape == (1000, 200)
+  assert 'of the pairs are more than noise' in capsys.readouterr().out
 
 
 def test_the_method_of_the_guide_is_its_formula():

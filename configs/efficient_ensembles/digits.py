@@ -4,7 +4,8 @@
       --config=configs/efficient_ensembles/digits.py --workdir=DIR
 
 Argument: `:smoke` (seconds). 1,000 rows, 100 queries, MLP 64-128-64-10 with
-dropout .1; up to 25 models x 25 masks; 100 half-subsets x 5 seeds.
+dropout .1; up to 25 models x 25 masks, or 5 checkpoints, or models of halves of
+the rows; 100 half-subsets x 5 seeds.
 """
 
 from configs.efficient_ensembles import base
@@ -14,6 +15,7 @@ from experiments import arguments
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False)
   c = base.config('digits')
+  c.checkpoints = 5  # at the ends of a run's fifths
   c.training.epochs = 30
   c.truth.repeats = 5
   c.methods.cg = {
@@ -25,4 +27,7 @@ def get_config(arg=None):
     'variants': 3,
     'precondition': {'kind': 'ekfac', 'damping': 3e-2},
   }  # fmt: skip
-  return base.smoke(c) if a['smoke'] else c
+  if a['smoke']:
+    return base.smoke(c)
+  c.ensembles = (*c.ensembles, 'checkpoints:5', 'halves')
+  return c

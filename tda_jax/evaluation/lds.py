@@ -16,8 +16,6 @@ import numpy as np
 
 from tda_jax.evaluation import agreement, bootstrap, ranks
 
-# What `interval` gives is compared by these, under this name too.
-
 
 def lds(
   scores: np.ndarray,

@@ -39,7 +39,7 @@ def test_it_writes_everything(smoke):
         assert 0 <= values[f'{part}: {method}', metric] <= 1
       stored = list((workdir / part / 'scores').glob(f'*/{method}/uncertainty'))
       assert len(stored) == 1
-    assert values[f'{part}: models', 'accuracy, train'] > 0.5
+    assert values[f'{part}: models', 'accuracy, train'] > 0.4
     # Of one model's own gradients: near, and no method is another.
     same = values[f'{part}: grad_dot ~ influence', 'pearson of mean']
     assert 0.5 < same < 1

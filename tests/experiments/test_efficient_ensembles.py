@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from test_cli import run
 
+from configs.efficient_ensembles import digits
 from experiments import efficient_ensembles as experiment
 from experiments import efficient_ensembles_claims as claims_lib
 from experiments import ensembles
@@ -167,9 +168,32 @@ def test_names_of_ensembles():
     ensembles.named('swa:3')
 
 
+@pytest.mark.parametrize(
+  'field, value, message',
+  [
+    ('ensembles', ('dropout:2',), 'give naive'),
+    ('ensembles', ('naive', 'dropout:2', 'dropout:3'), 'once at most'),
+    ('models', (1, 9), 'more than 3 members'),
+    ('variants', (1, 3), 'and 2 variants'),
+    ('variants', (2,), 'begin with 1'),
+    ('method', 'trac', "unknown method 'trac'"),
+    ('ensemble', 'swa:2', "unknown ensemble 'swa'"),
+  ],
+)
+def test_a_grid_that_cannot_be_measured_is_refused_before_it_trains(
+  field, value, message, tmp_path
+):
+  config = digits.get_config('smoke')
+  config[field] = value
+  with pytest.raises(ValueError, match=message):
+    experiment.main(config, tmp_path)
+  assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  'name, members', [('halves', 2), ('checkpoints:2', 4), ('lora:2', 4)]
+  'name, members',
+  [('halves', 2), ('checkpoints:2', 4), ('dropout:2', 4), ('lora:2', 4)],
 )
 def test_attribute_takes_any_ensemble(smoke_of_astra, name, members):
   flags = ('--config.method=grad_dot', f'--config.ensemble={name}')

@@ -98,12 +98,7 @@ def test_settings_are_whole(setting):
   for arg in (None, 'smoke'):
     c = config(setting, arg)
     assert c.setting == c.data.name == setting
-    named = {name for chain in (*c.falls, *c.distilled) for name in chain}
-    assert named | {*c.unseen} <= {*c.proxies}
-    assert {*c.mislabelled.methods} <= {*c.methods}
-    for scores in c.brittleness.scores:
-      proxy, _, method = scores.partition('/')
-      assert scores == 'random' or (proxy in c.proxies and method in c.methods)
+    experiment.check(c)
     for name in c.proxies:
       alpha = proxies.config_of(c, name).training.distillation.alpha
       assert bool(alpha) == (name[:2] in ('s1', 's3'))
@@ -113,6 +108,26 @@ def test_settings_are_whole(setting):
     a, b = (proxies.config_of(c, name) for name in (a, b))
     a.training.distillation.alpha = 0.0
     assert a == b
+
+
+@pytest.mark.parametrize(
+  'field, names, message',
+  [
+    ('falls', (('s0_target', 's9'),), 'falls names s9: this config has s0'),
+    ('unseen', ('s5',), 'unseen names s5'),
+    ('mislabelled.methods', ('cg',), 'mislabelled.methods names cg'),
+    ('brittleness.scores', ('s1_same/ekfak',), 'names s1_same/ekfak'),
+    ('method', 'ekfak', "unknown method 'ekfak'"),
+  ],
+)
+def test_a_name_that_is_none_is_refused_before_anything_runs(
+  field, names, message, tmp_path
+):
+  c = config()
+  c.update_from_flattened_dict({field: names})
+  with pytest.raises(ValueError, match=message):
+    experiment.main(c, tmp_path)
+  assert not [*tmp_path.iterdir()]
 
 
 def test_a_proxy_is_the_config_with_its_changes():
