@@ -25,8 +25,8 @@ def launch(main: Callable) -> None:
   """Runs main(config, workdir) as an absl program.
 
   Writes <workdir>/run.json (resolved config, command, commit, versions, devices,
-  and seconds, with those of commands that were killed or ended in an error). Bad input ends the
-  program with one sentence and status 1.
+  and seconds, with those of commands that were killed or ended in an error). Bad
+  input ends the program with one sentence and status 1.
   """
 
   def run(argv):

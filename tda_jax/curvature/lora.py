@@ -135,7 +135,7 @@ def _added(plan, shapes, alpha, path, y, operands, extra):
   if turned:  # y = x Wᵀ
     a, b = b.T, a.T
   x = site.product.rows(operands[site.operand])[0]
-  if (order[1:] < order[:-1]).any():  # entries of a patch, as a has them
+  if _moved(order):  # entries of a patch, as a has them
     x = x[:, np.argsort(order)]
   inner = a[x] if site.product.kind == 'embed' else x @ a
   more = alpha / a.shape[1] * (inner @ b)
@@ -148,7 +148,8 @@ def _check(plan, adapters, shapes):
   for name in adapters:
     layer = plan.layers.get(name)
     whole = layer and layer.kind != 'leaf' and not layer.stack
-    if not whole or _placed(layer.steps, shapes[name]) is None:
+    placed = whole and _placed(layer.steps, shapes[name])
+    if not placed or (layer.kind == 'embed' and _moved(placed[0])):
       raise ValueError(
         f'the model does not use {name} as one whole matrix of a product, which'
         ' an adapter needs: leave it out of targets, and see'
@@ -164,6 +165,8 @@ def _placed(steps, shape):
     True) where it takes the transposed matrix; None for all else.
   """
   rows, columns = math.prod(shape[:-1]), shape[-1]
+  if not steps:
+    return np.arange(rows), False
   whole = np.arange(rows * columns).reshape(rows, columns)
   taken = walk.seen(steps, whole.reshape(shape))
   if np.array_equal(taken, whole.T) and rows > 1:
@@ -172,6 +175,10 @@ def _placed(steps, shape):
   if np.array_equal(taken, whole[order]):
     return order, False
   return None
+
+
+def _moved(order):
+  return (order[1:] < order[:-1]).any()
 
 
 def _named(params):

@@ -202,6 +202,9 @@ def test_attribute_takes_any_ensemble(smoke_of_astra, name, members):
   own = smoke_of_astra / 'scores' / 'digits' / name
   assert f'holds {members} models' in done.stdout
   assert len(list(own.glob('*/facts.json'))) == members
+  done = run('evaluate', ASTRA, smoke_of_astra, *flags)
+  found = read(smoke_of_astra / 'evaluate')['rows']
+  assert {r['method'] for r in found} == {name, 'perfect predictor'}
 
 
 @pytest.fixture(scope='module')
