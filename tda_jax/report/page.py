@@ -319,13 +319,15 @@ def _error(evidence, power):
   """'± 0.12', with a star where the score is significant; '' of one model."""
   if evidence.standard_error is None:
     return ''
-  text = f'± {evidence.standard_error / 10.0**power:.2g}'
+  size = evidence.standard_error / 10.0**power
+  text = f'± {size:.2g}' if size >= 1e-3 else f'± {size:.1g}'
   return text + (' *' if evidence.significant else '')
 
 
 def _signed(value, power):
-  """A score with its sign, in units of 10^power."""
-  text = f'{abs(value) / 10.0**power:#.3g}'
+  """A score with its sign, in units of 10^power; short enough for its column."""
+  size = abs(value) / 10.0**power
+  text = f'{size:#.3g}' if size >= 1e-3 else f'{size:#.2g}'
   return ('+' if value >= 0 else '−') + text.rstrip('.')
 
 
