@@ -22,21 +22,20 @@ def get_config(arg=None):
   c = base.config('mnist5k')
   c.task = 'experiments.tasks:images'
   c.data.update(name='mnist5k', train=2000)
-  c.members, c.models = 50, (1, 3, 5, 10, 25, 50)  # as the anchors of TRAK
+  c.members, c.models = 50, (1, 3, 5, 10, 25, 50)
   c.training.epochs = 20
   c.truth.update(subsets=50, repeats=5, at_once=25)
   c.methods.cg = {
     'kind': 'cg', 'damping': 3e-3, 'tolerance': 1e-2, 'models': 3, 'varied': 1,
     'variants': 3,
   }  # fmt: skip
-  c.anchors = True
   if a['anchors']:
     anchors(c)
   return base.smoke(c) if a['smoke'] else c
 
 
 def anchors(c):
-  c.setting = 'mnist5k_anchors'
+  c.setting, c.anchors = 'mnist5k_anchors', True
   c.data.update(train=4500, queries=500)
   c.training.update(
     learning_rate=0.01,
