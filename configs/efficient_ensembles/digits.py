@@ -23,8 +23,8 @@ def get_config(arg=None):
     'variants': 3,
   }  # fmt: skip
   c.methods.astra = {
-    'kind': 'astra', 'damping': 3e-3, 'rounds': 4, 'models': 3, 'varied': 1,
-    'variants': 3,
+    'kind': 'astra', 'damping': 3e-3, 'rounds': 2, 'batch_size': 512,
+    'models': 3, 'varied': 1, 'variants': 3,
     'precondition': {'kind': 'ekfac', 'damping': 3e-2},
   }  # fmt: skip
   if a['smoke']:
