@@ -12,6 +12,7 @@ import types
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from experiments import spent, stages, tasks
 from tda_jax import trees
@@ -119,6 +120,9 @@ def make(
     return _halves(config, task, models, key, workdir)
   if kind == 'checkpoints':
     last = ensembles.last_checkpoints(runs, count)
+    # The newest first: D of them are the last D.
+    index = np.arange(trees.count(last.params)).reshape(-1, count)[:, ::-1]
+    last = ensembles.members_at(last, index.ravel())
     return models._replace(runs=last, variants=count, storage=(0.0, size))
   if kind == 'dropout':
     masked = ensembles.masked(runs, count, key)

@@ -13,6 +13,7 @@ from experiments import efficient_ensembles_claims as claims_lib
 from experiments import ensembles
 from experiments.findings import Truth
 from tda_jax.evaluation import bootstrap, lds
+from tda_jax.training.fit import Run
 
 SMOKE = 'configs/efficient_ensembles/digits.py:smoke'
 ASTRA = 'configs/astra/digits.py:smoke'
@@ -156,6 +157,19 @@ def test_the_control_takes_its_share_of_the_gain():
   (row,) = claims_lib.control_rows(found)
   assert row['value'] == pytest.approx(0.5)
   assert row['method'] == 'trak, projections 1 x 9'
+
+
+def test_of_checkpoints_the_last_come_first():
+  steps = np.arange(12.0).reshape(2, 6, 1)  # of two models
+  run = Run({'w': steps[:, -1]}, {'w': steps}, None, np.arange(6), None)
+  task = types.SimpleNamespace(problem=None)
+  models = ensembles.bare(task, run, 1.0)
+  config = types.SimpleNamespace(seed=0)
+  made = ensembles.make('checkpoints', 3, config, task, models, None)
+  assert made.variants == 3
+  np.testing.assert_array_equal(
+    made.runs.params['w'].ravel(), [5, 4, 3, 11, 10, 9]
+  )
 
 
 def test_names_of_ensembles():
