@@ -14,8 +14,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments import (
+  dampings,
+  ensembles,
+  evidence,
+  launch,
+  results,
+  stages,
+  tasks,
+)
 from experiments import efficient_ensembles_claims as claims_lib
-from experiments import ensembles, evidence, launch, results, stages, tasks
 from experiments import findings as findings_lib
 from experiments.ensembles import Members
 from tda_jax.evaluation import bootstrap, lds
@@ -121,7 +129,7 @@ def scored(
   Returns:
     (parts, the members that the ensemble has to train and store).
   """
-  settings = dict(settings)
+  settings = dampings.resolved(settings, {})
   models = settings.pop('models', config.members)
   varied = min(models, settings.pop('varied', config.varied))
   variants = settings.pop('variants', None)

@@ -228,7 +228,7 @@ def self_influence(
 
 def _method(config, settings, task, runs):
   """(method, the models it is taken of, what its stores say of themselves)."""
-  settings = dict(settings)
+  settings = _plain(settings)  # stores compare what they are made by
   first = settings.pop('members', None)
   settings.pop('without', None)  # of quanda
   if settings.get('kind') == 'source':

@@ -31,8 +31,8 @@ class Task(NamedTuple):
     member axis).
   train, queries: rows.
   shown: inputs as people look at them, for the report: {'train', 'queries',
-    'classes' (names, or None), 'columns' of a table, 'split' (which rows of the source
-      they are, for the record)}; None: nothing to show.
+    'classes' (names, or None), 'columns' of a table, 'split' (which rows of the
+    source they are, for the record)}; None: nothing to show.
   known: what was changed in the rows on purpose (`experiments.worlds`).
   """
 
