@@ -52,8 +52,7 @@ def trained(config, task, workdir) -> Members:
   Raises:
     ValueError: before it trains, an ensemble or method of the config is none.
   """
-  for text in (config.get('ensemble', 'naive'), *config.get('ensembles', ())):
-    named(text)
+  named(config.get('ensemble', 'naive'))
   stages.methods_of(config)
   runs = stages.train(config, task, workdir)
   return bare(task, runs, spent.on(workdir, 'train') / config.members)
