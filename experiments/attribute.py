@@ -6,12 +6,14 @@ members of each model (experiments.ensembles). Scores are the zarr stores
 <workdir>/scores/<setting>/<method>/<member>, [N, Q], positive where a row
 supports a query; <method>_dropout_10 of such an ensemble. Of several models
 there is also <method>/uncertainty, [N, 4, Q]: mean, standard error, p-value,
-significant or not.
+significant or not. TRAK of several members is <method>/kernel/<member> and
+<method>/slopes/<member>, whose means over members are multiplied.
 """
 
 import pathlib
 
 from experiments import dampings, ensembles, launch, stages, tasks
+from experiments import scores as scores_lib
 
 
 def main(config, workdir: pathlib.Path) -> None:
@@ -21,16 +23,16 @@ def main(config, workdir: pathlib.Path) -> None:
   chosen = dampings.chosen(config, task, models.runs, workdir)
   for name, settings in stages.methods_of(config).items():
     settings = dampings.resolved(settings, chosen)
-    scores, of_models = ensembles.scores(
+    factors, facts = ensembles.scores(
       config, name, settings, task, made, ending, workdir
     )
     name = name + ending
     folder = workdir / 'scores' / config.setting / name
+    rows, queries = factors[0].shape[1:]
     print(
-      f'{name}: {folder} holds {scores.shape[0]} models x {scores.shape[1]} rows'
-      f' x {scores.shape[2]} queries'
-      f'{_convergence(stages.facts(config, workdir, name, len(scores)))}'
-      f'{_certainty(config, workdir, name, of_models)}'
+      f'{name}: {folder} holds {len(facts)} models x {rows} rows x {queries}'
+      f' queries{_convergence(facts)}'
+      f'{_certainty(config, workdir, name, factors)}'
     )
 
 
@@ -45,13 +47,14 @@ def _convergence(facts) -> str:
   )
 
 
-def _certainty(config, workdir, name, of_models) -> str:
-  if len(of_models) < 2:
+def _certainty(config, workdir, name, factors) -> str:
+  count = len(factors[0])
+  if count < 2:
     return ''
-  found = stages.uncertainty(config, workdir, name, of_models)
+  found = scores_lib.uncertainty(config, workdir, name, factors)
   return (
     f'; {found.significant.mean():.1%} of the pairs are significant (t-test over'
-    f' {len(of_models)} models, 5% false discoveries)'
+    f' {count} models, 5% false discoveries)'
   )
 
 

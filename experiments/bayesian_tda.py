@@ -26,6 +26,7 @@ from experiments import (
 )
 from experiments import bayesian_tda_claims as claims_lib
 from experiments import bayesian_tda_plots as plots_lib
+from experiments import scores as scores_lib
 from experiments.tasks import Task
 from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import significance
@@ -82,7 +83,7 @@ def main(config, workdir: pathlib.Path) -> None:
   name, part = next(iter(found.items()))
   method = next(m for m in ('influence', *part.scores) if m in part.scores)
   shown = evidence.queries(
-    config, of_rows(part), part.runs, part.scores[method], config.false_rate
+    config, of_rows(part), part.runs, (part.scores[method],), config.false_rate
   )
   label = f'{method}, {name}'
   results.page(config, workdir, __doc__, rows, claims, drawn, shown, label)
@@ -113,7 +114,7 @@ def measured(config, workdir: pathlib.Path) -> Part:
     for name, s in scores.items()
   }
   by_text = {
-    name: stages.uncertainty(config, workdir, name, s, config.false_rate)
+    name: scores_lib.uncertainty(config, workdir, name, (s,), config.false_rate)
     for name, s in scores.items()
   }
   return Part(
@@ -136,11 +137,11 @@ def scored(config, name, settings, task, runs, rows, workdir):
   alone = settings.get('kind') == 'additional_step'
   if alone:  # knows no other rows than those it scores, and takes long
     task = task._replace(train=rows_lib.take(task.train, rows))
-  found = stages.scores(config, name, settings, task, flat, workdir)
-  facts = stages.facts(config, workdir, name, len(found))
+  found = scores_lib.of_members(config, name, settings, task, flat, workdir)
+  facts = scores_lib.facts(config, workdir, name, len(found))
   found = found.reshape(members, -1, *found.shape[1:])
   found = found.mean(1, dtype=np.float64)
-  seconds = sum(f['prepare_seconds'] + f['score_seconds'] for f in facts)
+  seconds = sum(f['seconds'] for f in facts)
   return found if alone else found[:, rows], seconds
 
 

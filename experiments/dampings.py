@@ -8,6 +8,7 @@ import logging
 import jax
 import jax.numpy as jnp
 
+from experiments import scores as scores_lib
 from experiments import stages
 from experiments.tasks import Task
 from tda_jax import trees
@@ -39,7 +40,7 @@ def chosen(config, task: Task, runs: Run, workdir) -> dict[str, float]:
       continue
     curve = {}
     for damping in config.damping_grid:
-      found = stages.scores(
+      found = scores_lib.of_members(
         config,
         f'validation/{name}_{damping:g}',
         {**settings, 'damping': damping},

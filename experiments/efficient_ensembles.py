@@ -25,8 +25,9 @@ from experiments import (
 )
 from experiments import efficient_ensembles_claims as claims_lib
 from experiments import findings as findings_lib
+from experiments import scores as scores_lib
 from experiments.ensembles import Members
-from tda_jax.evaluation import bootstrap, lds
+from tda_jax.evaluation import bootstrap, factors, lds
 from tda_jax.report import plots
 from tda_jax.training import ensembles as ensembles_lib
 
@@ -74,11 +75,11 @@ def main(config, workdir: pathlib.Path) -> None:
         continue
       parts, cost = scored(config, name, kind, settings, task, made, workdir)
       found[name, kind] = measured(config, cost, parts, true)
-      if kind == 'naive' and len(parts) == 1:  # TRAK's factors are no scores
-        of_models[name] = parts[0].scores[:, 0]
-        if len(of_models[name]) > 1:
+      if kind == 'naive':
+        of_models[name] = tuple(part.scores[:, 0] for part in parts)
+        if len(parts[0].scores) > 1:
           label = f'{name}_naive'
-          stages.uncertainty(config, workdir, label, of_models[name])
+          scores_lib.uncertainty(config, workdir, label, of_models[name])
       best = max(found[name, kind], key=lambda e: e.lds.value)
       logging.info(
         '%s, %s: LDS %.3f of %d x %d',
@@ -90,10 +91,8 @@ def main(config, workdir: pathlib.Path) -> None:
   claims = claims_lib.computed(config, found, savings)
   results.tell(config, workdir, rows, claims)
   drawn = draw(config, found, true, workdir / 'plots')
-  shown, method = [], ''
-  if of_models:
-    method = evidence.pictured(of_models)
-    shown = evidence.queries(config, task, models.runs, of_models[method])
+  method = evidence.pictured(of_models)
+  shown = evidence.queries(config, task, models.runs, of_models[method])
   results.page(config, workdir, __doc__, rows, claims, drawn, shown, method)
 
 
@@ -134,35 +133,35 @@ def scored(
   varied = min(models, settings.pop('varied', config.varied))
   variants = settings.pop('variants', None)
 
-  def part(settings, kind, suffix=''):
+  def part(label, settings, of, kind):
     own = made[kind]
     most = own.variants if variants is None else min(variants, own.variants)
     count = models if own.variants == 1 else varied
     chosen = np.arange(count)[:, None] * own.variants + np.arange(most)
-    label = f'{name}{suffix}_{kind}'
-    scores = stages.scores(
+    scores = scores_lib.of_members(
       config,
       label,
       settings,
-      task._replace(problem=own.problem),
+      of._replace(problem=own.problem),
       ensembles_lib.members_at(own.runs, chosen.ravel()),
       workdir,
     )
-    facts = stages.facts(config, workdir, label, len(scores))
-    seconds = [f['prepare_seconds'] + f['score_seconds'] for f in facts]
+    facts = scores_lib.facts(config, workdir, label, len(scores))
     shape = (count, most, *scores.shape[1:])
-    return Part(scores.reshape(shape), float(np.median(seconds)))
+    return Part(
+      scores.reshape(shape), float(np.median([f['seconds'] for f in facts]))
+    )
 
   of_slopes = {'forward': 'dropout', 'projections': 'naive'}.get(kind, kind)
   cost = made[of_slopes if kind == 'forward' else kind]
   if settings['kind'] != 'trak':
-    return [part(settings, kind)], cost
+    return [part(f'{name}_{kind}', settings, task, kind)], cost
   # Masks on the second factor only; projections are of the first only.
-  of_kernel = 'naive' if kind == 'forward' else kind
-  kernel = {**settings, 'kind': 'trak_kernel'}
+  kinds = ('naive' if kind == 'forward' else kind, of_slopes)
+  parts = scores_lib.factors_of_trak(settings, task).items()
   return [
-    part(kernel, of_kernel, '_kernel'),
-    part({'kind': 'trak_slopes'}, of_slopes, '_slopes'),
+    part(f'{name}_{of}/{factor}', *own, of)
+    for (factor, own), of in zip(parts, kinds, strict=True)
   ], cost
 
 
@@ -174,7 +173,7 @@ def measured(config, own: Members, parts: list[Part], true) -> list[Ensemble]:
   out = []
   for i in (i for i in config.models if i <= models):
     for d in (d for d in config.variants if d <= variants):
-      scores = np.prod([p.scores[:i, :d].mean((0, 1)) for p in parts], axis=0)
+      scores = factors.alone([p.scores[:i, :d].mean((0, 1)) for p in parts])
       of = lambda cost, i=i, d=d: i * cost[0] + i * d * cost[1]
       out.append(
         Ensemble(

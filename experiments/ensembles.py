@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from experiments import scores as scores_lib
 from experiments import spent, stages, tasks
 from tda_jax import trees
 from tda_jax.curvature import lora
@@ -68,18 +69,11 @@ def asked(config, task, models: Members, workdir) -> tuple[Members, str]:
 
 
 def scores(config, name, settings, task, made: Members, ending, workdir):
-  """(scores of every member [I·D, N, Q], their means by model [I, N, Q]).
-
-  A model's variants are no independent draws: its mean is one.
-  """
-  settings = dict(settings)
-  if 'members' in settings:  # of models: all variants of each
-    settings['members'] *= made.variants
+  """Scores of a method by model, and facts of every member: `scores_lib.by_model`."""
   task = task._replace(problem=made.problem)
-  found = stages.scores(
-    config, name + ending, settings, task, made.runs, workdir
+  return scores_lib.by_model(
+    config, name + ending, settings, task, made.runs, workdir, made.variants
   )
-  return found, found.reshape(-1, made.variants, *found.shape[1:]).mean(1)
 
 
 def bare(task, runs: Run, seconds: float) -> Members:

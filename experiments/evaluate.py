@@ -89,7 +89,7 @@ def of_truth(config, workdir) -> list[dict]:
   """LDS of the scores against the models that the config retrains."""
   task = tasks.load(config)
   truth = findings.truth(config, task, workdir)
-  found = findings.of_scores(read(task)[None], truth)
+  found = findings.of_scores((read(task)[None],), truth)
   return findings.rows({_NAME.value: found}, truth)
 
 

@@ -8,6 +8,7 @@ from tda_jax import problem as problem_lib
 from tda_jax import trees
 from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import significance
+from tda_jax.evaluation.factors import Factors, shares
 from tda_jax.report import page
 from tda_jax.training.fit import Run
 
@@ -20,9 +21,9 @@ def pictured(names) -> str:
 
 
 def queries(
-  config, task: Task, runs: Run, scores: np.ndarray, rate: float = 0.05
+  config, task: Task, runs: Run, factors: Factors, rate: float = 0.05
 ) -> list[page.Query]:
-  """The first config.report.queries by the mean of scores [E, N, Q].
+  """The first config.report.queries by the scores of the ensemble.
 
   Where there are several models each score has its standard error, and is
   marked where it is significant at a false discovery rate of `rate`. Predictions
@@ -32,7 +33,7 @@ def queries(
     return []
   outputs = jax.vmap(outputs_of(task, runs), (None, 0))
   found = np.asarray(outputs(trees.row(runs.params, 0), task.queries))
-  sure = {}
+  scores, sure = shares(factors), {}
   if len(scores) > 1:
     u = significance.uncertainty(scores, rate=rate)
     sure = {'standard_error': u.standard_error, 'significant': u.significant}

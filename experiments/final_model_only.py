@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments import dampings, launch, results, stages, tasks
 from experiments import final_model_only_claims as claims_lib
+from experiments import scores as scores_lib
 from tda_jax import trees
 from tda_jax.evaluation import agreement
 from tda_jax.report import plots
@@ -45,10 +46,9 @@ def main(config, workdir: pathlib.Path) -> None:
   found = {}
   for name, settings in stages.methods_of(config).items():
     settings = dampings.resolved(settings, chosen)
-    scores = stages.scores(config, name, settings, task, run, workdir)
-    facts = stages.facts(config, workdir, name, 1)[0]
-    seconds = facts['prepare_seconds'] + facts['score_seconds']
-    found[name] = compared(scores[0][left], effects, seconds)
+    scores = scores_lib.of_members(config, name, settings, task, run, workdir)
+    facts = scores_lib.facts(config, workdir, name, 1)[0]
+    found[name] = compared(scores[0][left], effects, facts['seconds'])
   points = config.further.points
   rows = result_rows(found, points)
   claims = claims_lib.computed(found, points, config.plotted)

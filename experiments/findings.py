@@ -8,6 +8,8 @@ from absl import logging
 from experiments import dampings, ensembles, stages
 from experiments.ensembles import Members
 from tda_jax.evaluation import agreement, bootstrap, lds, reliability
+from tda_jax.evaluation import factors as factors_lib
+from tda_jax.evaluation.factors import Factors
 
 RESAMPLES = 300
 SIZES = (1, 2, 3, 5, 10, 20, 50)  # of ensembles
@@ -17,7 +19,7 @@ class Finding(NamedTuple):
   """One method.
 
   Attributes:
-    scores: [E, N, Q], of each member.
+    factors: `evaluation.factors` of the members' scores.
     single: LDS of its members, mean and interval over queries and subsets.
     single_error: standard error of that mean over members.
     ensemble: LDS of the averaged scores.
@@ -27,7 +29,7 @@ class Finding(NamedTuple):
     peak_mb: while it was scored; None if that was done before.
   """
 
-  scores: np.ndarray
+  factors: Factors
   single: bootstrap.Estimate
   single_error: float
   ensemble: bootstrap.Estimate
@@ -65,19 +67,17 @@ def measure(
   for name, settings in stages.methods_of(config).items():
     settings = dampings.resolved(settings, chosen)
     stages.peak_memory(reset=True)
-    every, scores = ensembles.scores(
+    factors, facts = ensembles.scores(
       config, name, settings, task, made, ending, workdir
     )
     peak, name = stages.peak_memory(), name + ending
-    found[name] = of_scores(scores, true)._replace(
-      facts=stages.facts(config, workdir, name, len(every)), peak_mb=peak
-    )
+    found[name] = of_scores(factors, true)._replace(facts=facts, peak_mb=peak)
     logging.info(
       '%s: LDS %.3f single, %.3f ensemble of %d',
       name,
       found[name].single.value,
       found[name].ensemble.value,
-      len(scores),
+      found[name].members,
     )
   return found
 
@@ -92,28 +92,28 @@ def gap(a: Finding, b: Finding, kind: str, true: Truth) -> bootstrap.Estimate:
   outcomes = true.outcomes.mean(1)
 
   def estimate(f):
-    scores = f.scores[:count]
-    scores = scores if kind == 'single' else scores.mean(0)
+    joined = factors_lib.alone if kind == 'single' else factors_lib.together
+    scores = joined([factor[:count] for factor in f.factors])
     return lds.interval(scores, outcomes, true.subsets, resamples=RESAMPLES)
 
   return bootstrap.difference(estimate(a), estimate(b))
 
 
-def of_scores(scores: np.ndarray, true: Truth, sizes=SIZES) -> Finding:
-  """The LDS of scores [E, N, Q], and of ensembles of those `sizes`."""
-  outcomes = true.outcomes.mean(1)
+def of_scores(factors: Factors, true: Truth, sizes=SIZES) -> Finding:
+  """The LDS of each model's scores, and of ensembles of those `sizes`."""
+  outcomes, scores = true.outcomes.mean(1), factors_lib.alone(factors)
   members = len(scores)
   sizes = [k for k in sizes if k < members] + [members]
   _, error = lds.spread(scores, outcomes, true.subsets)
   one = lambda s: lds.interval(s, outcomes, true.subsets, resamples=RESAMPLES)
   return Finding(
-    scores=scores,
+    factors=factors,
     single=one(scores),
     single_error=error,
-    ensemble=one(scores.mean(0)),
+    ensemble=one(factors_lib.together(factors)),
     sizes=sizes,
     by_size=lds.by_size(
-      scores, outcomes, true.subsets, sizes, resamples=RESAMPLES
+      factors, outcomes, true.subsets, sizes, resamples=RESAMPLES
     ),
     members=members,
     facts=[],
@@ -129,7 +129,7 @@ def rows(found: dict[str, Finding], true: Truth) -> list[dict]:
   """
   out = []
   for name, f in found.items():
-    seconds = [x['prepare_seconds'] + x['score_seconds'] for x in f.facts]
+    seconds = [x['seconds'] for x in f.facts]
     cost = {
       'seconds': float(np.median(seconds)) if seconds else None,
       'peak_mb': f.peak_mb,
@@ -180,7 +180,7 @@ def left_out_rows(found, rows_left, effects) -> list[dict]:
       ('loo_spearman', agreement.spearman),
       ('loo_pearson', agreement.pearson),
     ):
-      value = of(f.scores.mean(0)[rows_left], mean)
+      value = of(factors_lib.together(f.factors)[rows_left], mean)
       error = value.std(ddof=1) / np.sqrt(len(value))
       out.append({
           'method': name, 'metric': metric, 'value': float(value.mean()),
@@ -200,8 +200,9 @@ def same_run_rows(found, kept, outcomes) -> list[dict]:
   out = []
   for name, f in found.items():
     count = min(f.members, outcomes.shape[1])
+    scores = factors_lib.alone(f.factors)
     of_model = [
-      lds.interval(f.scores[e], outcomes[:, e], kept, resamples=RESAMPLES)
+      lds.interval(scores[e], outcomes[:, e], kept, resamples=RESAMPLES)
       for e in range(count)
     ]
     mean = bootstrap.average(of_model)

@@ -27,10 +27,12 @@ from experiments import (
 )
 from experiments import findings as findings_lib
 from experiments import limited_access_claims as claims_lib
+from experiments import scores as scores_lib
 from experiments.findings import Finding, Truth
 from experiments.proxies import TARGET, Proxy
 from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import brittleness, retraining
+from tda_jax.evaluation import factors as factors_lib
 from tda_jax.report import groups
 
 
@@ -49,7 +51,7 @@ def main(config, workdir: pathlib.Path) -> None:
   results.tell(config, workdir, rows, claims)
   drawn = draw(config, found, truth, workdir / 'plots')
   of_target = {
-    name.removeprefix(f'{TARGET}/'): f.scores
+    name.removeprefix(f'{TARGET}/'): f.factors
     for name, f in found.items()
     if name.startswith(TARGET)
   }
@@ -109,7 +111,8 @@ def flips(
   for name in settings.scores:
     if name not in found:
       continue
-    scores = found[name].scores.mean(0)[:, : settings.queries]
+    scores = factors_lib.together(found[name].factors)
+    scores = scores[:, : settings.queries]
     after = brittleness.leads(
       task.problem,
       task.recipe,
@@ -147,11 +150,10 @@ def draw(config, found, truth: Truth, folder: pathlib.Path) -> str:
 
 
 def _finding(proxy: Proxy, name, settings, truth: Truth) -> Finding:
-  scores = proxies.scores(proxy, name, settings)
-  found = findings_lib.of_scores(scores, truth, sizes=())
-  if len(scores) > 1:
-    stages.uncertainty(proxy.config, proxy.folder, name, scores)
-  facts = stages.facts(proxy.config, proxy.folder, name, len(scores))
+  factors, facts = proxies.scores(proxy, name, settings)
+  found = findings_lib.of_scores(factors, truth, sizes=())
+  if found.members > 1:
+    scores_lib.uncertainty(proxy.config, proxy.folder, name, factors)
   label = f'{proxy.folder.name}/{name}'
   logging.info('%s: LDS %.3f', label, found.ensemble.value)
   return found._replace(facts=facts)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from experiments import dampings, proxies, stages
+from experiments import scores as scores_lib
 from experiments.proxies import Proxy
 from experiments.tasks import Task
 from tda_jax.data import prepare
@@ -40,7 +41,7 @@ def rows(config, target: Task, every: dict[str, Proxy], workdir) -> list[dict]:
 def self_influence(proxy: Proxy, name: str, settings: dict) -> np.ndarray:
   """score[i, i] by the mean of the proxy's models, [N]; kept on disk."""
   own, task, settings = proxies.by_its_loss(proxy, settings)
-  return stages.self_influence(
+  return scores_lib.self_influence(
     own,
     name,
     settings,

@@ -25,7 +25,7 @@ def report(
     claims=claims,
     plots=draw(config, found, truth, workdir, folder),
     coverage=_coverage(task, runs),
-    queries=evidence.queries(config, task, runs, found[method].scores),
+    queries=evidence.queries(config, task, runs, found[method].factors),
     method=method,
   )
 

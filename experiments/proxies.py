@@ -10,9 +10,9 @@ import pathlib
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from experiments import arguments, stages, tasks
+from experiments import scores as scores_lib
 from experiments.tasks import Task
 from tda_jax import trees
 from tda_jax.problem import Problem
@@ -101,10 +101,12 @@ def asked(target: Proxy, rows: dict) -> dict:
   return distill.with_teacher(target.cross_entropy, first, rows)
 
 
-def scores(proxy: Proxy, name: str, settings: dict) -> np.ndarray:
-  """Scores of one method by the proxy's models, [E, N, Q]; kept on disk."""
+def scores(proxy: Proxy, name: str, settings: dict):
+  """Scores of one method by the proxy's models: `scores_lib.by_model`."""
   own, task, settings = by_its_loss(proxy, settings)
-  return stages.scores(own, name, settings, task, proxy.runs, proxy.folder)
+  return scores_lib.by_model(
+    own, name, settings, task, proxy.runs, proxy.folder
+  )
 
 
 def able(proxy: Proxy, settings: dict) -> bool:

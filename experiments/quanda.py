@@ -17,10 +17,11 @@ from experiments import findings as findings_lib
 from experiments import quanda_claims as claims_lib
 from experiments import quanda_metrics as metrics_lib
 from experiments import quanda_page as page_lib
+from experiments import scores as scores_lib
 from experiments.findings import Truth
 from experiments.tasks import Task
 from tda_jax.data import rows as rows_lib
-from tda_jax.evaluation import bootstrap, brittleness, retraining
+from tda_jax.evaluation import bootstrap, brittleness, factors, retraining
 from tda_jax.storage import record
 from tda_jax.training.fit import Run
 
@@ -160,22 +161,20 @@ def scored(config, worlds: dict[str, World], name: str, settings) -> Scores:
   """
   settings = dampings.resolved(settings, {})
   without = settings.get('without', ())
-  of = {
-    key: _mean(w, name, settings)
-    for key, w in worlds.items()
-    if key != 'mislabelled' and key not in without
-  }
+  of, seconds = {}, {}
+  for key, w in worlds.items():
+    if key != 'mislabelled' and key not in without:
+      of[key], seconds[key] = _mean(w, name, settings)
   clean = worlds['clean']
-  facts = stages.facts(clean.config, clean.folder, name, 1)[0]
   random, own = None, None
   if 'randomised' not in without:
     other = clean._replace(
       runs=randomised(clean), folder=clean.folder / 'randomised'
     )
-    random = _mean(other, name, settings)
+    random, _ = _mean(other, name, settings)
   if 'own' not in without:
     noisy = worlds['mislabelled']
-    own = stages.self_influence(
+    own = scores_lib.self_influence(
       noisy.config,
       name,
       settings,
@@ -184,8 +183,7 @@ def scored(config, worlds: dict[str, World], name: str, settings) -> Scores:
       noisy.folder,
       at_once=config.own_at_once,
     )
-  seconds = facts['prepare_seconds'] + facts['score_seconds']
-  return Scores(of, random, own, seconds)
+  return Scores(of, random, own, seconds['clean'])
 
 
 def randomised(world: World) -> Run:
@@ -260,11 +258,12 @@ def result_rows(found, costs, by_chance, worlds) -> list[dict]:
 
 
 def _mean(world: World, name, settings):
-  """Scores [N, Q] of the method, the mean of the world's models."""
-  found = stages.scores(
+  """(scores [N, Q] by the world's models together, seconds of one)."""
+  found, facts = scores_lib.by_model(
     world.config, name, settings, world.task, world.runs, world.folder
   )
-  return found.mean(0, dtype=np.float64)
+  found = [factor.astype(np.float64) for factor in found]
+  return factors.together(found), facts[0]['seconds']
 
 
 def _shape(world: World):

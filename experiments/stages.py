@@ -1,34 +1,24 @@
-"""The stages of a workdir: train, truth, further, scores. Each complete or absent.
+"""The stages of a workdir: train, truth, further. Each complete or absent.
 
 A stage records what it was made from; the same command continues a killed one
 and a changed one is refused.
 """
 
-import functools
 import pathlib
 import types
 from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import config_dict
 
-import tda_jax
 from experiments import methods, spent, tasks
 from experiments.tasks import Task
-from tda_jax import scoring
 from tda_jax.data import rows as rows_lib
 from tda_jax.data import subsets as subsets_lib
-from tda_jax.evaluation import (
-  detection,
-  further_training,
-  retraining,
-  significance,
-)
+from tda_jax.evaluation import further_training, retraining
 from tda_jax.methods import method as method_lib
 from tda_jax.storage import record
-from tda_jax.storage import scores as store_lib
-from tda_jax.training import ensembles, fit, members
+from tda_jax.training import fit, members
 from tda_jax.training.fit import Run
 
 PyTree = Any
@@ -94,7 +84,7 @@ def truth(config, task: Task, workdir: pathlib.Path, split: str = 'truth'):
     task.queries,
     chosen,
     settings.repeats,
-    jax.random.fold_in(_key(config.seed, 'truth'), seed),
+    jax.random.fold_in(key(config.seed, 'truth'), seed),
     workdir / split,
     at_once=settings.at_once,
   )
@@ -114,7 +104,7 @@ def left_out(config, task: Task, workdir: pathlib.Path):
     task.queries,
     rows,
     config.left_out.repeats,
-    _key(config.seed, 'left out'),
+    key(config.seed, 'left out'),
     workdir / 'left_out',
     at_once=config.truth.at_once,
   )
@@ -170,122 +160,13 @@ def further(config, task: Task, params: PyTree, workdir: pathlib.Path):
     task.queries,
     rows,
     settings.repeats,
-    _key(config.seed, 'further'),
+    key(config.seed, 'further'),
     workdir / 'further',
     points=[max(1, round(epoch * steps)) for epoch in settings.points],
     mode=settings.mode,
     at_once=settings.at_once,
   )
   return rows, further_training.adjusted(base, without, settings.subtract_mean)
-
-
-def scores(
-  config, name: str, settings: dict, task: Task, runs: Run, workdir
-) -> np.ndarray:
-  """Scores of one method, [E, N, Q], kept in <workdir>/scores/SETTING/<name>."""
-  method, runs, about = _method(config, settings, task, runs)
-  return scoring.score(
-    method,
-    task.problem,
-    runs,
-    task.train,
-    task.queries,
-    _folder(config, workdir, name),
-    name=name,
-    key=_key(config.seed, 'scores'),
-    batch_size=config.batch_size,
-    attributes=about,
-  )
-
-
-def self_influence(
-  config, name: str, settings: dict, task: Task, runs: Run, workdir, at_once
-) -> np.ndarray:
-  """score[i, i] by the mean of the models, [N], kept in <workdir>/self/<name>."""
-  method, runs, about = _method(config, settings, task, runs)
-  n = rows_lib.count(task.train)
-  about |= {
-    'kind': 'self-influence',
-    'models': members.digest(runs.params),
-    'train': members.digest(task.train),
-  }
-  folder = pathlib.Path(workdir) / 'self' / name
-  store = store_lib.create(folder, (n,), n, about)
-  if not store_lib.done(store).all():
-    found = detection.self_influence(
-      method_lib.ensemble(method),
-      task.problem,
-      runs,
-      task.train,
-      key=jax.random.key(config.seed),
-      at_once=at_once,
-      name=f'{folder.parts[-3]}/{name}',
-      progress=True,
-    )
-    store_lib.write(store, 0, found)
-  return store_lib.read(store)
-
-
-def _method(config, settings, task, runs):
-  """(method, the models it is taken of, what its stores say of themselves)."""
-  settings = _plain(settings)  # stores compare what they are made by
-  first = settings.pop('members', None)
-  settings.pop('without', None)  # of quanda
-  if settings.get('kind') == 'source':
-    settings.setdefault('momentum', config.training.momentum)
-  if first:
-    runs = ensembles.members_at(runs, slice(first))
-  about = {
-    'settings': settings,
-    'seed': config.seed,
-    'measure': config.get('measure'),
-    'score_loss': config.get('score_loss'),
-    'version': tda_jax.__version__,
-  }
-  recipe = task.recipe if isinstance(task.recipe, fit.Recipe) else None
-  method = _made(recipe, config_dict.FrozenConfigDict(settings))
-  return method, runs, about
-
-
-@functools.lru_cache(64)
-def _made(recipe, settings):
-  """Equal settings give the same method, whose programs are compiled once."""
-  return methods.make(recipe=recipe, **settings.as_configdict().to_dict())
-
-
-def uncertainty(
-  config, workdir, name: str, scores: np.ndarray, rate: float = 0.05
-):
-  """What E > 1 models' scores [E, N, Q] say of each pair: Uncertainty.
-
-  Kept beside the scores, in the store `uncertainty` [N, 4, Q]: mean, standard
-  error, p of Student's t, and 1 where it is significant.
-  """
-  found = significance.uncertainty(scores, rate=rate)
-  fields = ('mean', 'standard_error', 'p', 'significant')
-  values = np.stack([getattr(found, field) for field in fields], 1)
-  store = store_lib.create(
-    _folder(config, workdir, name) / 'uncertainty',
-    values.shape,
-    len(values),
-    {
-      'fields': fields,
-      'models': len(scores),
-      'false_discovery_rate': rate,
-      'scores': members.digest(scores),
-    },
-  )
-  if not store_lib.done(store).all():
-    store_lib.write(store, 0, values)
-  return found
-
-
-def facts(config, workdir, name: str, count: int) -> list[dict]:
-  """What scoring recorded of each member: seconds, residuals, damping."""
-  folder = _folder(config, workdir, name)
-  return [
-    record.read_json(folder / str(e) / 'facts.json') for e in range(count)
-  ]
 
 
 def methods_of(config) -> dict:
@@ -328,11 +209,6 @@ def peak_memory(reset: bool = False) -> float | None:
   return int(line.split()[1]) / 1024
 
 
-def _folder(config, workdir, name):
-  """An ablation shares a workdir, not its methods' names."""
-  return pathlib.Path(workdir) / 'scores' / config.setting / name
-
-
 def claim(config, workdir, stage, **settings):
   """Refuses a workdir whose stage was made with other settings.
 
@@ -346,23 +222,24 @@ def claim(config, workdir, stage, **settings):
   if stage != 'train':  # which does not depend on it
     inputs['measure'] = config.get('measure')
   record.begin(
-    pathlib.Path(workdir) / 'stages' / stage, record.plain(_plain(inputs))
+    pathlib.Path(workdir) / 'stages' / stage, record.plain(plain(inputs))
   )
 
 
-def _plain(value):
+def plain(value):
+  """ConfigDicts within a value as dicts, which compare by what they hold."""
   return (
-    {k: _plain(v) for k, v in value.items()}
+    {k: plain(v) for k, v in value.items()}
     if hasattr(value, 'items')
     else value
   )
 
 
-def _key(seed, name):
+def key(seed, name):
   """One independent key for each stage."""
   number = sum(ord(c) << (i % 20) for i, c in enumerate(name))
   return jax.random.fold_in(jax.random.key(seed), number)
 
 
 def _keys(seed, name, count):
-  return jax.random.split(_key(seed, name), count)
+  return jax.random.split(key(seed, name), count)

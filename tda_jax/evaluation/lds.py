@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tda_jax.evaluation import agreement, bootstrap, ranks
+from tda_jax.evaluation import factors as factors_lib
 
 
 def lds(
@@ -115,7 +116,7 @@ def spread(
 
 
 def by_size(
-  scores: np.ndarray,
+  factors: factors_lib.Factors,
   outcomes: np.ndarray,
   subsets: np.ndarray,
   sizes: Sequence[int],
@@ -129,7 +130,7 @@ def by_size(
   """LDS of ensembles of each size: averaged over random draws of k members.
 
   Args:
-    scores: [E, N, Q].
+    factors: `evaluation.factors` of E members: `(scores,)` for most methods.
     sizes: numbers of members, at most E.
     draws: ensembles drawn for each size (one where k = E).
 
@@ -137,8 +138,7 @@ def by_size(
     ValueError: as in `interval`; a size below 1 or above E.
   """
   outcomes, subsets = _truth(outcomes, subsets)
-  predicted = np.stack([_predicted(one, outcomes, subsets) for one in scores])
-  members, found = len(predicted), []
+  members, found = len(factors[0]), []
   for size in sizes:
     if not 0 < size <= members:
       raise ValueError(
@@ -152,8 +152,10 @@ def by_size(
     ]
     if size == 1:
       chosen = np.arange(members)[:, None]
-    ensembles = np.stack([predicted[list(c)].mean(axis=0) for c in chosen])
-    found.append(_interval(ensembles, outcomes, over, resamples, seed, kind))
+    ensembles = [factors_lib.together([f[c] for f in factors]) for c in chosen]
+    predicted = [_predicted(one, outcomes, subsets) for one in ensembles]
+    predicted = np.stack(predicted)
+    found.append(_interval(predicted, outcomes, over, resamples, seed, kind))
   return found
 
 

@@ -53,7 +53,7 @@ def test_each_query_is_scipys(kind):
   np.testing.assert_allclose(found, expected)
   mean, _ = lds.spread(scores[None], outcomes, subsets, kind)
   (whole,) = lds.by_size(
-    scores[None], outcomes, subsets, [1], kind=kind, resamples=2
+    (scores[None],), outcomes, subsets, [1], kind=kind, resamples=2
   )
   assert mean == pytest.approx(np.mean(expected)) == whole.value
 
@@ -175,14 +175,14 @@ def test_larger_ensembles_predict_better():
   rng = np.random.default_rng(2)
   members = scores + 3 * rng.normal(size=(6, *scores.shape))
   one, three, six = lds.by_size(
-    members, outcomes, subsets, [1, 3, 6], resamples=20
+    (members,), outcomes, subsets, [1, 3, 6], resamples=20
   )
   assert one.value < three.value < six.value
   assert one.value == pytest.approx(lds.spread(members, outcomes, subsets)[0])
   whole = lds.lds(members.mean(axis=0), outcomes, subsets).mean()
   assert six.value == pytest.approx(whole)
   with pytest.raises(ValueError, match='ensemble of 7 .* 6 members'):
-    lds.by_size(members, outcomes, subsets, [7])
+    lds.by_size((members,), outcomes, subsets, [7])
 
 
 def test_paired_difference_is_sharper_than_two_intervals():

@@ -15,10 +15,10 @@ def test_a_models_own_run_is_predicted_by_its_own_scores():
   estimate = lds.interval(scores, outcomes.mean(1), kept, resamples=2)
   found = {
     'all': findings.Finding(
-      scores, estimate, 0.0, estimate, [], [], 3, [], None
+      (scores,), estimate, 0.0, estimate, [], [], 3, [], None
     ),
     'first': findings.Finding(
-      scores[:1], estimate, 0.0, estimate, [], [], 1, [], None
+      (scores[:1],), estimate, 0.0, estimate, [], [], 1, [], None
     ),
   }
   both, first = findings.same_run_rows(found, kept, outcomes)

@@ -201,7 +201,7 @@ def found():
     for method in ('grad_dot', 'tracin')
   }
   scores['random'] = rng.normal(size=(2, 40, 20))
-  return truth, {k: of_scores(v, truth, sizes=()) for k, v in scores.items()}
+  return truth, {k: of_scores((v,), truth, sizes=()) for k, v in scores.items()}
 
 
 def test_claims_are_computed(found):

@@ -1,0 +1,184 @@
+"""Stage scores: of a method by every model of a workdir, kept in stores.
+
+<workdir>/scores/SETTING/<method>/<member> is [N, Q]; of TRAK of several members
+there are <method>/kernel/<member>, [N, Q], and <method>/slopes/<member>, [N, 1].
+Beside them <method>/uncertainty is what all say of each pair.
+"""
+
+import functools
+import pathlib
+
+import jax
+import numpy as np
+from ml_collections import config_dict
+
+import tda_jax
+from experiments import methods, stages
+from experiments.tasks import Task
+from tda_jax import scoring, trees
+from tda_jax.data import rows as rows_lib
+from tda_jax.evaluation import detection, significance
+from tda_jax.evaluation.factors import Factors, shares
+from tda_jax.methods import method as method_lib
+from tda_jax.storage import record
+from tda_jax.storage import scores as store_lib
+from tda_jax.training import ensembles, fit, members
+from tda_jax.training.fit import Run
+
+
+def of_members(
+  config, name: str, settings: dict, task: Task, runs: Run, workdir
+) -> np.ndarray:
+  """Scores of one method, [E, N, Q], kept in <workdir>/scores/SETTING/<name>."""
+  method, runs, about = _method(config, settings, task, runs)
+  return scoring.score(
+    method,
+    task.problem,
+    runs,
+    task.train,
+    task.queries,
+    _folder(config, workdir, name),
+    name=name,
+    key=stages.key(config.seed, 'scores'),
+    batch_size=config.batch_size,
+    attributes=about,
+  )
+
+
+def by_model(
+  config, name, settings: dict, task: Task, runs: Run, workdir, variants=1
+) -> tuple[Factors, list[dict]]:
+  """Scores of one method by model: (`evaluation.factors` of I models, facts).
+
+  Runs are I models with `variants` each, model by model. Those of one model are
+  no independent draws: their mean is the model's. TRAK of more than one member
+  has two factors, kept in <name>/kernel and <name>/slopes.
+  """
+  settings = dict(settings)
+  if 'members' in settings:  # of models: all variants of each
+    settings['members'] *= variants
+  count = settings.get('members', trees.count(runs.params))
+  parts = {name: (settings, task)}
+  if settings['kind'] == 'trak' and count > 1:
+    parts = {
+      f'{name}/{factor}': own
+      for factor, own in factors_of_trak(settings, task).items()
+    }
+  factors, told = [], []
+  for label, (own, of) in parts.items():
+    found = of_members(config, label, own, of, runs, workdir)
+    found = found.reshape(-1, variants, *found.shape[1:])
+    factors.append(found[:, 0] if variants == 1 else found.mean(1))
+    told.append(facts(config, workdir, label, count))
+  every = [
+    {**of[0], 'seconds': sum(part['seconds'] for part in of)}
+    for of in zip(*told, strict=True)
+  ]
+  return tuple(factors), every
+
+
+def factors_of_trak(settings: dict, task: Task) -> dict:
+  """Name of a factor -> (its settings, the task it is scored for)."""
+  slopes = {k: v for k, v in settings.items() if k == 'members'}
+  query = rows_lib.take(task.queries, slice(1))  # slopes know no query
+  return {
+    'kernel': ({**settings, 'kind': 'trak_kernel'}, task),
+    'slopes': ({**slopes, 'kind': 'trak_slopes'}, task._replace(queries=query)),
+  }
+
+
+def self_influence(
+  config, name: str, settings: dict, task: Task, runs: Run, workdir, at_once
+) -> np.ndarray:
+  """score[i, i] by the mean of the models, [N], kept in <workdir>/self/<name>."""
+  method, runs, about = _method(config, settings, task, runs)
+  n = rows_lib.count(task.train)
+  about |= {
+    'kind': 'self-influence',
+    'models': members.digest(runs.params),
+    'train': members.digest(task.train),
+  }
+  folder = pathlib.Path(workdir) / 'self' / name
+  store = store_lib.create(folder, (n,), n, about)
+  if not store_lib.done(store).all():
+    found = detection.self_influence(
+      method_lib.ensemble(method),
+      task.problem,
+      runs,
+      task.train,
+      key=jax.random.key(config.seed),
+      at_once=at_once,
+      name=f'{folder.parts[-3]}/{name}',
+      progress=True,
+    )
+    store_lib.write(store, 0, found)
+  return store_lib.read(store)
+
+
+def _method(config, settings, task, runs):
+  """(method, the models it is taken of, what its stores say of themselves)."""
+  settings = stages.plain(settings)  # stores compare what they are made by
+  first = settings.pop('members', None)
+  settings.pop('without', None)  # of quanda
+  if settings.get('kind') == 'source':
+    settings.setdefault('momentum', config.training.momentum)
+  if first:
+    runs = ensembles.members_at(runs, slice(first))
+  about = {
+    'settings': settings,
+    'seed': config.seed,
+    'measure': config.get('measure'),
+    'score_loss': config.get('score_loss'),
+    'version': tda_jax.__version__,
+  }
+  recipe = task.recipe if isinstance(task.recipe, fit.Recipe) else None
+  method = _made(recipe, config_dict.FrozenConfigDict(settings))
+  return method, runs, about
+
+
+@functools.lru_cache(64)
+def _made(recipe, settings):
+  """Equal settings give the same method, whose programs are compiled once."""
+  return methods.make(recipe=recipe, **settings.as_configdict().to_dict())
+
+
+def uncertainty(
+  config, workdir, name: str, factors: Factors, rate: float = 0.05
+):
+  """What the scores of more than one model say of each pair: Uncertainty.
+
+  Kept beside the scores, in the store `uncertainty` [N, 4, Q]: mean, standard
+  error, p of Student's t, and 1 where it is significant.
+  """
+  scores = shares(factors)
+  found = significance.uncertainty(scores, rate=rate)
+  fields = ('mean', 'standard_error', 'p', 'significant')
+  values = np.stack([getattr(found, field) for field in fields], 1)
+  store = store_lib.create(
+    _folder(config, workdir, name) / 'uncertainty',
+    values.shape,
+    len(values),
+    {
+      'fields': fields,
+      'models': len(scores),
+      'false_discovery_rate': rate,
+      'scores': members.digest(scores),
+    },
+  )
+  if not store_lib.done(store).all():
+    store_lib.write(store, 0, values)
+  return found
+
+
+def facts(config, workdir, name: str, count: int) -> list[dict]:
+  """What scoring recorded of each member: seconds, residuals, damping."""
+  folder, out = _folder(config, workdir, name), []
+  for e in range(count):
+    of = record.read_json(folder / str(e) / 'facts.json')
+    out.append({**of, 'seconds': of['prepare_seconds'] + of['score_seconds']})
+  return out
+
+
+def _folder(config, workdir, name):
+  """An ablation shares a workdir, not its methods' names."""
+  return pathlib.Path(workdir) / 'scores' / config.setting / name

@@ -1,0 +1,44 @@
+"""Scores of an ensemble, where they are products of factors averaged apart.
+
+TRAK's score is a product of two, K from the gradients and Q from the outputs, and
+TRAK of E models is K̄ Q̄, not the mean of K_e Q_e (Park et al. 2023, §3). Scores of
+other methods are one factor, and their ensemble is the mean.
+
+Factors are a tuple of arrays [E, N, Q] of E models, of which one may be [E, N, 1].
+"""
+
+import functools
+import operator
+from collections.abc import Sequence
+
+import numpy as np
+
+Factors = Sequence[np.ndarray]
+
+
+def alone(factors: Factors) -> np.ndarray:
+  """Scores of each model by itself, Π_f X_fe, [E, N, Q]."""
+  return functools.reduce(operator.mul, factors)
+
+
+def together(factors: Factors) -> np.ndarray:
+  """Scores of the ensemble, Π_f X̄_f with X̄ the mean over models, [N, Q]."""
+  return alone([factor.mean(0) for factor in factors])
+
+
+def shares(factors: Factors) -> np.ndarray:
+  """The ensemble's scores as a mean over models, [E, N, Q].
+
+  Model e's share is Π_f X̄_f + Σ_f (X_fe − X̄_f) Π_{g≠f} X̄_g: their mean is
+  `together`, and their standard error is its own (to first order in 1/√E, the
+  delta method). Of one factor it is that factor.
+  """
+  if len(factors) == 1:
+    return factors[0]
+  means = [factor.mean(0) for factor in factors]
+  whole = alone(means)
+  moves = [
+    (factor - mean) * alone([*means[:f], *means[f + 1 :]])
+    for f, (factor, mean) in enumerate(zip(factors, means, strict=True))
+  ]
+  return whole + sum(moves)

@@ -1,0 +1,52 @@
+"""Products of factors that an ensemble averages apart."""
+
+import numpy as np
+
+from tda_jax.evaluation import factors, lds, significance
+
+
+def two(models=5, rows=30, queries=4, seed=0):
+  rng = np.random.default_rng(seed)
+  kernels = 1.0 + rng.normal(size=(models, rows, queries))
+  return kernels, rng.uniform(0.2, 1.0, size=(models, rows, 1))
+
+
+def test_means_are_multiplied():
+  kernels, slopes = two()
+  whole = kernels.mean(0) * slopes.mean(0)
+  np.testing.assert_allclose(factors.together((kernels, slopes)), whole)
+  np.testing.assert_allclose(
+    factors.alone((kernels, slopes))[3], kernels[3] * slopes[3]
+  )
+  shares = factors.shares((kernels, slopes))
+  np.testing.assert_allclose(shares.mean(0), whole)
+
+
+def test_one_factor_is_the_scores():
+  kernels, _ = two()
+  assert factors.alone((kernels,)) is kernels
+  assert factors.shares((kernels,)) is kernels
+  np.testing.assert_allclose(factors.together((kernels,)), kernels.mean(0))
+
+
+def test_shares_have_the_standard_error_of_the_ensemble():
+  draws = [two(models=40, seed=seed) for seed in range(400)]
+  spread = np.std([factors.together(f) for f in draws], axis=0)
+  told = [
+    significance.uncertainty(factors.shares(f)).standard_error for f in draws
+  ]
+  np.testing.assert_allclose(np.mean(told, 0) / spread, 1, atol=0.12)
+
+
+def test_lds_by_size_is_of_the_factors_means():
+  kernels, slopes = two()
+  rng = np.random.default_rng(1)
+  subsets = np.argsort(rng.random((20, 30)), axis=1)[:, :15]
+  outcomes = rng.normal(size=(20, 4))
+  (one, five) = lds.by_size(
+    (kernels, slopes), outcomes, subsets, [1, 5], resamples=2
+  )
+  of = lambda scores: lds.lds(scores, outcomes, subsets).mean()
+  alone = factors.alone((kernels, slopes))
+  np.testing.assert_allclose(one.value, np.mean([of(s) for s in alone]))
+  assert five.value == of(kernels.mean(0) * slopes.mean(0)) != of(alone.mean(0))

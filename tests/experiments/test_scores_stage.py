@@ -1,0 +1,56 @@
+"""What a stage is made from, and that it is known again."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from ml_collections import config_dict
+
+from experiments import scores, tasks
+from tda_jax.evaluation import factors
+from tda_jax.training.fit import Run
+
+
+def test_a_method_within_another_is_known_again(tmp_path):
+  t = tiny.classification()
+  params = jax.tree.map(lambda leaf: leaf[None], t.params)
+  runs = Run(params, None, None, None, None)
+  task = tasks.Task(t.problem, None, t.train, t.queries, None)
+  config = config_dict.create(seed=0, setting='s', batch_size=4)
+  precondition = {'kind': 'ekfac', 'damping': 0.1}
+  settings = config_dict.create(
+    kind='astra', damping=0.1, steps=4, precondition=precondition
+  )
+  args = (task, runs, tmp_path)
+  made = scores.of_members(config, 'astra', settings, *args)
+  again = scores.of_members(config, 'astra', settings, *args)
+  np.testing.assert_array_equal(again, made)
+  settings.precondition.damping = 0.2
+  with pytest.raises(ValueError, match='damping is 0.1 there and 0.2 now'):
+    scores.of_members(config, 'astra', settings, *args)
+
+
+def test_trak_of_several_members_has_two_factors(tmp_path):
+  t = tiny.classification()
+  params = jax.tree.map(
+    lambda x: jnp.stack([x, 0.5 * x, -x, 2 * x, 3 * x]), t.params
+  )
+  runs = Run(params, None, None, None, None)
+  task = tasks.Task(t.problem, None, t.train, t.queries, None)
+  config = config_dict.create(seed=0, setting='s', batch_size=4)
+  settings = {'kind': 'trak', 'projection_dim': 8, 'ridge': 0.1, 'members': 4}
+  args = (task, runs, tmp_path)
+  products = scores.of_members(config, 'products', settings, *args)
+  apart, facts = scores.by_model(config, 'trak', settings, *args)
+  assert [f.shape for f in apart] == [(4, 11, 4), (4, 11, 1)]
+  np.testing.assert_allclose(factors.alone(apart), products, rtol=1e-5)
+  assert len(facts) == 4 and all(f['seconds'] > 0 for f in facts)
+  pairs, facts = scores.by_model(
+    config, 'trak', {**settings, 'members': 2}, *args, variants=2
+  )
+  for pair, each in zip(pairs, apart, strict=True):
+    np.testing.assert_array_equal(pair, (each[::2] + each[1::2]) / 2)
+  assert len(facts) == 4
+  (one,), _ = scores.by_model(config, 'one', {**settings, 'members': 1}, *args)
+  np.testing.assert_array_equal(one, products[:1])
