@@ -6,8 +6,8 @@ members of each model (experiments.ensembles). Scores are the zarr stores
 <workdir>/scores/<setting>/<method>/<member>, [N, Q], positive where a row
 supports a query; <method>_dropout_10 of such an ensemble. Of several models
 there is also <method>/uncertainty, [N, 4, Q]: mean, standard error, p-value,
-significant or not. TRAK of several members is <method>/kernel/<member> and
-<method>/slopes/<member>, whose means over members are multiplied.
+significant or not. TRAK of several members is <method>/slopes/<member>, [N, 1],
+and <method>/kernel/<member>, [N, Q], whose means over members are multiplied.
 """
 
 import pathlib
@@ -28,7 +28,7 @@ def main(config, workdir: pathlib.Path) -> None:
     )
     name = name + ending
     folder = workdir / 'scores' / config.setting / name
-    rows, queries = factors[0].shape[1:]
+    rows, queries = factors[-1].shape[1:]
     print(
       f'{name}: {folder} holds {len(facts)} models x {rows} rows x {queries}'
       f' queries{_convergence(facts)}'

@@ -157,7 +157,7 @@ def scored(
   if settings['kind'] != 'trak':
     return [part(f'{name}_{kind}', settings, task, kind)], cost
   # Masks on the second factor only; projections are of the first only.
-  kinds = ('naive' if kind == 'forward' else kind, of_slopes)
+  kinds = (of_slopes, 'naive' if kind == 'forward' else kind)
   parts = scores_lib.factors_of_trak(settings, task).items()
   return [
     part(f'{name}_{of}/{factor}', *own, of)
@@ -173,7 +173,7 @@ def measured(config, own: Members, parts: list[Part], true) -> list[Ensemble]:
   out = []
   for i in (i for i in config.models if i <= models):
     for d in (d for d in config.variants if d <= variants):
-      scores = factors.alone([p.scores[:i, :d].mean((0, 1)) for p in parts])
+      scores = factors.together([_flat(p.scores[:i, :d]) for p in parts])
       of = lambda cost, i=i, d=d: i * cost[0] + i * d * cost[1]
       out.append(
         Ensemble(
@@ -188,6 +188,10 @@ def measured(config, own: Members, parts: list[Part], true) -> list[Ensemble]:
         )
       )
   return out
+
+
+def _flat(scores):
+  return scores.reshape(-1, *scores.shape[2:])
 
 
 def result_rows(found: dict, true) -> list[dict]:

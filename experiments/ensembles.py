@@ -69,7 +69,7 @@ def asked(config, task, models: Members, workdir) -> tuple[Members, str]:
 
 
 def scores(config, name, settings, task, made: Members, ending, workdir):
-  """Scores of a method by model, and facts of every member: `scores_lib.by_model`."""
+  """Scores of a method by model, and facts: `experiments.scores.by_model`."""
   task = task._replace(problem=made.problem)
   return scores_lib.by_model(
     config, name + ending, settings, task, made.runs, workdir, made.variants

@@ -22,7 +22,7 @@ class Finding(NamedTuple):
     factors: `evaluation.factors` of the members' scores.
     single: LDS of its members, mean and interval over queries and subsets.
     single_error: standard error of that mean over members.
-    ensemble: LDS of the averaged scores.
+    ensemble: LDS of the scores by all members together.
     sizes, by_size: LDS of ensembles of each size.
     members: how many models.
     facts: of each member: seconds, residuals, damping.

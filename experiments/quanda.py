@@ -50,7 +50,7 @@ class World(NamedTuple):
 
 
 class Scores(NamedTuple):
-  """What one method says, by the mean of the models.
+  """What one method says, by the models together.
 
   Attributes:
     of: name of the world -> [N, Q]; of the mislabelled one only `own` is asked.
@@ -262,7 +262,6 @@ def _mean(world: World, name, settings):
   found, facts = scores_lib.by_model(
     world.config, name, settings, world.task, world.runs, world.folder
   )
-  found = [factor.astype(np.float64) for factor in found]
   return factors.together(found), facts[0]['seconds']
 
 

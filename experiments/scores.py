@@ -1,7 +1,7 @@
 """Stage scores: of a method by every model of a workdir, kept in stores.
 
 <workdir>/scores/SETTING/<method>/<member> is [N, Q]; of TRAK of several members
-there are <method>/kernel/<member>, [N, Q], and <method>/slopes/<member>, [N, 1].
+there are <method>/slopes/<member>, [N, 1], and <method>/kernel/<member>, [N, Q].
 Beside them <method>/uncertainty is what all say of each pair.
 """
 
@@ -52,12 +52,12 @@ def by_model(
 
   Runs are I models with `variants` each, model by model. Those of one model are
   no independent draws: their mean is the model's. TRAK of more than one member
-  has two factors, kept in <name>/kernel and <name>/slopes.
+  has two factors, kept in <name>/slopes and <name>/kernel.
   """
   settings = dict(settings)
-  if 'members' in settings:  # of models: all variants of each
-    settings['members'] *= variants
-  count = settings.get('members', trees.count(runs.params))
+  if models := settings.pop('members', None):
+    runs = ensembles.members_at(runs, slice(models * variants))
+  count = trees.count(runs.params)
   parts = {name: (settings, task)}
   if settings['kind'] == 'trak' and count > 1:
     parts = {
@@ -71,7 +71,7 @@ def by_model(
     factors.append(found[:, 0] if variants == 1 else found.mean(1))
     told.append(facts(config, workdir, label, count))
   every = [
-    {**of[0], 'seconds': sum(part['seconds'] for part in of)}
+    {**of[-1], 'seconds': sum(part['seconds'] for part in of)}
     for of in zip(*told, strict=True)
   ]
   return tuple(factors), every
@@ -79,18 +79,20 @@ def by_model(
 
 def factors_of_trak(settings: dict, task: Task) -> dict:
   """Name of a factor -> (its settings, the task it is scored for)."""
-  slopes = {k: v for k, v in settings.items() if k == 'members'}
-  query = rows_lib.take(task.queries, slice(1))  # slopes know no query
-  return {
+  one = rows_lib.take(task.queries, slice(1))  # slopes know no query
+  return {  # slopes are quick and refuse a loss that TRAK cannot take
+    'slopes': ({'kind': 'trak_slopes'}, task._replace(queries=one)),
     'kernel': ({**settings, 'kind': 'trak_kernel'}, task),
-    'slopes': ({**slopes, 'kind': 'trak_slopes'}, task._replace(queries=query)),
   }
 
 
 def self_influence(
   config, name: str, settings: dict, task: Task, runs: Run, workdir, at_once
 ) -> np.ndarray:
-  """score[i, i] by the mean of the models, [N], kept in <workdir>/self/<name>."""
+  """score[i, i] by the mean of the models, [N], kept in <workdir>/self/<name>.
+
+  Of TRAK too it is the mean of each model's own score.
+  """
   method, runs, about = _method(config, settings, task, runs)
   n = rows_lib.count(task.train)
   about |= {
@@ -175,7 +177,8 @@ def facts(config, workdir, name: str, count: int) -> list[dict]:
   folder, out = _folder(config, workdir, name), []
   for e in range(count):
     of = record.read_json(folder / str(e) / 'facts.json')
-    out.append({**of, 'seconds': of['prepare_seconds'] + of['score_seconds']})
+    seconds = of.pop('prepare_seconds') + of.pop('score_seconds')
+    out.append({**of, 'seconds': seconds})
   return out
 
 

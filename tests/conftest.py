@@ -28,7 +28,7 @@ def _let_programs_go():
   """Frees a module's compiled programs when its tests are done.
 
   Each takes a few memory mappings, and Linux gives a process 65,530: a worker
-  that kept those of every module was at 59,000 by the end, or beyond, and died.
+  that kept those of every module was at 64,966 by the end, or died.
   """
   yield
   jax.clear_caches()

@@ -4,7 +4,8 @@ TRAK's score is a product of two, K from the gradients and Q from the outputs, a
 TRAK of E models is K̄ Q̄, not the mean of K_e Q_e (Park et al. 2023, §3). Scores of
 other methods are one factor, and their ensemble is the mean.
 
-Factors are a tuple of arrays [E, N, Q] of E models, of which one may be [E, N, 1].
+Factors are a tuple of arrays [E, N, Q] of E models, of which one may be [E, N, 1];
+anything else is a ValueError.
 """
 
 import functools
@@ -18,12 +19,12 @@ Factors = Sequence[np.ndarray]
 
 def alone(factors: Factors) -> np.ndarray:
   """Scores of each model by itself, Π_f X_fe, [E, N, Q]."""
-  return functools.reduce(operator.mul, factors)
+  return _product(_checked(factors))
 
 
 def together(factors: Factors) -> np.ndarray:
-  """Scores of the ensemble, Π_f X̄_f with X̄ the mean over models, [N, Q]."""
-  return alone([factor.mean(0) for factor in factors])
+  """Scores of the ensemble, Π_f X̄_f, X̄ the mean over models; float64 [N, Q]."""
+  return _product(_means(_checked(factors)))
 
 
 def shares(factors: Factors) -> np.ndarray:
@@ -33,12 +34,29 @@ def shares(factors: Factors) -> np.ndarray:
   `together`, and their standard error is its own (to first order in 1/√E, the
   delta method). Of one factor it is that factor.
   """
-  if len(factors) == 1:
+  if len(_checked(factors)) == 1:
     return factors[0]
-  means = [factor.mean(0) for factor in factors]
-  whole = alone(means)
+  means = _means(factors)
   moves = [
-    (factor - mean) * alone([*means[:f], *means[f + 1 :]])
-    for f, (factor, mean) in enumerate(zip(factors, means, strict=True))
+    (factor - means[f]) * _product([*means[:f], *means[f + 1 :]])
+    for f, factor in enumerate(factors)
   ]
-  return whole + sum(moves)
+  return _product(means) + sum(moves)
+
+
+def _product(arrays):
+  return functools.reduce(operator.mul, arrays)
+
+
+def _means(factors):
+  return [factor.mean(0, dtype=np.float64) for factor in factors]
+
+
+def _checked(factors):
+  shapes = [np.shape(factor) for factor in factors]
+  if isinstance(factors, np.ndarray) or {len(s) for s in shapes} != {3}:
+    raise ValueError(
+      f'factors of shapes {shapes}: give a tuple of arrays [models, rows,'
+      ' queries], as (scores,)'
+    )
+  return factors

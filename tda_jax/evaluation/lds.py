@@ -31,7 +31,7 @@ def lds(
   out of the mean.
 
   Args:
-    scores: [N, Q]; of an ensemble: its members' mean.
+    scores: [N, Q]; of an ensemble: `factors.together` of its members'.
     outcomes: [M, Q] measures, averaged over repeats.
     subsets: [M, n] rows that the models were trained on.
     kind: 'spearman' or 'kendall'.

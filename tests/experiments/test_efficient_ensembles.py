@@ -13,6 +13,7 @@ from experiments import efficient_ensembles_claims as claims_lib
 from experiments import ensembles
 from experiments.findings import Truth
 from tda_jax.evaluation import bootstrap, lds
+from tda_jax.storage import scores as scores_lib
 from tda_jax.training.fit import Run
 
 SMOKE = 'configs/efficient_ensembles/digits.py:smoke'
@@ -211,17 +212,26 @@ def test_a_grid_that_cannot_be_measured_is_refused_before_it_trains(
 )
 def test_attribute_takes_any_ensemble(smoke_of_astra, name, members):
   workdir = smoke_of_astra
-  flags = ('--config.method=grad_dot', f'--config.ensemble={name}')
+  flags = ('--config.method=grad_dot,trak', f'--config.ensemble={name}')
   if name.startswith('dropout'):  # of another model
     workdir, flags = workdir / 'dropout', (*flags, '--config.model.dropout=0.1')
   done = run('attribute', ASTRA, workdir, *flags)
-  name = f'grad_dot_{name.replace(":", "_")}'
-  own = workdir / 'scores' / 'digits' / name
-  assert f'holds {members} models' in done.stdout
-  assert len(list(own.glob('*/facts.json'))) == members
+  dot, trak = (f'{m}_{name.replace(":", "_")}' for m in ('grad_dot', 'trak'))
+  folder = workdir / 'scores' / 'digits'
+  assert done.stdout.count(f'holds {members} models') == 2
+  stores = [folder / dot, folder / trak / 'slopes', folder / trak / 'kernel']
+  for store in stores:
+    assert len([*store.glob('*/facts.json')]) == members
+  read_store = lambda path: scores_lib.read(scores_lib.open(path))
+  slopes, kernel = (
+    np.mean([read_store(part / str(e)) for e in range(members)], 0)
+    for part in stores[1:]
+  )
+  mean = read_store(folder / trak / 'uncertainty')[:, 0]
+  np.testing.assert_allclose(mean, slopes * kernel, rtol=1e-4, atol=1e-7)
   done = run('evaluate', ASTRA, workdir, *flags)
   found = read(workdir / 'evaluate')['rows']
-  assert {r['method'] for r in found} == {name, 'perfect predictor'}
+  assert {r['method'] for r in found} == {dot, trak, 'perfect predictor'}
 
 
 @pytest.fixture(scope='module')

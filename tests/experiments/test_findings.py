@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiments import findings
-from tda_jax.evaluation import lds
+from tda_jax.evaluation import agreement, factors, lds
 
 
 def test_a_models_own_run_is_predicted_by_its_own_scores():
@@ -26,3 +26,31 @@ def test_a_models_own_run_is_predicted_by_its_own_scores():
   np.testing.assert_allclose(first['value'], 1)
   assert (both['n'], first['n']) == (2, 1)
   assert both['metric'] == 'lds_same_run'
+
+
+def test_an_ensemble_of_factors_is_the_product_of_their_means():
+  rng = np.random.default_rng(0)
+  kernel = rng.normal(size=(3, 40, 5))
+  parts = (rng.uniform(size=(3, 40, 1)), kernel)
+  subsets = np.argsort(rng.random((30, 40)), axis=1)[:, :20]
+  true = findings.Truth(subsets, rng.normal(size=(30, 1, 5)), None)
+  of = lambda scores: lds.lds(scores, true.outcomes[:, 0], subsets).mean()
+  products, whole = factors.alone(parts), factors.together(parts)
+  found = findings.of_scores(parts, true, sizes=(1,))
+  np.testing.assert_allclose(found.single.value, np.mean([*map(of, products)]))
+  np.testing.assert_allclose(found.ensemble.value, of(whole))
+  np.testing.assert_allclose(found.by_size[-1].value, of(whole))
+  assert abs(of(whole) - of(products.mean(0))) > 1e-3
+  other = findings.of_scores((kernel[:2],), true, sizes=())
+  pair = factors.together([part[:2] for part in parts])
+  gap = findings.gap(found, other, 'ensemble', true)
+  np.testing.assert_allclose(gap.value, of(pair) - of(kernel[:2].mean(0)))
+  gap = findings.gap(found, other, 'single', true)
+  alone = np.mean([of(products[e]) - of(kernel[e]) for e in range(2)])
+  np.testing.assert_allclose(gap.value, alone)
+  effects = rng.normal(size=(6, 1, 5))
+  left = findings.left_out_rows({'trak': found}, np.arange(6), effects)
+  value = agreement.spearman(whole[:6], effects[:, 0]).mean()
+  np.testing.assert_allclose(left[0]['value'], value)
+  same = findings.same_run_rows({'trak': found}, subsets, true.outcomes)
+  np.testing.assert_allclose(same[0]['value'], of(products[0]))

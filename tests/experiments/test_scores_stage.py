@@ -43,9 +43,16 @@ def test_trak_of_several_members_has_two_factors(tmp_path):
   args = (task, runs, tmp_path)
   products = scores.of_members(config, 'products', settings, *args)
   apart, facts = scores.by_model(config, 'trak', settings, *args)
-  assert [f.shape for f in apart] == [(4, 11, 4), (4, 11, 1)]
+  assert [f.shape for f in apart] == [(4, 11, 1), (4, 11, 4)]
   np.testing.assert_allclose(factors.alone(apart), products, rtol=1e-5)
-  assert len(facts) == 4 and all(f['seconds'] > 0 for f in facts)
+  parts = [
+    scores.facts(config, tmp_path, f'trak/{part}', 4)
+    for part in ('slopes', 'kernel')
+  ]
+  assert [f['seconds'] for f in facts] == [
+    slopes['seconds'] + kernel['seconds']
+    for slopes, kernel in zip(*parts, strict=True)
+  ]
   pairs, facts = scores.by_model(
     config, 'trak', {**settings, 'members': 2}, *args, variants=2
   )
@@ -54,3 +61,20 @@ def test_trak_of_several_members_has_two_factors(tmp_path):
   assert len(facts) == 4
   (one,), _ = scores.by_model(config, 'one', {**settings, 'members': 1}, *args)
   np.testing.assert_array_equal(one, products[:1])
+  more, facts = scores.by_model(
+    config, 'more', {**settings, 'members': 9}, *args
+  )
+  assert len(more[0]) == len(facts) == 5  # all that there are
+
+
+def test_trak_is_refused_before_its_kernel_is_made(tmp_path):
+  t = tiny.classification()
+  problem = t.problem._replace(measure=lambda z, example: -z[0])
+  params = jax.tree.map(lambda x: jnp.stack([x, -x]), t.params)
+  runs = Run(params, None, None, None, None)
+  task = tasks.Task(problem, None, t.train, t.queries, None)
+  config = config_dict.create(seed=0, setting='s', batch_size=4)
+  settings = {'kind': 'trak', 'projection_dim': 8}
+  with pytest.raises(ValueError, match='a function of the measure'):
+    scores.by_model(config, 'trak', settings, task, runs, tmp_path)
+  assert not [*tmp_path.rglob('kernel')]
