@@ -113,11 +113,8 @@ def check_gradients(make):
   got = by_taps(case.params, case.examples)
   want = of_examples(case.outputs, case.params, case.examples)
   largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(want))
-  for (path, leaf), sums in zip(
-    jax.tree_util.tree_leaves_with_path(want),
-    jax.tree.leaves(got),
-    strict=True,
-  ):
+  leaves = jax.tree_util.tree_leaves_with_path(want)
+  for (path, leaf), sums in zip(leaves, jax.tree.leaves(got), strict=True):
     name = jax.tree_util.keystr(path)
     if np.abs(leaf).max() < 1e-7 * largest:  # frozen; a key's bias in a softmax
       assert np.abs(sums).max() < 1e-7 * largest, name
