@@ -102,7 +102,7 @@ def asked(target: Proxy, rows: dict) -> dict:
 
 
 def scores(proxy: Proxy, name: str, settings: dict):
-  """Scores of one method by the proxy's models: `scores_lib.by_model`."""
+  """Scores of one method by the proxy's models: `experiments.scores.by_model`."""
   own, task, settings = by_its_loss(proxy, settings)
   return scores_lib.by_model(
     own, name, settings, task, proxy.runs, proxy.folder

@@ -37,11 +37,11 @@ def shares(factors: Factors) -> np.ndarray:
   if len(_checked(factors)) == 1:
     return factors[0]
   means = _means(factors)
-  moves = [
+  moves = (  # one at a time: each is as large as the scores
     (factor - means[f]) * _product([*means[:f], *means[f + 1 :]])
     for f, factor in enumerate(factors)
-  ]
-  return _product(means) + sum(moves)
+  )
+  return sum(moves, _product(means))
 
 
 def _product(arrays):

@@ -116,9 +116,9 @@ def check_gradients(make):
   leaves = jax.tree_util.tree_leaves_with_path(want)
   for (path, leaf), sums in zip(leaves, jax.tree.leaves(got), strict=True):
     name = jax.tree_util.keystr(path)
-    if np.abs(leaf).max() < 1e-7 * largest:  # frozen; a key's bias in a softmax
+    if "['key']['bias']" in name:  # moves no softmax: nothing but rounding
       assert np.abs(sums).max() < 1e-7 * largest, name
-    else:
+    elif 'frozen' not in name:
       assert_near(sums, leaf, case.tolerance, name)
 
 

@@ -1,4 +1,4 @@
-"""What a stage is made from, and that it is known again."""
+"""Scores of a stage: known again, and joined by model."""
 
 import jax
 import jax.numpy as jnp
