@@ -29,7 +29,7 @@ from experiments import bayesian_tda_plots as plots_lib
 from experiments import scores as scores_lib
 from experiments.tasks import Task
 from tda_jax.data import rows as rows_lib
-from tda_jax.evaluation import significance
+from tda_jax.evaluation import factors, significance
 from tda_jax.report import table
 from tda_jax.training import ensembles
 from tda_jax.training.fit import Run
@@ -132,15 +132,14 @@ def measured(config, workdir: pathlib.Path) -> Part:
 
 def scored(config, name, settings, task, runs, rows, workdir):
   """Scores [S, L, Q], the mean over last checkpoints, and their seconds."""
-  members = len(runs.keys)
   flat = ensembles.last_checkpoints(runs, config.averaged)
   alone = settings.get('kind') == 'additional_step'
   if alone:  # knows no other rows than those it scores, and takes long
     task = task._replace(train=rows_lib.take(task.train, rows))
-  found = scores_lib.of_members(config, name, settings, task, flat, workdir)
-  facts = scores_lib.facts(config, workdir, name, len(found))
-  found = found.reshape(members, -1, *found.shape[1:])
-  found = found.mean(1, dtype=np.float64)
+  of_models, facts = scores_lib.by_model(
+    config, name, settings, task, flat, workdir, config.averaged
+  )
+  found = factors.alone(of_models)
   seconds = sum(f['seconds'] for f in facts)
   return found if alone else found[:, rows], seconds
 

@@ -68,7 +68,8 @@ def by_model(
   for label, (own, of) in parts.items():
     found = of_members(config, label, own, of, runs, workdir)
     found = found.reshape(-1, variants, *found.shape[1:])
-    factors.append(found[:, 0] if variants == 1 else found.mean(1))
+    one = variants == 1
+    factors.append(found[:, 0] if one else found.mean(1, dtype=np.float64))
     told.append(facts(config, workdir, label, count))
   every = [
     {**of[-1], 'seconds': sum(part['seconds'] for part in of)}

@@ -57,6 +57,7 @@ def test_trak_of_several_members_has_two_factors(tmp_path):
     config, 'trak', {**settings, 'members': 2}, *args, variants=2
   )
   for pair, each in zip(pairs, apart, strict=True):
+    each = each.astype(np.float64)
     np.testing.assert_array_equal(pair, (each[::2] + each[1::2]) / 2)
   assert len(facts) == 4
   (one,), _ = scores.by_model(config, 'one', {**settings, 'members': 1}, *args)
