@@ -16,8 +16,8 @@ from tda_jax.curvature import gram
 from tda_jax.curvature import layers as layers_lib
 from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import lds
+from tda_jax.run import Run
 from tda_jax.storage import record
-from tda_jax.training.fit import Run
 
 
 def chosen(config, task: Task, runs: Run, workdir) -> dict[str, float]:

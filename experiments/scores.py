@@ -12,7 +12,6 @@ import jax
 import numpy as np
 from ml_collections import config_dict
 
-import tda_jax
 from experiments import methods, stages
 from experiments.tasks import Task
 from tda_jax import scoring, trees
@@ -20,10 +19,10 @@ from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import detection, significance
 from tda_jax.evaluation.factors import Factors, shares
 from tda_jax.methods import method as method_lib
-from tda_jax.storage import record
+from tda_jax.run import Run
+from tda_jax.storage import fingerprint, record
 from tda_jax.storage import scores as store_lib
-from tda_jax.training import ensembles, fit, members
-from tda_jax.training.fit import Run
+from tda_jax.training import ensembles, fit
 
 
 def of_members(
@@ -98,8 +97,8 @@ def self_influence(
   n = rows_lib.count(task.train)
   about |= {
     'kind': 'self-influence',
-    'models': members.digest(runs.params),
-    'train': members.digest(task.train),
+    'models': fingerprint.digest(runs.params),
+    'train': fingerprint.digest(task.train),
   }
   folder = pathlib.Path(workdir) / 'self' / name
   store = store_lib.create(folder, (n,), n, about)
@@ -128,11 +127,10 @@ def _method(config, settings, task, runs):
   if first:
     runs = ensembles.members_at(runs, slice(first))
   about = {
-    'settings': settings,
+    'config': settings,
     'seed': config.seed,
     'measure': config.get('measure'),
     'score_loss': config.get('score_loss'),
-    'version': tda_jax.__version__,
   }
   recipe = task.recipe if isinstance(task.recipe, fit.Recipe) else None
   method = _made(recipe, config_dict.FrozenConfigDict(settings))
@@ -165,7 +163,7 @@ def uncertainty(
       'fields': fields,
       'models': len(scores),
       'false_discovery_rate': rate,
-      'scores': members.digest(scores),
+      'scores': fingerprint.digest(scores),
     },
   )
   if not store_lib.done(store).all():

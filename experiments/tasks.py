@@ -21,7 +21,8 @@ from tda_jax.data import prepare, tables, text
 from tda_jax.data import rows as rows_lib
 from tda_jax.models import cnn, mlp, transformer
 from tda_jax.problem import Problem
-from tda_jax.training.fit import Recipe, Run
+from tda_jax.run import Run
+from tda_jax.training.fit import Recipe
 
 
 class Task(NamedTuple):

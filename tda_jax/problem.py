@@ -151,6 +151,11 @@ def num_outputs(problem: Problem, params: PyTree, example: PyTree) -> int:
   return math.prod(jax.eval_shape(problem.outputs, params, example).shape)
 
 
+def outputs_shape(problem: Problem, params: PyTree, example: PyTree) -> tuple:
+  """Shape of the outputs of one example."""
+  return jax.eval_shape(problem.outputs, params, example).shape
+
+
 def losses(problem: Problem, params: PyTree, examples: PyTree) -> jax.Array:
   """loss of each example, [B]."""
   outputs = jax.vmap(problem.outputs, (None, 0))(params, examples)

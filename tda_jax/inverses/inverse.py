@@ -17,6 +17,7 @@ from tda_jax import trees
 from tda_jax.curvature import products
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import coordinates as coordinates_lib
+from tda_jax.settings import Settings, kept
 
 PyTree = Any
 
@@ -31,11 +32,13 @@ class Inverse(NamedTuple):
   scale: of an inverse that is a multiplication in the eigenbasis of its fitted
     Kronecker blocks: (state, problem) -> {layer: what multiplies each
     eigendirection [*stack, I, O]}; None: of any other.
+  settings: what it was made with (`settings.kept`); None: not known.
   """
 
   fit: Callable
   solve: Callable
   scale: Callable | None = None
+  settings: Settings | None = None
 
 
 class Solution(NamedTuple):
@@ -69,6 +72,7 @@ def inverse(
   return Inverse(_precise(fit), _precise(_of_unit_size(solve)), scale)
 
 
+@kept
 def identity() -> Inverse:
   """A = I: Grad-Dot as an influence function."""
 
@@ -117,6 +121,7 @@ def refined(once: Callable, system: Callable, v: PyTree, damping) -> Solution:
   )
 
 
+@kept
 def with_residual(
   inner: Inverse, batch_size: int = 256, curvature: str = 'ggn'
 ) -> Inverse:

@@ -5,10 +5,12 @@ import optax
 
 from tda_jax import trees
 from tda_jax.methods.method import Method, Prepared
+from tda_jax.settings import kept
 
 QUERIES_AT_ONCE = 512
 
 
+@kept
 def additional_step(
   optimizer: optax.GradientTransformation, *, at_once: int = 8
 ) -> Method:

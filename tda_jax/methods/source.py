@@ -26,8 +26,10 @@ from tda_jax.data import rows
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.methods.influence import along
 from tda_jax.methods.method import Method, Prepared, check_checkpoints
+from tda_jax.settings import kept
 
 
+@kept
 def source(
   segments: int = 3,
   momentum: float = 0.9,

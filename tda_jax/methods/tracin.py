@@ -6,8 +6,10 @@ import jax.numpy as jnp
 from tda_jax.data import rows as rows_lib
 from tda_jax.methods.gradients import dots, factors_of, self_products
 from tda_jax.methods.method import Method, Prepared, check_checkpoints
+from tda_jax.settings import kept
 
 
+@kept
 def tracin() -> Method:
   """score[i, q] = −(1/N) Σ_c η_c·t_c ∇measure_q(θ_c) · ∇loss_i(θ_c).
 

@@ -25,6 +25,7 @@ from tda_jax import trees
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.methods.method import Method, Prepared
 from tda_jax.problem import Problem, bound
+from tda_jax.settings import kept
 from tda_jax.training import fit
 from tda_jax.training.fit import Member, Recipe, State
 
@@ -35,6 +36,7 @@ PyTree = Any
 TOLERANCE = 0.05
 
 
+@kept
 def unrolled(recipe: Recipe, *, subset=None, weights=None) -> Method:
   """The exact derivative through the training run, for any optax optimizer.
 

@@ -25,7 +25,7 @@ from tda_jax.methods import (
   trak,
 )
 from tda_jax.methods import method as method_lib
-from tda_jax.training.fit import Run
+from tda_jax.run import Run
 
 METHODS = {
   'grad_dot': gradients.grad_dot(),
