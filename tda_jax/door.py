@@ -13,12 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tda_jax import given as given_lib
 from tda_jax import problem as problem_lib
 from tda_jax import run as run_lib
 from tda_jax import trees
-from tda_jax.data import given as given_lib
 from tda_jax.data import rows as rows_lib
-from tda_jax.data.given import kind_of, name_of, place_of
+from tda_jax.given import as_key as as_key
+from tda_jax.given import as_keys as as_keys
+from tda_jax.given import kind_of, name_of
+from tda_jax.given import parameters as parameters
 from tda_jax.problem import Problem, bound
 from tda_jax.run import Run
 
@@ -29,13 +32,6 @@ ORDER = {
   'problem': 'attribute(method, problem, params, train, queries)',
   'recipe': 'train(problem, recipe, rows, keys)',
 }
-UNKNOWN = (jax.core.Tracer, jax.ShapeDtypeStruct)  # their values, not yet there
-# Classes of flax that hold what a model has besides its parameters.
-STATE = {'BatchStat', 'RngState', 'RngKey', 'RngCount', 'Cache', 'Intermediate'}
-FROM_FLAX = (
-  'take the parameters apart by tda.from_nnx(model) or'
-  ' tda.from_linen(module, variables)'
-)
 
 
 class NotConverged(UserWarning):
@@ -87,8 +83,8 @@ def enter(
     queries = rows(queries, 'queries', problem)
   stacked = method.members if stacked is None else stacked
   run = models(problem, given, train, stacked)
-  one = trees.row((run.params, run.frozen), 0)
-  params, frozen = one if stacked else (run.params, run.frozen)
+  member = (run.params, run.frozen)
+  params, frozen = trees.row(member, 0) if stacked else member
   own = bound(problem, frozen)
   train = labelled(own, params, train, 'train')
   if queries is not None:
@@ -153,50 +149,11 @@ def check_recipe(given) -> None:
     )
 
 
-def as_key(given) -> jax.Array:
-  """A typed key of a key, of its raw data, or of an integer; None: of 0.
-
-  Raises:
-    ValueError: it is none of these.
-  """
-  given = 0 if given is None else given
-  keys = as_keys(given, 'key')
-  if keys.ndim:
-    raise ValueError(
-      f'key has shape {list(keys.shape)}: give one key, as jax.random.key(0)'
-    )
-  return keys
-
-
-def as_keys(given, name: str = 'keys') -> jax.Array:
-  """Typed keys of keys, raw key data or integers; one of a list is an axis.
-
-  Raises:
-    ValueError: it is none of these.
-  """
-  if isinstance(given, (list, tuple)) and given:
-    return jnp.stack([as_key(one) for one in given])
-  dtype = getattr(given, 'dtype', None)
-  if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
-    return given
-  whole = isinstance(given, int) and not isinstance(given, bool)
-  if whole or (dtype is not None and np.ndim(given) == 0):
-    if whole or np.issubdtype(dtype, np.integer):
-      return jax.random.key(int(given))
-  if dtype == np.uint32 and np.shape(given)[-1:] == (2,):
-    return jax.random.wrap_key_data(jnp.asarray(given))
-  if dtype is not None and np.issubdtype(dtype, np.integer):
-    return jnp.stack([jax.random.key(int(one)) for one in np.ravel(given)])
-  raise ValueError(
-    f'{name} is {kind_of(given)}: give a key, as jax.random.key(0), or an integer'
-  )
-
-
 # --- rows ------------------------------------------------------------------
 
 
 def rows(given, name: str, problem: Problem | None = None) -> PyTree:
-  """Rows as arrays of JAX's types; see `data.given.columns`."""
+  """Rows as arrays of JAX's types; see `given.columns`."""
   found = given_lib.columns(given, name, getattr(problem, 'reads', None))
   rows_lib.check(found, name)
   return found
@@ -264,9 +221,9 @@ def _has_members(problem, run, rows, stacked) -> bool:
 def _evaluates(problem, params, frozen, rows) -> bool:
   example = jax.eval_shape(lambda r: rows_lib.take(r, 0), rows)
   try:
-    own = bound(problem, frozen)
-    shape = jax.eval_shape(own.outputs, params, example)
-    loss = jax.eval_shape(own.loss, shape, example)
+    outputs = lambda p, e, f: bound(problem, f).outputs(p, e)
+    shape = jax.eval_shape(outputs, params, example, frozen)
+    loss = jax.eval_shape(problem.loss, shape, example)
     problem.check(shape.shape, rows)
     several = _leading(problem, params, frozen, example, 13)
   except Exception:  # whatever the user's model raises where shapes do not fit
@@ -283,64 +240,6 @@ def _leading(problem, params, frozen, example, size):
     lambda x: jax.ShapeDtypeStruct((size, *x.shape), x.dtype), example
   )
   return jax.eval_shape(together, params, batch, frozen).shape[0]
-
-
-def parameters(params: PyTree, name: str = 'the parameters') -> None:
-  """Raises ValueError unless every leaf is of real, finite floating numbers.
-
-  What was not trained, as running averages, counts, keys and functions, has no
-  part in a score; it is named.
-  """
-  nodes = jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_state)
-  for path, node in nodes:
-    if _is_state(node):
-      raise ValueError(
-        f'{place_of(path)!r} of {name} is {type(node).__name__}, which was not'
-        f' trained: {FROM_FLAX}'
-      )
-  if isinstance(params, dict) and 'params' in params and len(params) > 1:
-    others = ', '.join(repr(key) for key in params if key != 'params')
-    raise ValueError(
-      f'{name} hold {others} beside params: tda.from_linen(module, variables)'
-      ' takes them apart'
-    )
-  leaves = jax.tree_util.tree_leaves_with_path(params)
-  if not leaves:
-    raise ValueError(
-      f'{name} are empty: give the parameters of a trained model'
-    )
-  for path, leaf in leaves:
-    _check_leaf(leaf, place_of(path), name)
-  arrays = [leaf for _, leaf in leaves]
-  if not any(isinstance(leaf, UNKNOWN) for leaf in arrays):
-    finite = np.asarray(_finite(arrays))
-    if not finite.all():
-      bad = place_of(leaves[int(np.argmin(finite))][0])
-      raise ValueError(
-        f'{bad!r} of {name} has NaN or infinity: training diverged; lower the'
-        ' learning rate and train again'
-      )
-
-
-def _check_leaf(leaf, place, name):
-  dtype = getattr(leaf, 'dtype', None)
-  if dtype is None and not isinstance(leaf, float):
-    kind = f'the function {name_of(leaf)}' if callable(leaf) else kind_of(leaf)
-    hint = 'leave it out of the parameters and close over it in apply'
-    if callable(leaf):
-      hint += ', as eqx.partition(model, eqx.is_inexact_array) does'
-    raise ValueError(f'{place!r} of {name} is {kind}: {hint}')
-  dtype = np.dtype(float) if dtype is None else dtype
-  if jnp.issubdtype(dtype, jnp.complexfloating):
-    raise ValueError(
-      f'{place!r} of {name} is complex: give its real and imaginary parts as two'
-      ' leaves, and join them in apply'
-    )
-  if not jnp.issubdtype(dtype, jnp.floating):
-    raise ValueError(
-      f'{place!r} of {name} has type {dtype}, which was not trained: close over'
-      f' it in apply, or {FROM_FLAX}'
-    )
 
 
 def check_independent(
@@ -368,7 +267,7 @@ def check_independent(
       'the outputs of an example depend on the other examples of its batch (they'
       f' are up to {largest:.2g}, and differ by up to {apart:.2g}), so that no'
       ' example has a gradient of its own: apply batch normalisation with its'
-      f' running averages ({FROM_FLAX}), or use another norm'
+      f' running averages ({given_lib.FROM_FLAX}), or use another norm'
     )
 
 
@@ -420,15 +319,3 @@ def say_unconverged(solution, name: str, level: int = 3) -> None:
       NotConverged,
       stacklevel=level,
     )
-
-
-# --- words ------------------------------------------------------------------
-
-
-def _is_state(node) -> bool:
-  return any(kind.__name__ in STATE for kind in type(node).__mro__[:-1])
-
-
-@jax.jit
-def _finite(leaves):
-  return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 
@@ -100,9 +101,8 @@ def _known(value: Any) -> bool:
 
 def _is_array(value):
   """Numbers whose values are there: no array of a program that is traced."""
-  return isinstance(value, np.ndarray) or (
-    hasattr(value, '__array__') and hasattr(value, 'is_fully_addressable')
-  )
+  traced = isinstance(value, jax.core.Tracer)
+  return isinstance(value, (np.ndarray, jax.Array)) and not traced
 
 
 def _digest(array):

@@ -1,6 +1,6 @@
-"""Rows as they are given, made plain: arrays [N, ...] of types that JAX has.
+"""Rows, parameters and keys as they are given, made plain.
 
-What has one reading is converted; else one sentence names the column and the
+What has one reading is converted; else one sentence names the thing and the
 cure.
 """
 
@@ -13,6 +13,13 @@ import numpy as np
 
 PyTree = Any
 
+UNKNOWN = (jax.core.Tracer, jax.ShapeDtypeStruct)  # their values, not yet there
+# Classes of flax that hold what a model has besides its parameters.
+STATE = {'BatchStat', 'RngState', 'RngKey', 'RngCount', 'Cache', 'Intermediate'}
+FROM_FLAX = (
+  'take the parameters apart by tda.from_nnx(model) or'
+  ' tda.from_linen(module, variables)'
+)
 FLOATS = ('bfloat16', 'float8_e4m3fn', 'float8_e5m2')  # kinds numpy calls 'V'
 
 
@@ -167,6 +174,114 @@ def _is_plain_tuple(value) -> bool:
   return isinstance(value, tuple) and not hasattr(value, '_fields')
 
 
+# --- parameters and keys ----------------------------------------------------
+
+
+def parameters(params: PyTree, name: str = 'the parameters') -> None:
+  """Raises ValueError unless every leaf is of real, finite floating numbers.
+
+  What was not trained, as running averages, counts, keys and functions, has no
+  part in a score; it is named.
+  """
+  nodes = jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_state)
+  for path, node in nodes:
+    if _is_state(node):
+      raise ValueError(
+        f'{place_of(path)!r} of {name} is {type(node).__name__}, which was not'
+        f' trained: {FROM_FLAX}'
+      )
+  if isinstance(params, dict) and 'params' in params and len(params) > 1:
+    others = ', '.join(repr(key) for key in params if key != 'params')
+    raise ValueError(
+      f'{name} hold {others} beside params: tda.from_linen(module, variables)'
+      ' takes them apart'
+    )
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  if not leaves:
+    raise ValueError(
+      f'{name} are empty: give the parameters of a trained model'
+    )
+  for path, leaf in leaves:
+    _check_leaf(leaf, place_of(path), name)
+  arrays = [leaf for _, leaf in leaves]
+  if not any(isinstance(leaf, UNKNOWN) for leaf in arrays):
+    finite = np.asarray(_finite(arrays))
+    if not finite.all():
+      bad = place_of(leaves[int(np.argmin(finite))][0])
+      raise ValueError(
+        f'{bad!r} of {name} has NaN or infinity: training diverged; lower the'
+        ' learning rate and train again'
+      )
+
+
+def _check_leaf(leaf, place, name):
+  dtype = getattr(leaf, 'dtype', None)
+  if dtype is None and not isinstance(leaf, float):
+    kind = f'the function {name_of(leaf)}' if callable(leaf) else kind_of(leaf)
+    hint = 'leave it out of the parameters and close over it in apply'
+    if callable(leaf):
+      hint += ', as eqx.partition(model, eqx.is_inexact_array) does'
+    raise ValueError(f'{place!r} of {name} is {kind}: {hint}')
+  dtype = np.dtype(float) if dtype is None else dtype
+  if jnp.issubdtype(dtype, jnp.complexfloating):
+    raise ValueError(
+      f'{place!r} of {name} is complex: give its real and imaginary parts as two'
+      ' leaves, and join them in apply'
+    )
+  if not jnp.issubdtype(dtype, jnp.floating):
+    raise ValueError(
+      f'{place!r} of {name} has type {dtype}, which was not trained: close over'
+      f' it in apply, or {FROM_FLAX}'
+    )
+
+
+def as_key(given) -> jax.Array:
+  """A typed key of a key, of its raw data, or of an integer; None: of 0.
+
+  Raises:
+    ValueError: it is none of these.
+  """
+  given = 0 if given is None else given
+  keys = as_keys(given, 'key')
+  if keys.ndim:
+    raise ValueError(
+      f'key has shape {list(keys.shape)}: give one key, as jax.random.key(0)'
+    )
+  return keys
+
+
+def as_keys(given, name: str = 'keys') -> jax.Array:
+  """Typed keys of keys, raw key data or integers; one of a list is an axis.
+
+  Raises:
+    ValueError: it is none of these.
+  """
+  if isinstance(given, (list, tuple)) and given:
+    return jnp.stack([as_key(one) for one in given])
+  dtype = getattr(given, 'dtype', None)
+  if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+    return given
+  whole = isinstance(given, int) and not isinstance(given, bool)
+  if whole or (dtype is not None and np.ndim(given) == 0):
+    if whole or np.issubdtype(dtype, np.integer):
+      return jax.random.key(int(given))
+  if dtype == np.uint32 and np.shape(given)[-1:] == (2,):
+    return jax.random.wrap_key_data(jnp.asarray(given))
+  if dtype is not None and np.issubdtype(dtype, np.integer):
+    return jnp.stack([jax.random.key(int(one)) for one in np.ravel(given)])
+  raise ValueError(
+    f'{name} is {kind_of(given)}: give typed keys, as jax.random.key(0), or'
+    ' integers'
+  )
+
+
+# --- words ------------------------------------------------------------------
+
+
+def _is_state(node) -> bool:
+  return any(kind.__name__ in STATE for kind in type(node).__mro__[:-1])
+
+
 def place_of(path) -> str:
   """The name of a leaf, as layers/0/w."""
   return jax.tree_util.keystr(path, simple=True, separator='/')
@@ -187,3 +302,8 @@ def kind_of(given) -> str:
     return f'the function {name_of(given)}'
   name = type(given).__name__
   return f'an {name}' if name[0] in 'AEIOU' else f'a {name}'
+
+
+@jax.jit
+def _finite(leaves):
+  return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])
