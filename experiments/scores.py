@@ -7,6 +7,7 @@ Beside them <method>/uncertainty is what all say of each pair.
 
 import functools
 import pathlib
+import warnings
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from ml_collections import config_dict
 
 from experiments import methods, stages
 from experiments.tasks import Task
-from tda_jax import scoring, trees
+from tda_jax import door, scoring, trees
 from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import detection, significance
 from tda_jax.evaluation.factors import Factors, shares
@@ -30,18 +31,20 @@ def of_members(
 ) -> np.ndarray:
   """Scores of one method, [E, N, Q], kept in <workdir>/scores/SETTING/<name>."""
   method, runs, about = _method(config, settings, task, runs)
-  return scoring.score(
-    method,
-    task.problem,
-    runs,
-    task.train,
-    task.queries,
-    _folder(config, workdir, name),
-    name=name,
-    key=stages.key(config.seed, 'scores'),
-    batch_size=config.batch_size,
-    attributes=about,
-  )
+  with warnings.catch_warnings():  # tables have the residuals
+    warnings.simplefilter('ignore', door.NotConverged)
+    return scoring.score(
+      method,
+      task.problem,
+      runs,
+      task.train,
+      task.queries,
+      _folder(config, workdir, name),
+      name=name,
+      key=stages.key(config.seed, 'scores'),
+      batch_size=config.batch_size,
+      attributes=about,
+    )
 
 
 def by_model(

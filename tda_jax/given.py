@@ -77,6 +77,8 @@ def _tree(given, name, reads):
       return {c: [example[c] for example in given] for c in given[0]}
     if reads == ('x', 'y') and len(given) == 2:
       return dict(zip(reads, given, strict=True))
+  if isinstance(given, dict):
+    return given
   leaf = jax.tree_util.treedef_is_leaf(jax.tree.structure(given))
   if not (leaf or isinstance(given, list) or _is_plain_tuple(given)):
     return given
@@ -129,7 +131,7 @@ def _plain(value, called):
       f'{called} holds {what}: give numbers (tables.read and from_frame number'
       ' the classes of a target), or leave the column out'
     )
-  return np.ascontiguousarray(array, array.dtype.newbyteorder('='))
+  return array.astype(array.dtype.newbyteorder('='), copy=False)
 
 
 def _narrow(array, called):
