@@ -97,21 +97,22 @@ def self_influence(
   Of TRAK too it is the mean of each model's own score.
   """
   method, runs, about = _method(config, settings, task, runs)
+  method, key = method_lib.ensemble(method), jax.random.key(config.seed)
   n = rows_lib.count(task.train)
+  entered = door.enter(method, task.problem, runs, task.train, None, key)
   about |= {
     'kind': 'self-influence',
-    'models': fingerprint.digest(runs.params),
-    'train': fingerprint.digest(task.train),
+    **scoring.about_of(method, task.problem, entered, name, entered.run),
   }
   folder = pathlib.Path(workdir) / 'self' / name
   store = store_lib.create(folder, (n,), n, about)
   if not store_lib.done(store).all():
     found = detection.self_influence(
-      method_lib.ensemble(method),
+      method,
       task.problem,
       runs,
       task.train,
-      key=jax.random.key(config.seed),
+      key=key,
       at_once=at_once,
       name=f'{folder.parts[-3]}/{name}',
       progress=True,

@@ -15,6 +15,7 @@ import optax
 from ml_collections import config_dict
 
 from experiments import pretrained, worlds
+from tda_jax import door
 from tda_jax import problem as problem_lib
 from tda_jax.data import images as images_lib
 from tda_jax.data import prepare, tables, text
@@ -64,10 +65,19 @@ def load(config) -> Task:
     raise ValueError(
       f'{config.task} must return (problem, recipe or Run, train, queries)'
     )
-  task = Task(*made)
-  rows_lib.check(task.train, 'train')
-  rows_lib.check(task.queries, 'queries')
+  task = entered(Task(*made))
   return by_loss(task) if config.get('measure') == 'loss' else task
+
+
+def entered(task: Task) -> Task:
+  """The same task, through the library's front door: rows and trained models."""
+  door.check_problem(task.problem)
+  train = door.rows(task.train, 'train', task.problem)
+  queries = door.rows(task.queries, 'queries', task.problem)
+  made = task.recipe
+  if not hasattr(made, 'optimizer'):
+    made = door.models(task.problem, made, train, stacked=True)
+  return task._replace(recipe=made, train=train, queries=queries)
 
 
 def by_loss(task: Task) -> Task:

@@ -77,7 +77,7 @@ def score(
   entered = door.enter(method, problem, runs, train, queries, key, stacked=True)
   runs, train, queries, key, _ = entered
   runs = members_of(runs)
-  about = _about(method, problem, entered, name, trees.row(runs, 0))
+  about = about_of(method, problem, entered, name, trees.row(runs, 0))
   train, queries = jax.tree.map(jnp.asarray, (train, queries))
   prepare = functools.partial(_prepare, method, problem)
   blocks = functools.partial(_score, method, problem)
@@ -157,7 +157,7 @@ def top_k(
   }
   best = start
   if path is not None:
-    about = _about(method, problem, entered, name, run)
+    about = about_of(method, problem, entered, name, run)
     best = _top_so_far(path, start, about)
   queries = jax.tree.map(jnp.asarray, queries)
   train_rows = jax.tree.map(jnp.asarray, train)
@@ -211,17 +211,21 @@ def _keep_top(path, best):
       shutil.rmtree(folder)
 
 
-def _about(method, problem, entered: door.Entered, name, one: Run) -> dict:
+def about_of(
+  method: Method, problem: Problem, entered: door.Entered, name: str, one: Run
+) -> dict:
   """What a store says of itself, so that nothing else continues it.
 
   Args:
-    one: the run of which a call of `prepare` is.
+    entered: of `door.enter`; without queries it is about self-influence.
+    one: the run that `method.prepare` is given.
   """
   run, train, queries, key, member = entered
-  functions = fingerprint.of_problem(problem, member[0], queries, member[1])
+  asked = train if queries is None else queries
+  functions = fingerprint.of_problem(problem, member[0], asked, member[1])
   made = settings.of(method)
   if made is None or not made.known:  # known by what it computes, then
-    functions['method'] = _computed(method, problem, one, train, queries, key)
+    functions['method'] = _computed(method, problem, one, train, asked, key)
   return {
     'method': name,
     'settings': {} if made is None else settings.readable(made.data),
