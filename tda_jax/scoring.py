@@ -195,9 +195,12 @@ def _keep_top(path, best):
 
 
 def _check(method, problem, run, train, queries):
-  for rows, name in ((train, 'train'), (queries, 'queries')):
+  for rows, name, asked in (
+    (train, 'train', 'loss'),
+    (queries, 'queries', 'measure'),
+  ):
     rows_lib.check(rows, name)
-    method_lib.check_run(method, problem, run, rows)
+    method_lib.check_run(method, problem, run, rows, asked)
 
 
 def _about(method, problem, run, train, queries, key, name) -> dict:

@@ -9,7 +9,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 # A unit imports itself and units of lower lines only.
 LINES = (
-  ('trees', 'problem'),
+  ('trees', 'labels'),
+  ('chosen',),
+  ('problem',),
   ('data', 'models', 'parallel', 'storage'),
   ('training',),
   ('curvature',),

@@ -16,9 +16,9 @@ import numpy as np
 import tqdm
 from jax.experimental import multihost_utils
 
+from tda_jax import problem as problem_lib
 from tda_jax import trees
 from tda_jax.data import rows as data
-from tda_jax.methods import method
 from tda_jax.problem import Problem, bound
 from tda_jax.storage import scores
 from tda_jax.training import fit, members
@@ -270,7 +270,7 @@ def retrained(
   params = jax.eval_shape(recipe.init, jax.random.key(0))
   first = variant(np.arange(1))
   own = bound(problem, trees.row(first.frozen, 0))
-  method.check_labels(own, params, queries)
+  problem_lib.check(own, params, queries, 'measure')
   members.check(problem, recipe, train, first)
   attributes = {
     **attributes,
@@ -346,9 +346,9 @@ def measures(
   """
 
   def one(params, frozen):
-    outputs = bound(problem, frozen).outputs
+    own = bound(problem, frozen)
     return jax.lax.map(
-      lambda query: problem.measure(outputs(params, query), query),
+      lambda query: problem_lib.measure_of(own, params, query),
       queries,
       batch_size=min(QUERIES_AT_ONCE, data.count(queries)),
     )

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tda_jax import trees
+from tda_jax import chosen, trees
+from tda_jax import problem as problem_lib
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.problem import Problem, bound
@@ -77,9 +78,12 @@ def attribute(
       if method.members
       else 'the run has a member axis: give ensemble(method), or one member'
     )
-  for rows, name in ((train, 'train'), (queries, 'queries')):
+  for rows, name, asked in (
+    (train, 'train', 'loss'),
+    (queries, 'queries', 'measure'),
+  ):
     rows_lib.check(rows, name)
-    check_run(method, problem, run, rows)
+    check_run(method, problem, run, rows, asked)
   key = jax.random.key(0) if key is None else key
   train, queries = jax.tree.map(jnp.asarray, (train, queries))
   call = jax.jit(prepare, static_argnums=(0, 1))
@@ -96,21 +100,44 @@ def attribute(
 def prepare(
   method: Method, problem: Problem, run: Run, train, queries, key
 ) -> Prepared:
-  """`method.prepare`, with what the run has frozen bound to the problem."""
-  own = problem if method.members else bound(problem, run.frozen)
+  """`method.prepare` of the parameters that rows are scored by."""
+  own, run = _own(method, problem, run)
   return method.prepare(own, run, train, queries, key)
 
 
 def score(method: Method, problem: Problem, run: Run, prepared, batch):
-  """`method.score`, with what the run has frozen bound to the problem."""
-  own = problem if method.members else bound(problem, run.frozen)
+  """`method.score` of the parameters that rows are scored by."""
+  own, run = _own(method, problem, run)
   return method.score(own, run, prepared, batch)
 
 
 def own(method: Method, problem: Problem, run: Run, train, key) -> jax.Array:
-  """`method.own`, with what the run has frozen bound to the problem."""
-  given = problem if method.members else bound(problem, run.frozen)
+  """`method.own` of the parameters that rows are scored by."""
+  given, run = _own(method, problem, run)
   return method.own(given, run, train, key)
+
+
+def attributed(problem: Problem, run: Run) -> tuple[Problem, Run]:
+  """(problem, run) of the parameters that rows are scored by (`chosen`).
+
+  What the run has frozen is bound to the problem. Then the run's `frozen` is
+  what its checkpoints hold beside those parameters, leaves [C, ...], which a
+  method that goes to a checkpoint binds in its turn; None: nothing.
+  """
+  own = bound(problem, run.frozen)
+  run = run._replace(frozen=None)
+  if not own.only and not own.leave_out:
+    return own, run
+  kept, held = chosen.split(own, run.params)
+  if run.checkpoints is not None:
+    along, others = chosen.split(own, run.checkpoints)
+    run = run._replace(checkpoints=along, frozen=others)
+  return chosen.part(own, kept, held), run._replace(params=kept)
+
+
+def _own(method, problem, run):
+  """`attributed`; an ensemble does that for each of its members itself."""
+  return (problem, run) if method.members else attributed(problem, run)
 
 
 def ensemble(method: Method) -> Method:
@@ -125,7 +152,7 @@ def ensemble(method: Method) -> Method:
 
     def one(member):
       run, key = member
-      own = bound(problem, run.frozen)
+      own, run = attributed(problem, run)
       return method.prepare(own, run, train, queries, key)
 
     return jax.lax.map(one, (members_of(run), keys))
@@ -133,7 +160,7 @@ def ensemble(method: Method) -> Method:
   def score(problem, run, prepared, batch):
     def one(member):
       run, prepared = member
-      return method.score(bound(problem, run.frozen), run, prepared, batch)
+      return method.score(*attributed(problem, run), prepared, batch)
 
     return jax.lax.map(one, (members_of(run), prepared)).mean(0)
 
@@ -142,7 +169,7 @@ def ensemble(method: Method) -> Method:
 
     def one(member):
       run, key = member
-      return method.own(bound(problem, run.frozen), run, train, key)
+      return method.own(*attributed(problem, run), train, key)
 
     return jax.lax.map(one, (members_of(run), keys)).mean(0)
 
@@ -164,17 +191,13 @@ def members_of(runs: Run) -> Run:
   )
 
 
-def check_run(method: Method, problem: Problem, run: Run, rows: PyTree) -> None:
-  """`check_labels` of the run, or of the first member of an ensemble's."""
+def check_run(
+  method: Method, problem: Problem, run: Run, rows: PyTree, asked: str
+) -> None:
+  """`problem.check` of the run, or of the first member of an ensemble's."""
   own = (run.params, run.frozen)
   params, frozen = trees.row(own, 0) if method.members else own
-  check_labels(bound(problem, frozen), params, rows)
-
-
-def check_labels(problem: Problem, params: PyTree, rows: PyTree) -> None:
-  """Raises ValueError where labels do not fit the model's outputs."""
-  outputs = jax.eval_shape(problem.outputs, params, rows_lib.take(rows, 0))
-  problem.check(outputs.shape, rows)
+  problem_lib.check(bound(problem, frozen), params, rows, asked)
 
 
 def check_checkpoints(run: Run, name: str) -> None:

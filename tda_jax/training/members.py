@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
+from tda_jax import problem as problem_lib
 from tda_jax import trees
 from tda_jax.data import rows as data
 from tda_jax.problem import Problem, bound
@@ -212,8 +213,7 @@ def check(problem: Problem, recipe: Recipe, rows: PyTree, members: Member):
     )
   params = jax.eval_shape(recipe.init, keys[0])
   own = bound(problem, trees.row(members.frozen, 0))
-  shape = jax.eval_shape(own.outputs, params, data.take(rows, 0)).shape
-  problem.check(shape, rows)
+  problem_lib.check(own, params, rows)
 
 
 def digest(tree: PyTree) -> str:
