@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from tda_jax import chosen, labels, trees
+from tda_jax import chosen, labels, shapes
 
 PyTree = Any
 
@@ -297,11 +298,11 @@ def check(
     asked: 'loss' of rows to learn from, 'measure' of queries.
   """
   chosen.split(problem, params)
-  example = jax.tree.map(lambda leaf: leaf[0], rows)
+  example = jax.tree.map(lambda x: x[0] if np.ndim(x) else x, rows)
   shape = outputs_shape(problem, params, example)
   problem.check(shape, rows)
   of = {'loss': loss_of, 'measure': measure_of}[asked]
-  _shapes(lambda *a: of(problem, *a), f'the {asked}', params, example)
+  shapes.of(lambda *a: of(problem, *a), f'the {asked}', params, example)
 
 
 def outputs_shape(
@@ -313,7 +314,7 @@ def outputs_shape(
     ValueError: the model raised, saying what and what it was given; its outputs
       are not one array of real numbers.
   """
-  found = _shapes(problem.outputs, 'the model', params, example)
+  found = shapes.of(problem.outputs, 'the model', params, example)
   if not isinstance(found, jax.ShapeDtypeStruct):
     raise ValueError(
       f'the outputs of one example are a {type(found).__name__}: return one'
@@ -325,19 +326,6 @@ def outputs_shape(
       ' logits, that have a derivative'
     )
   return found.shape
-
-
-def _shapes(function, name, params, example):
-  """`jax.eval_shape`; what the user's code raises, with what it was given."""
-  try:
-    return jax.eval_shape(function, params, example)
-  except Exception as error:
-    said = (str(error).strip() or 'no message').splitlines()[0]
-    raise ValueError(
-      f'{name} raised {type(error).__name__} on one example: {said.rstrip(".")};'
-      f' it was given parameters {trees.described(params)} and the example'
-      f' {trees.described(example)} (without a batch axis)'
-    ) from error
 
 
 def num_outputs(problem: Problem, params: PyTree, example: PyTree) -> int:

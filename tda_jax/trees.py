@@ -24,17 +24,6 @@ def names(tree: PyTree) -> list[str]:
   return [jax.tree_util.keystr(p, simple=True, separator='/') for p in paths]
 
 
-def described(tree: PyTree, most: int = 8) -> str:
-  """Names, types and shapes of the leaves, as '{w float32[4, 3]}'."""
-  shown = [
-    f'{name or "array"} {getattr(leaf, "dtype", type(leaf).__name__)}'
-    f'{list(jnp.shape(leaf))}'
-    for name, leaf in zip(names(tree), jax.tree.leaves(tree), strict=True)
-  ]
-  more = f' and {len(shown) - most} more' if len(shown) > most else ''
-  return f'{{{", ".join(shown[:most])}{more}}}'
-
-
 def fitting(
   names: Sequence[str], patterns: str | Sequence[str], field: str
 ) -> set[int]:

@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # A unit imports itself and units of lower lines only.
 LINES = (
   ('trees', 'labels'),
-  ('chosen',),
+  ('chosen', 'shapes'),
   ('problem',),
   ('data', 'models', 'parallel', 'storage'),
   ('training',),
