@@ -322,8 +322,8 @@ def outputs_shape(
     )
   if not jnp.issubdtype(found.dtype, jnp.floating):
     raise ValueError(
-      f'the outputs of one example are {found.dtype}{list(found.shape)}: return real numbers, as'
-      ' logits, that have a derivative'
+      f'the outputs of one example are {found.dtype}{list(found.shape)}: return'
+      ' real numbers, as logits, that have a derivative'
     )
   return found.shape
 
