@@ -182,6 +182,11 @@ def test_stores_top_rows_and_self_influence_are_of_what_is_left(tmp_path):
     key=KEY, progress=False,
   )  # fmt: skip
   np.testing.assert_allclose(stored[0], want, atol=1e-5)
+  with pytest.raises(ValueError, match='leave_out is'):
+    scoring.score(
+      method, tiny_of(leave_out='layer0/w').problem, run, t.train, t.queries,
+      tmp_path / 's', name='dot', key=KEY, progress=False,
+    )  # fmt: skip
   one = run._replace(params=t.params)
   values, _ = scoring.top_k(
     method, t.problem, one, t.train, t.queries, 2, name='dot', key=KEY
