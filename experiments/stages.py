@@ -29,7 +29,7 @@ def train(config, task: Task, workdir: pathlib.Path) -> Run:
   if isinstance(task.recipe, Run):
     return task.recipe
   params = jax.eval_shape(task.recipe.init, jax.random.key(0))
-  door.labelled(task.problem, params, task.queries, 'queries')
+  door.labelled(task.problem, params, task.queries, 'queries', 'measure')
   made = {'members': config.members, 'checkpoints': config.checkpoints}
   claim(config, workdir, 'train', **made)
   if task.shown and 'split' in task.shown:

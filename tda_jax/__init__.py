@@ -68,9 +68,13 @@ from tda_jax.methods.trak import trak_kernel as trak_kernel
 from tda_jax.methods.trak import trak_slopes as trak_slopes
 from tda_jax.methods.unrolled import contributions as contributions
 from tda_jax.methods.unrolled import unrolled as unrolled
+from tda_jax.models.convert import from_linen as from_linen
+from tda_jax.models.convert import from_nnx as from_nnx
 from tda_jax.problem import Problem as Problem
+from tda_jax.problem import binary as binary
 from tda_jax.problem import bound as bound
 from tda_jax.problem import classification as classification
+from tda_jax.problem import multilabel as multilabel
 from tda_jax.problem import regression as regression
 from tda_jax.run import Run as Run
 from tda_jax.scoring import score as score

@@ -18,9 +18,9 @@ from tda_jax import problem as problem_lib
 from tda_jax import run as run_lib
 from tda_jax import trees
 from tda_jax.data import rows as rows_lib
+from tda_jax.given import as_array, kind_of, name_of
 from tda_jax.given import as_key as as_key
 from tda_jax.given import as_keys as as_keys
-from tda_jax.given import kind_of, name_of
 from tda_jax.given import parameters as parameters
 from tda_jax.problem import Problem, bound
 from tda_jax.run import Run
@@ -86,9 +86,9 @@ def enter(
   member = (run.params, run.frozen)
   params, frozen = trees.row(member, 0) if stacked else member
   own = bound(problem, frozen)
-  train = labelled(own, params, train, 'train')
+  labelled(own, params, train, 'train')
   if queries is not None:
-    queries = labelled(own, params, queries, 'queries')
+    labelled(own, params, queries, 'queries', 'measure')
   check_independent(problem, params, frozen, train)
   return Entered(run, train, queries, as_key(key), (params, frozen))
 
@@ -154,24 +154,24 @@ def check_recipe(given) -> None:
 
 def rows(given, name: str, problem: Problem | None = None) -> PyTree:
   """Rows as arrays of JAX's types; see `given.columns`."""
-  found = given_lib.columns(given, name, getattr(problem, 'reads', None))
+  found = given_lib.columns(given, name, problem.reads if problem else None)
   rows_lib.check(found, name)
   return found
 
 
-def labelled(problem: Problem, params: PyTree, rows: PyTree, name: str):
-  """The rows, whose labels fit what the model gives for one example.
+def labelled(
+  problem: Problem, params: PyTree, rows: PyTree, name: str, asked: str = 'loss'
+) -> None:
+  """Raises ValueError where rows, model and problem do not fit each other.
 
-  Raises:
-    ValueError: the model cannot be evaluated on a row, or labels do not fit.
+  Args:
+    name: what to call the rows.
+    asked: see `problem.check`.
   """
-  example = jax.eval_shape(lambda r: rows_lib.take(r, 0), rows)
-  shape = problem_lib.outputs_shape(problem, params, example)
   try:
-    found = problem.check(shape, rows)
+    problem_lib.check(problem, params, rows, asked)
   except ValueError as error:
-    raise ValueError(f'{name}: {error}') from None
-  return rows if found is None else found
+    raise ValueError(f'{name}: {error}') from error.__cause__
 
 
 # --- models -----------------------------------------------------------------
@@ -188,6 +188,7 @@ def models(problem: Problem, given, rows: PyTree, stacked: bool) -> Run:
   """
   run = run_lib.of(given)
   parameters(run.params)
+  run = run._replace(params=jax.tree.map(as_array, run.params))
   if run.checkpoints is not None:
     parameters(run.checkpoints, 'the checkpoints')
   many = _has_members(problem, run, rows, stacked)
@@ -233,13 +234,12 @@ def _evaluates(problem, params, frozen, rows) -> bool:
 
 def _leading(problem, params, frozen, example, size):
   """Length of the first axis of the outputs of a batch, or None: not known."""
-  together = getattr(problem, 'together', None)
-  if together is None:
+  if problem.together is None:
     return None
   batch = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((size, *x.shape), x.dtype), example
   )
-  return jax.eval_shape(together, params, batch, frozen).shape[0]
+  return jax.eval_shape(problem.together, params, batch, frozen).shape[0]
 
 
 def check_independent(
@@ -251,8 +251,7 @@ def check_independent(
   no loss, and no gradient, of one example. The first row is evaluated beside
   two sets of others.
   """
-  together = getattr(problem, 'together', None)
-  n = rows_lib.count(rows)
+  together, n = problem.together, rows_lib.count(rows)
   if together is None or n < 2:
     return
   beside = [np.array([0, 1, n - 1]), np.array([0, 0, 0])]

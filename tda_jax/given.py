@@ -237,6 +237,11 @@ def _check_leaf(leaf, place, name):
     )
 
 
+def as_array(leaf):
+  """A leaf of parameters as an array; a Python number is one of no axes."""
+  return jnp.asarray(leaf) if isinstance(leaf, float) else leaf
+
+
 def as_key(given) -> jax.Array:
   """A typed key of a key, of its raw data, or of an integer; None: of 0.
 

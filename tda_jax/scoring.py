@@ -240,6 +240,8 @@ def about_of(
     'queries': digest(queries),
     'key': digest(jax.random.key_data(key)),
     **({} if run.frozen is None else {'frozen': digest(run.frozen)}),
+    **({'only': [*problem.only]} if problem.only else {}),
+    **({'leave_out': [*problem.leave_out]} if problem.leave_out else {}),
     'versions': fingerprint.versions(),
   }
 

@@ -9,7 +9,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 # A unit imports itself and units of lower lines only.
 LINES = (
-  ('trees', 'settings', 'version'),
+  ('trees', 'settings', 'version', 'labels'),
+  ('chosen', 'shapes'),
   ('problem', 'run', 'given'),
   ('data', 'models', 'parallel', 'storage'),
   ('door',),

@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 
 from tda_jax import door, trees
 from tda_jax.data import rows as data
-from tda_jax.problem import Problem, bound
+from tda_jax.problem import Problem, bound, measure_of
 from tda_jax.storage import fingerprint, scores
 from tda_jax.storage.fingerprint import digest
 from tda_jax.training import fit, members
@@ -272,7 +272,8 @@ def retrained(
   queries = door.rows(queries, 'queries', problem)
   frozen = trees.row(first.frozen, 0)
   params = jax.eval_shape(recipe.init, jax.random.key(0))
-  queries = door.labelled(bound(problem, frozen), params, queries, 'queries')
+  own = bound(problem, frozen)
+  door.labelled(own, params, queries, 'queries', 'measure')
   functions = fingerprint.of_problem(problem, params, queries, frozen)
   n = members.own_rows(train, first)
   attributes = {
@@ -350,9 +351,9 @@ def measures(
   """
 
   def one(params, frozen):
-    outputs = bound(problem, frozen).outputs
+    own = bound(problem, frozen)
     return jax.lax.map(
-      lambda query: problem.measure(outputs(params, query), query),
+      lambda query: measure_of(own, params, query),
       queries,
       batch_size=min(QUERIES_AT_ONCE, data.count(queries)),
     )

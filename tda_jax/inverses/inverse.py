@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tda_jax import trees
+from tda_jax import chosen, trees
 from tda_jax.curvature import products
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import coordinates as coordinates_lib
@@ -67,9 +67,26 @@ def inverse(
   """An Inverse whose products are not rounded to bfloat16 on accelerators.
 
   Vectors are brought to a largest entry of 1 before they are solved for: the
-  squared norm of a query that the model is sure of underflows float32.
+  squared norm of a query that the model is sure of underflows float32. Of a
+  problem with `only` or `leave_out`, A is that of the parameters it chooses,
+  and x is 0 in the others.
   """
-  return Inverse(_precise(fit), _precise(_of_unit_size(solve)), scale)
+
+  def fit_chosen(problem, params, train, key):
+    return fit(*chosen.restricted(problem, params), train, key)
+
+  def solve_chosen(state, problem, params, train, vectors, key):
+    own, kept = chosen.restricted(problem, params)
+    if own is problem:
+      return solve(state, problem, params, train, vectors, key)
+    v, others = chosen.split(problem, vectors)
+    found = solve(state, own, kept, train, v, key)
+    zero = jax.tree.map(jnp.zeros_like, others)
+    return found._replace(x=chosen.join(found.x, zero))
+
+  return Inverse(
+    _precise(fit_chosen), _precise(_of_unit_size(solve_chosen)), scale
+  )
 
 
 @kept

@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tda_jax import door, settings, trees
+from tda_jax import chosen, door, settings, trees
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import inverse as inverse_lib
-from tda_jax.problem import Problem, bound
+from tda_jax.problem import Problem, bound, precise
 from tda_jax.run import Run, members_of
 from tda_jax.settings import Settings
+from tda_jax.trees import widened
 
 PyTree = Any
 
@@ -106,21 +107,46 @@ def name_of(method: Method) -> str:
 def prepare(
   method: Method, problem: Problem, run: Run, train, queries, key
 ) -> Prepared:
-  """`method.prepare`, with what the run has frozen bound to the problem."""
-  own = problem if method.members else bound(problem, run.frozen)
+  """`method.prepare` of the parameters that rows are scored by."""
+  own, run = _own(method, problem, run)
   return method.prepare(own, run, train, queries, key)
 
 
 def score(method: Method, problem: Problem, run: Run, prepared, batch):
-  """`method.score`, with what the run has frozen bound to the problem."""
-  own = problem if method.members else bound(problem, run.frozen)
+  """`method.score` of the parameters that rows are scored by."""
+  own, run = _own(method, problem, run)
   return method.score(own, run, prepared, batch)
 
 
 def own(method: Method, problem: Problem, run: Run, train, key) -> jax.Array:
-  """`method.own`, with what the run has frozen bound to the problem."""
-  given = problem if method.members else bound(problem, run.frozen)
+  """`method.own` of the parameters that rows are scored by."""
+  given, run = _own(method, problem, run)
   return method.own(given, run, train, key)
+
+
+def attributed(problem: Problem, run: Run) -> tuple[Problem, Run]:
+  """(problem, run) of the parameters that rows are scored by (`chosen`).
+
+  Their numbers are float32 at least (`problem.precise`), and what the run has
+  frozen is bound to the problem. Then the run's `frozen` is what its checkpoints
+  hold beside those parameters, leaves [C, ...], which a method that goes to a
+  checkpoint binds in its turn; None: nothing.
+  """
+  own = precise(bound(problem, run.frozen), run.params)
+  params, along = widened((run.params, run.checkpoints))
+  run = run._replace(params=params, checkpoints=along, frozen=None)
+  if not own.only and not own.leave_out:
+    return own, run
+  kept, held = chosen.split(own, run.params)
+  if run.checkpoints is not None:
+    along, others = chosen.split(own, run.checkpoints)
+    run = run._replace(checkpoints=along, frozen=others)
+  return chosen.part(own, kept, held), run._replace(params=kept)
+
+
+def _own(method, problem, run):
+  """`attributed`; an ensemble does that for each of its members itself."""
+  return (problem, run) if method.members else attributed(problem, run)
 
 
 @settings.kept
@@ -137,7 +163,7 @@ def ensemble(method: Method) -> Method:
 
     def one(member):
       run, key = member
-      own = bound(problem, run.frozen)
+      own, run = attributed(problem, run)
       return method.prepare(own, run, train, queries, key)
 
     return jax.lax.map(one, (members_of(run), keys))
@@ -145,7 +171,7 @@ def ensemble(method: Method) -> Method:
   def score(problem, run, prepared, batch):
     def one(member):
       run, prepared = member
-      return method.score(bound(problem, run.frozen), run, prepared, batch)
+      return method.score(*attributed(problem, run), prepared, batch)
 
     return jax.lax.map(one, (members_of(run), prepared)).mean(0)
 
@@ -154,7 +180,7 @@ def ensemble(method: Method) -> Method:
 
     def one(member):
       run, key = member
-      return method.own(bound(problem, run.frozen), run, train, key)
+      return method.own(*attributed(problem, run), train, key)
 
     return jax.lax.map(one, (members_of(run), keys)).mean(0)
 

@@ -62,6 +62,14 @@ def unrolled(recipe: Recipe, *, subset=None, weights=None) -> Method:
         'unrolled replays the training, and this run does not know its keys:'
         ' give the Run that tda_jax.train returns, or one with `keys`'
       )
+    begin = jax.eval_shape(recipe.init, run.keys)
+    if jax.tree.structure(begin) != jax.tree.structure(run.params):
+      raise ValueError(
+        'unrolled goes through the training of all parameters, and those of the'
+        f' run ({trees.names(run.params)}) are not those that the recipe'
+        f' initialises ({trees.names(begin)}): give the recipe of the run, and a'
+        ' problem without only or leave_out'
+      )
     member = Member(run.keys, *jax.tree.map(jnp.asarray, (subset, weights)))
     n = fit.own_rows(train, member)
     stops = jnp.array([fit.total_steps(recipe, n)])
