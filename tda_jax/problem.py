@@ -181,19 +181,6 @@ def regression(apply: Callable, l2: float = 0.0, **options) -> Problem:
   )
 
 
-def language_modeling(apply: Callable, l2: float = 0.0) -> Problem:
-  """Reserved: next-token prediction on examples {'x': ids [T], 'mask': [T]}.
-
-  Raises:
-    NotImplementedError: always; a mask per position is not supported yet.
-  """
-  del apply, l2
-  raise NotImplementedError(
-    'language_modeling is reserved: give tda_jax.Problem your own outputs, loss,'
-    ' measure, sample and check'
-  )
-
-
 def ready(
   apply: Callable,
   loss: Callable,

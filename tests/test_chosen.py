@@ -30,7 +30,8 @@ from tda_jax.methods import (
   unrolled,
 )  # fmt: skip
 from tda_jax.methods import method as method_lib
-from tda_jax.training import fit, members
+from tda_jax.run import Run
+from tda_jax.training import members
 
 KEY = jax.random.key(3)
 DECAY = optax.adamw(0.01, weight_decay=0.1)
@@ -176,7 +177,7 @@ def test_an_inverse_alone_solves_in_what_is_left(solver):
 def test_stores_top_rows_and_self_influence_are_of_what_is_left(tmp_path):
   method, t = METHODS['grad_dot'], LEFT
   want = attribute(method, closed_over())
-  run = fit.Run(jax.tree.map(lambda x: x[None], t.params), None, None, None)
+  run = Run(jax.tree.map(lambda x: x[None], t.params), None, None, None)
   stored = scoring.score(
     method, t.problem, run, t.train, t.queries, tmp_path / 's', name='dot',
     key=KEY, progress=False,

@@ -126,4 +126,5 @@ def _weights(batch):
 
 
 def _per_row(weights, values):
+  weights = weights.astype(values.dtype)
   return weights.reshape(weights.shape + (1,) * (values.ndim - 1))

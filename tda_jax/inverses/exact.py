@@ -61,7 +61,9 @@ def exact(
       if damping != 'heuristic'
       else (0.1 * jnp.trace(matrix) / (n * trees.size(params)))
     )
-    shifted = matrix + (shift + problem.l2) * n * jnp.eye(n * k)
+    shifted = matrix + (shift + problem.l2) * n * jnp.eye(
+      n * k, dtype=matrix.dtype
+    )
     return jnp.linalg.cholesky(shifted), shift
 
   def solve(state, problem, params, train, vectors, key):
