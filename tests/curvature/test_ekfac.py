@@ -242,6 +242,17 @@ def test_each_checkpoint_draws_its_own_labels():
   assert 0 < alone.sum() < 30
 
 
+def test_each_row_draws_its_own_label():
+  """Rows that are alike: their mean is not the Fisher of one label."""
+  t, gradients = one_row()
+  alike = {name: np.repeat(x, 8, 0) for name, x in t.train.items()}
+  blocks = fit(t._replace(train=alike), kind='diagonal', size=3)
+  trace = sum(float(block.eigenvalues.sum()) for block in blocks.values())
+  of_label = np.array([g @ g for g in gradients])
+  assert of_label.min() < trace < of_label.max()
+  assert np.abs(trace - of_label).min() > 0.05 * np.ptp(of_label)
+
+
 def test_kfac_is_t_times_the_factors_of_a_position():
   """T·A ⊗ S, A and S means over rows and T positions."""
   keys = jax.random.split(KEY, 3)
