@@ -34,10 +34,11 @@ results: $(ENVIRONMENT)
 clean:
 	rm -rf build .pytest_cache .ruff_cache
 
-$(ENVIRONMENT): requirements.lock
+$(ENVIRONMENT): requirements.lock pyproject.toml
 	@test -n '$(PYTHON)' || { echo \
 	  'no Python 3.11 or later was found: install one, or say make PYTHON=...'; \
 	  exit 1; }
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@

@@ -31,8 +31,8 @@ from experiments.tasks import Task
 from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import factors, significance
 from tda_jax.report import table
+from tda_jax.run import Run
 from tda_jax.training import ensembles
-from tda_jax.training.fit import Run
 
 LEFT_OUT = {'loo': left_out.retrained, 'loo_continued': left_out.continued}
 QUANTITIES = ('mean', 'deviation', 'ratio')

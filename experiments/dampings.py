@@ -11,13 +11,14 @@ import jax.numpy as jnp
 from experiments import scores as scores_lib
 from experiments import stages
 from experiments.tasks import Task
+from tda_jax import chosen as chosen_lib
 from tda_jax import trees
 from tda_jax.curvature import gram
 from tda_jax.curvature import layers as layers_lib
 from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import lds
+from tda_jax.run import Run
 from tda_jax.storage import record
-from tda_jax.training.fit import Run
 
 
 def chosen(config, task: Task, runs: Run, workdir) -> dict[str, float]:
@@ -65,7 +66,7 @@ def mean_square_gradient(task: Task, params) -> float:
   The unit of the paper's dampings (after Grosse et al. 2023), to 6 digits, so
   that a resumed run finds the same.
   """
-  problem = task.problem
+  problem, params = chosen_lib.restricted(task.problem, params)
   example = rows_lib.take(task.train, 0)
   layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
 

@@ -21,8 +21,8 @@ from tda_jax.curvature import lora
 from tda_jax.data import rows as rows_lib
 from tda_jax.data import subsets as subsets_lib
 from tda_jax.problem import Problem
+from tda_jax.run import Run
 from tda_jax.training import ensembles, members
-from tda_jax.training.fit import Run
 
 KINDS = ('naive', 'halves', 'checkpoints', 'dropout', 'projections', 'lora')
 WHOLE = ('naive', 'halves')  # have no variants

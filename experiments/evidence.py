@@ -10,7 +10,7 @@ from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import significance, supporters
 from tda_jax.evaluation.factors import Factors, shares
 from tda_jax.report import page
-from tda_jax.training.fit import Run
+from tda_jax.run import Run
 
 PICTURED = ('exact', 'cg', 'astra', 'astra_paper', 'ekfac')
 

@@ -10,8 +10,8 @@ from experiments.tasks import Task
 from tda_jax import trees
 from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import further_training, retraining
+from tda_jax.run import Run
 from tda_jax.training import fit
-from tda_jax.training.fit import Run
 
 
 def rows_of(config, task: Task) -> np.ndarray:

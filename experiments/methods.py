@@ -32,7 +32,8 @@ from tda_jax.methods import (
   trak,
   unrolled,
 )
-from tda_jax.training.fit import Recipe, Run
+from tda_jax.run import Run
+from tda_jax.training.fit import Recipe
 
 
 def one_step(

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from experiments import evidence
+from tda_jax import chosen
 from tda_jax.curvature import layers
 from tda_jax.data import rows as rows_lib
 from tda_jax.report import page, plots
@@ -132,12 +133,12 @@ def _dampings(config, found, workdir):
 
 def _coverage(task, runs):
   params = jax.tree.map(lambda leaf: leaf[0], runs.params)
-  found = layers.find(
-    evidence.outputs_of(task, runs),
-    params,
-    rows_lib.take(task.train, 0),
-    task.problem.as_leaf,
+  outputs = evidence.outputs_of(task, runs)
+  problem, params = chosen.restricted(
+    task.problem._replace(outputs=outputs), params
   )
+  example = rows_lib.take(task.train, 0)
+  found = layers.find(problem.outputs, params, example, problem.as_leaf)
   return layers.coverage(found, params)
 
 

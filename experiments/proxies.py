@@ -16,8 +16,8 @@ from experiments import scores as scores_lib
 from experiments.tasks import Task
 from tda_jax import trees
 from tda_jax.problem import Problem
+from tda_jax.run import Run
 from tda_jax.training import distill
-from tda_jax.training.fit import Run
 
 TARGET = 's0_target'
 

@@ -22,8 +22,8 @@ from experiments.findings import Truth
 from experiments.tasks import Task
 from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import bootstrap, brittleness, factors, retraining
+from tda_jax.run import Run
 from tda_jax.storage import record
-from tda_jax.training.fit import Run
 
 WORLDS = ('clean', 'grouped', 'shortcut', 'mixed', 'mislabelled')
 

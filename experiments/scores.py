@@ -7,23 +7,23 @@ Beside them <method>/uncertainty is what all say of each pair.
 
 import functools
 import pathlib
+import warnings
 
 import jax
 import numpy as np
 from ml_collections import config_dict
 
-import tda_jax
 from experiments import methods, stages
 from experiments.tasks import Task
-from tda_jax import scoring, trees
+from tda_jax import door, scoring, trees
 from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import detection, significance
 from tda_jax.evaluation.factors import Factors, shares
 from tda_jax.methods import method as method_lib
-from tda_jax.storage import record
+from tda_jax.run import Run
+from tda_jax.storage import fingerprint, record
 from tda_jax.storage import scores as store_lib
-from tda_jax.training import ensembles, fit, members
-from tda_jax.training.fit import Run
+from tda_jax.training import ensembles, fit
 
 
 def of_members(
@@ -31,18 +31,20 @@ def of_members(
 ) -> np.ndarray:
   """Scores of one method, [E, N, Q], kept in <workdir>/scores/SETTING/<name>."""
   method, runs, about = _method(config, settings, task, runs)
-  return scoring.score(
-    method,
-    task.problem,
-    runs,
-    task.train,
-    task.queries,
-    _folder(config, workdir, name),
-    name=name,
-    key=stages.key(config.seed, 'scores'),
-    batch_size=config.batch_size,
-    attributes=about,
-  )
+  with warnings.catch_warnings():  # tables have the residuals
+    warnings.simplefilter('ignore', door.NotConverged)
+    return scoring.score(
+      method,
+      task.problem,
+      runs,
+      task.train,
+      task.queries,
+      _folder(config, workdir, name),
+      name=name,
+      key=stages.key(config.seed, 'scores'),
+      batch_size=config.batch_size,
+      attributes=about,
+    )
 
 
 def by_model(
@@ -95,21 +97,22 @@ def self_influence(
   Of TRAK too it is the mean of each model's own score.
   """
   method, runs, about = _method(config, settings, task, runs)
+  method, key = method_lib.ensemble(method), jax.random.key(config.seed)
   n = rows_lib.count(task.train)
+  entered = door.enter(method, task.problem, runs, task.train, None, key)
   about |= {
     'kind': 'self-influence',
-    'models': members.digest(runs.params),
-    'train': members.digest(task.train),
+    **scoring.about_of(method, task.problem, entered, name, entered.run),
   }
   folder = pathlib.Path(workdir) / 'self' / name
   store = store_lib.create(folder, (n,), n, about)
   if not store_lib.done(store).all():
     found = detection.self_influence(
-      method_lib.ensemble(method),
+      method,
       task.problem,
       runs,
       task.train,
-      key=jax.random.key(config.seed),
+      key=key,
       at_once=at_once,
       name=f'{folder.parts[-3]}/{name}',
       progress=True,
@@ -128,11 +131,10 @@ def _method(config, settings, task, runs):
   if first:
     runs = ensembles.members_at(runs, slice(first))
   about = {
-    'settings': settings,
+    'config': settings,
     'seed': config.seed,
     'measure': config.get('measure'),
     'score_loss': config.get('score_loss'),
-    'version': tda_jax.__version__,
   }
   recipe = task.recipe if isinstance(task.recipe, fit.Recipe) else None
   method = _made(recipe, config_dict.FrozenConfigDict(settings))
@@ -165,7 +167,7 @@ def uncertainty(
       'fields': fields,
       'models': len(scores),
       'false_discovery_rate': rate,
-      'scores': members.digest(scores),
+      'scores': fingerprint.digest(scores),
     },
   )
   if not store_lib.done(store).all():

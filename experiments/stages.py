@@ -13,13 +13,13 @@ import numpy as np
 
 from experiments import methods, spent, tasks
 from experiments.tasks import Task
+from tda_jax import door
 from tda_jax.data import rows as rows_lib
 from tda_jax.data import subsets as subsets_lib
 from tda_jax.evaluation import further_training, retraining
-from tda_jax.methods import method as method_lib
+from tda_jax.run import Run
 from tda_jax.storage import record
 from tda_jax.training import fit, members
-from tda_jax.training.fit import Run
 
 PyTree = Any
 
@@ -29,7 +29,7 @@ def train(config, task: Task, workdir: pathlib.Path) -> Run:
   if isinstance(task.recipe, Run):
     return task.recipe
   params = jax.eval_shape(task.recipe.init, jax.random.key(0))
-  method_lib.check_labels(task.problem, params, task.queries)
+  door.labelled(task.problem, params, task.queries, 'queries', 'measure')
   made = {'members': config.members, 'checkpoints': config.checkpoints}
   claim(config, workdir, 'train', **made)
   if task.shown and 'split' in task.shown:

@@ -25,9 +25,9 @@ from tda_jax.data import subsets
 from tda_jax.evaluation import lds, retraining
 from tda_jax.inverses import descent, ekfac
 from tda_jax.methods import gradients, influence
+from tda_jax.run import Run
 from tda_jax.storage import record
 from tda_jax.training import members
-from tda_jax.training.fit import Run
 
 RESULTS = pathlib.Path(__file__).parents[1] / 'results' / 'benchmark.json'
 KEY = jax.random.key(0)

@@ -36,9 +36,9 @@ from tda_jax.data import subsets as subsets_lib
 from tda_jax.evaluation import lds, retraining
 from tda_jax.inverses import arnoldi, datainf
 from tda_jax.methods import influence, representer, tracin
+from tda_jax.run import Run
 from tda_jax.storage import record
 from tda_jax.training import members
-from tda_jax.training.fit import Run
 
 RESULTS = benchmark.RESULTS.with_name('peers.json')
 PARTS = {  # part -> (package, its module)

@@ -70,10 +70,15 @@ from tda_jax.methods.trak import trak_kernel as trak_kernel
 from tda_jax.methods.trak import trak_slopes as trak_slopes
 from tda_jax.methods.unrolled import contributions as contributions
 from tda_jax.methods.unrolled import unrolled as unrolled
+from tda_jax.models.convert import from_linen as from_linen
+from tda_jax.models.convert import from_nnx as from_nnx
 from tda_jax.problem import Problem as Problem
+from tda_jax.problem import binary as binary
 from tda_jax.problem import bound as bound
 from tda_jax.problem import classification as classification
+from tda_jax.problem import multilabel as multilabel
 from tda_jax.problem import regression as regression
+from tda_jax.run import Run as Run
 from tda_jax.scoring import score as score
 from tda_jax.scoring import top_k as top_k
 from tda_jax.training.distill import distilled as distilled
@@ -83,9 +88,8 @@ from tda_jax.training.ensembles import masked as masked
 from tda_jax.training.ensembles import repeated as repeated
 from tda_jax.training.fit import Member as Member
 from tda_jax.training.fit import Recipe as Recipe
-from tda_jax.training.fit import Run as Run
 from tda_jax.training.members import train as train
+from tda_jax.version import __version__ as __version__
 
 find_layers = _layers.find
-__version__ = '0.1.0'
 __all__ = [name for name in dir() if not name.startswith('_')]

@@ -1,12 +1,15 @@
 """The problem: what a user gives, as pure functions of ONE example."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from tda_jax import chosen, labels, shapes
+from tda_jax.trees import widened
 
 PyTree = Any
 
@@ -26,10 +29,17 @@ class Problem(NamedTuple):
     sample: (key, outputs, example) -> example with labels drawn from the model
       (the likelihood whose negative logarithm `loss` is).
     check: (outputs shape, rows) -> None; raises ValueError on rows whose labels
-      do not fit the outputs.
+      do not fit the outputs, or outputs that do not fit the loss.
     l2: coefficient of ½‖θ‖² in the objective; l2·I belongs to the curvature.
     as_leaf: patterns of parameter names to hold as diagonal blocks, where
       `curvature.layers.find` asks for it.
+    leave_out: patterns of the names of parameters that no row is scored by:
+      to methods they are constants (`chosen`). Training trains them.
+    only: patterns of those that rows are scored by; empty: all.
+    reads: the columns of the rows that outputs, loss and measure read; None:
+      not known.
+    together: (params, examples [B, ...], frozen) -> outputs [B, ...] of a batch,
+      by which it is seen whether rows depend on each other; None: not known.
   """
 
   outputs: Callable
@@ -39,50 +49,103 @@ class Problem(NamedTuple):
   check: Callable
   l2: float = 0.0
   as_leaf: tuple[str, ...] = ()
+  leave_out: tuple[str, ...] = ()
+  only: tuple[str, ...] = ()
+  reads: tuple[str, ...] | None = None
+  together: Callable | None = None
 
 
-def classification(apply: Callable, l2: float = 0.0) -> Problem:
-  """Softmax classification of examples {'x': [...], 'y': integer label}.
+# --- ready problems ---------------------------------------------------------
+
+
+def classification(apply: Callable, l2: float = 0.0, **options) -> Problem:
+  """Softmax classification of examples {'x': [...], 'y': class number}.
 
   loss = −log p_y; measure = the margin log p_y − log(1 − p_y) (Park et al.
   2023, TRAK, §3); labels are sampled from softmax(outputs).
 
   Args:
-    apply: (params, x [B, ...]) -> logits [B, K], each row depending on its own
-      example only; (params, x, key) for a model with dropout, as those of
-      `models`.
+    apply: (params, x [B, ...]) -> logits [B, K], K ≥ 2, each row depending on
+      its own example only; (params, x, key) for a model with dropout, as those
+      of `models`.
     l2: see `Problem`.
+    options: `inputs`, `as_leaf`, `leave_out`, `only`; see `ready`.
   """
 
   def loss(outputs, example):
-    return -jax.nn.log_softmax(outputs)[example['y']]
+    return -jax.nn.log_softmax(outputs)[_number_of(example)]
 
   def measure(outputs, example):
-    own = jnp.arange(outputs.shape[-1]) == example['y']
-    return outputs[example['y']] - jax.nn.logsumexp(outputs, where=~own)
+    y = _number_of(example)
+    own = jnp.arange(outputs.shape[-1]) == y
+    return outputs[y] - jax.nn.logsumexp(outputs, where=~own)
 
   def sample(key, outputs, example):
     return {**example, 'y': jax.random.categorical(key, outputs)}
 
-  def check(shape, rows):
-    labels = np.asarray(rows['y'])
-    if not np.issubdtype(labels.dtype, np.integer):
-      raise ValueError(
-        f'class labels have type {labels.dtype}; give integers from 0 to'
-        f' {shape[-1] - 1}'
-      )
-    if labels.min() < 0 or labels.max() >= shape[-1]:
-      bad = int(np.argmax((labels < 0) | (labels >= shape[-1])))
-      raise ValueError(
-        f'row {bad} has label {labels[bad]}, but the model has'
-        f' {shape[-1]} classes (0 to {shape[-1] - 1}): relabel the rows or'
-        ' widen the model'
-      )
-
-  return Problem(_alone(apply), loss, measure, sample, check, l2)
+  return ready(
+    apply, loss, measure, sample, labels.check_classes, l2, **options
+  )
 
 
-def regression(apply: Callable, l2: float = 0.0) -> Problem:
+def binary(apply: Callable, l2: float = 0.0, **options) -> Problem:
+  """Logistic regression of examples {'x': [...], 'y': 0 or 1}, one logit z.
+
+  loss = −log p_y, p_1 = σ(z); measure = the margin log p_y − log(1 − p_y),
+  which is z for y = 1 and −z for y = 0; labels are sampled from σ(z). The same
+  loss, measure and scores as `classification` of the logits (0, z).
+
+  Args:
+    apply: (params, x [B, ...]) -> logits [B] or [B, 1]; see `classification`.
+    l2: see `Problem`.
+    options: `inputs`, `as_leaf`, `leave_out`, `only`; see `ready`.
+  """
+  own = lambda outputs, example: jnp.sum(_own_logits(outputs, example))
+  loss = lambda outputs, example: jax.nn.softplus(-own(outputs, example))
+
+  def sample(key, outputs, example):
+    one = jax.random.bernoulli(key, jax.nn.sigmoid(outputs)).reshape(())
+    return {**example, 'y': one.astype(jnp.int32)}
+
+  return ready(apply, loss, own, sample, labels.check_two, l2, **options)
+
+
+def multilabel(apply: Callable, l2: float = 0.0, **options) -> Problem:
+  """K labels of 0 or 1 that are independent given x: {'x': [...], 'y': [K]}.
+
+  loss = Σ_k −log p_k, p_k the probability σ(±z_k) of the example's own k-th
+  label; measure = the margin log P − log(1 − P) of the whole row of labels,
+  P = Π_k p_k: for K = 1 that of `binary`, and as there a function of the loss,
+  so that TRAK can be asked too. It follows the label that the model is least
+  sure of, as the margin of a class does its nearest rival. Labels are sampled
+  from σ(z).
+
+  Args:
+    apply: (params, x [B, ...]) -> logits [B, K]; see `classification`.
+    l2: see `Problem`.
+    options: `inputs`, `as_leaf`, `leave_out`, `only`; see `ready`.
+  """
+
+  def loss(outputs, example):
+    return jnp.sum(jax.nn.softplus(-_own_logits(outputs, example)))
+
+  def measure(outputs, example):
+    """log P − log(1 − P) = −log(exp(loss) − 1)."""
+    against = -_own_logits(outputs, example)
+    cost = jnp.sum(jax.nn.softplus(against))
+    tiny = cost < 1e-12  # then exp(loss) − 1 is Σ_k exp(−z_k) to rounding
+    safe = jnp.where(tiny, 1.0, cost)
+    wide = safe + jnp.log(-jnp.expm1(-safe))
+    return -jnp.where(tiny, jax.nn.logsumexp(against), wide)
+
+  def sample(key, outputs, example):
+    ones = jax.random.bernoulli(key, jax.nn.sigmoid(outputs))
+    return {**example, 'y': ones.astype(jnp.int32)}
+
+  return ready(apply, loss, measure, sample, labels.check_many, l2, **options)
+
+
+def regression(apply: Callable, l2: float = 0.0, **options) -> Problem:
   """Least squares on examples {'x': [...], 'y': number or [K]}.
 
   loss = Σ_k (output_k − y_k)², the negative logarithm (up to a constant) of a
@@ -90,13 +153,17 @@ def regression(apply: Callable, l2: float = 0.0) -> Problem:
   |output_k − y_k|.
 
   Args:
-    apply: (params, x [B, ...]) -> predictions [B] or [B, K], each row depending
-      on its own example only.
+    apply: (params, x [B, ...]) -> predictions [B] or [B, K]; see
+      `classification`.
     l2: see `Problem`.
+    options: `inputs`, `as_leaf`, `leave_out`, `only`; see `ready`.
   """
 
   def error(outputs, example):
-    return outputs - jnp.reshape(example['y'], outputs.shape)
+    y = jnp.reshape(example['y'], outputs.shape)
+    if not jnp.issubdtype(y.dtype, jnp.floating):
+      y = y.astype(outputs.dtype)
+    return outputs - y
 
   def loss(outputs, example):
     return jnp.sum(error(outputs, example) ** 2)
@@ -106,17 +173,12 @@ def regression(apply: Callable, l2: float = 0.0) -> Problem:
 
   def sample(key, outputs, example):
     noise = jnp.sqrt(0.5) * jax.random.normal(key, outputs.shape, outputs.dtype)
-    return {**example, 'y': jnp.reshape(outputs + noise, example['y'].shape)}
+    drawn = jnp.reshape(outputs + noise, jnp.shape(example['y']))
+    return {**example, 'y': drawn}
 
-  def check(shape, rows):
-    labels = np.asarray(rows['y'])
-    if labels[0].size != int(np.prod(shape)):
-      raise ValueError(
-        f'each row has {labels[0].size} targets, but the model gives'
-        f' {int(np.prod(shape))} numbers: make the two agree'
-      )
-
-  return Problem(_alone(apply), loss, measure, sample, check, l2)
+  return ready(
+    apply, loss, measure, sample, labels.check_numbers, l2, **options
+  )
 
 
 def language_modeling(apply: Callable, l2: float = 0.0) -> Problem:
@@ -130,6 +192,98 @@ def language_modeling(apply: Callable, l2: float = 0.0) -> Problem:
     'language_modeling is reserved: give tda_jax.Problem your own outputs, loss,'
     ' measure, sample and check'
   )
+
+
+def ready(
+  apply: Callable,
+  loss: Callable,
+  measure: Callable,
+  sample: Callable,
+  check: Callable,
+  l2: float,
+  *,
+  inputs: str | Sequence[str] = ('x',),
+  as_leaf: str | Sequence[str] = (),
+  leave_out: str | Sequence[str] = (),
+  only: str | Sequence[str] = (),
+) -> Problem:
+  """The problem of a model that is given batches, and labels 'y'.
+
+  Args:
+    apply: (params, *inputs [B, ...]) -> outputs [B, ...]; with dropout, the
+      key of a mask comes after the inputs.
+    loss, measure, sample, check, l2: see `Problem`.
+    inputs: the columns of the rows that `apply` is given, in its order; a mask
+      is one of them: `inputs=('ids', 'mask')`.
+    as_leaf, leave_out, only: names of parameters, or patterns (`'*/kernel'`);
+      see `Problem`.
+  """
+  inputs, as_leaf, leave_out, only = map(
+    _tuple, (inputs, as_leaf, leave_out, only)
+  )
+  return Problem(
+    _alone(apply, inputs), loss, measure, sample, check, l2, as_leaf,
+    leave_out, only, reads=(*inputs, 'y'), together=_batch(apply, inputs),
+  )  # fmt: skip
+
+
+def _tuple(names):
+  return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _alone(apply, inputs):
+  """outputs of one example: the model is run on a batch of one.
+
+  A last argument, or else the leaf 'dropout' of the example, is the key of a
+  dropout mask. The example's own goes before: it is there in training only.
+  """
+
+  def outputs(params, example, *frozen):
+    batch = [
+      jax.tree.map(lambda v: v[None], labels.column(example, n)) for n in inputs
+    ]
+    key = (example['dropout'],) if 'dropout' in example else frozen
+    found = apply(params, *batch, *key)
+    shape = getattr(found, 'shape', None)
+    if shape is None:
+      raise ValueError(
+        f'apply gave a {type(found).__name__} for a batch of one example: return'
+        ' one array of outputs, [B, ...]'
+      )
+    if shape[:1] != (1,):
+      raise ValueError(
+        f'apply gave outputs of shape {list(shape)} for a batch of one example:'
+        ' it is given inputs with a batch axis, x [B, ...], and must return one'
+        ' row of outputs for each, [B, ...]'
+      )
+    return found[0]
+
+  return outputs
+
+
+def _batch(apply, inputs):
+  """outputs of a batch, as the model gives them."""
+
+  def together(params, examples, frozen):
+    given = [labels.column(examples, name) for name in inputs]
+    return apply(params, *given, *(() if frozen is None else (frozen,)))
+
+  return together
+
+
+def _number_of(example):
+  """The class, also where it is kept as a whole float or a bool."""
+  return jnp.asarray(example['y']).astype(jnp.int32)
+
+
+def _own_logits(outputs, example):
+  """The log-odds of the example's own labels of 0 or 1, like outputs."""
+  return jnp.where(
+    jnp.reshape(example['y'], outputs.shape) == 1, outputs, -outputs
+  )
+
+
+# --- evaluated -------------------------------------------------------------
 
 
 def bound(problem: Problem, frozen: PyTree) -> Problem:
@@ -146,6 +300,65 @@ def bound(problem: Problem, frozen: PyTree) -> Problem:
   )
 
 
+def precise(problem: Problem, params: PyTree) -> Problem:
+  """The problem as a function of `trees.widened` parameters, outputs as wide.
+
+  The model itself still computes with parameters of their own type, as bfloat16;
+  what is derived from its outputs, and every vector, is float32 at least.
+  """
+  dtypes = jax.tree.map(lambda leaf: jnp.result_type(leaf), params)
+  wide = jax.eval_shape(widened, params)
+  dtype = jnp.result_type(*jax.tree.leaves(wide))
+
+  def outputs(params, example, *frozen):
+    own = jax.tree.map(lambda leaf, kind: leaf.astype(kind), params, dtypes)
+    return problem.outputs(own, example, *frozen).astype(dtype)
+
+  return problem._replace(outputs=outputs)
+
+
+def check(
+  problem: Problem, params: PyTree, rows: PyTree, asked: str = 'loss'
+) -> None:
+  """Raises ValueError where rows, model and problem do not fit each other.
+
+  Nothing is computed: shapes and labels are looked at, the model is run on
+  shapes of one example.
+
+  Args:
+    asked: 'loss' of rows to learn from, 'measure' of queries.
+  """
+  chosen.split(problem, params)
+  example = jax.tree.map(lambda x: x[0] if np.ndim(x) else x, rows)
+  shape = outputs_shape(problem, params, example)
+  problem.check(shape, rows)
+  of = {'loss': loss_of, 'measure': measure_of}[asked]
+  shapes.of(lambda *a: of(problem, *a), f'the {asked}', params, example)
+
+
+def outputs_shape(
+  problem: Problem, params: PyTree, example: PyTree
+) -> tuple[int, ...]:
+  """Shape of the outputs of one example.
+
+  Raises:
+    ValueError: the model raised, saying what and what it was given; its outputs
+      are not one array of real numbers.
+  """
+  found = shapes.of(problem.outputs, 'the model', params, example)
+  if not isinstance(found, jax.ShapeDtypeStruct):
+    raise ValueError(
+      f'the outputs of one example are a {type(found).__name__}: return one'
+      ' array'
+    )
+  if not jnp.issubdtype(found.dtype, jnp.floating):
+    raise ValueError(
+      f'the outputs of one example are {found.dtype}{list(found.shape)}: return'
+      ' real numbers, as logits, that have a derivative'
+    )
+  return found.shape
+
+
 def num_outputs(problem: Problem, params: PyTree, example: PyTree) -> int:
   """K, the number of model outputs of one example."""
   return math.prod(jax.eval_shape(problem.outputs, params, example).shape)
@@ -153,25 +366,41 @@ def num_outputs(problem: Problem, params: PyTree, example: PyTree) -> int:
 
 def losses(problem: Problem, params: PyTree, examples: PyTree) -> jax.Array:
   """loss of each example, [B]."""
-  outputs = jax.vmap(problem.outputs, (None, 0))(params, examples)
-  return jax.vmap(problem.loss)(outputs, examples)
+  one = lambda example: loss_of(problem, params, example)
+  return jax.vmap(one)(examples)
 
 
 def measures(problem: Problem, params: PyTree, examples: PyTree) -> jax.Array:
   """measure of each example, [B]."""
-  outputs = jax.vmap(problem.outputs, (None, 0))(params, examples)
-  return jax.vmap(problem.measure)(outputs, examples)
+  one = lambda example: measure_of(problem, params, example)
+  return jax.vmap(one)(examples)
 
 
-def _alone(apply):
-  """outputs of one example: the model is run on a batch of one.
+def loss_of(problem: Problem, params: PyTree, example: PyTree) -> jax.Array:
+  """loss of one example.
 
-  A third argument, or else the leaf 'dropout' of the example, is the key of a
-  dropout mask. The example's own goes before: it is there in training only.
+  Raises:
+    ValueError: it is not one number.
   """
+  outputs = widened(problem.outputs(params, example))
+  return _number(problem.loss(outputs, example), 'loss')
 
-  def outputs(params, example, *frozen):
-    key = (example['dropout'],) if 'dropout' in example else frozen
-    return apply(params, example['x'][None], *key)[0]
 
-  return outputs
+def measure_of(problem: Problem, params: PyTree, example: PyTree) -> jax.Array:
+  """measure of one example.
+
+  Raises:
+    ValueError: it is not one number.
+  """
+  outputs = widened(problem.outputs(params, example))
+  return _number(problem.measure(outputs, example), 'measure')
+
+
+def _number(value, what):
+  if jnp.shape(value) != ():
+    raise ValueError(
+      f'the {what} of one example has shape {list(jnp.shape(value))} and must be'
+      ' one number: sum it, or give labels without an axis of their own, [N] and'
+      ' not [N, 1]'
+    )
+  return value

@@ -17,15 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from tda_jax import trees
+from tda_jax import door, settings, trees
 from tda_jax.data import rows as rows_lib
 from tda_jax.methods import method as method_lib
 from tda_jax.methods.method import Method
 from tda_jax.problem import Problem
-from tda_jax.storage import checkpoints, record
+from tda_jax.run import Run, members_of
+from tda_jax.storage import checkpoints, fingerprint, record
 from tda_jax.storage import scores as store_lib
-from tda_jax.training.fit import Run
-from tda_jax.training.members import digest
+from tda_jax.storage.fingerprint import digest
 
 PyTree = Any
 
@@ -38,13 +38,13 @@ _score = jax.jit(method_lib.score, static_argnums=(0, 1))
 def score(
   method: Method,
   problem: Problem,
-  runs: Run,
+  runs: Run | PyTree,
   train: PyTree,
   queries: PyTree,
   path: str | os.PathLike,
   *,
-  name: str,
-  key: jax.Array,
+  name: str | None = None,
+  key: jax.Array | int | None = None,
   batch_size: int = 256,
   attributes: dict | None = None,
   progress: bool = True,
@@ -55,27 +55,34 @@ def score(
   says how long it took and how well its solver did.
 
   Args:
-    runs: trained models with a leading member axis.
-    name: of the method, for errors and records.
-    key: folded by the member's number.
-    attributes: what the stores are to say of themselves; must agree on resume.
+    runs: trained models with a leading member axis, as a Run or bare
+      parameters; one model is an ensemble of one.
+    name: of the method, for errors and records; None: its own.
+    key: folded by the member's number; as of `attribute`.
+    attributes: what else the stores are to say of themselves; must agree on
+      resume.
 
   Raises:
-    ValueError: bad rows; a solver diverged; a store of another run.
+    ValueError: what `door.enter` refuses; a solver diverged; the store was
+      computed by something else.
   """
+  door.check_method(method)
+  name = name or method_lib.name_of(method)
+  door.check_batch_size(batch_size)
   if method.members:
     raise ValueError(
       f'{name} is an ensemble, whose scores are of all members at once: use'
       ' attribute, or score its members and take the mean'
     )
-  _check(method._replace(members=True), problem, runs, train, queries)
-  about = _about(method, problem, runs, train, queries, key, name)
+  entered = door.enter(method, problem, runs, train, queries, key, stacked=True)
+  runs, train, queries, key, _ = entered
+  runs = members_of(runs)
+  about = about_of(method, problem, entered, name, trees.row(runs, 0))
   train, queries = jax.tree.map(jnp.asarray, (train, queries))
   prepare = functools.partial(_prepare, method, problem)
   blocks = functools.partial(_score, method, problem)
   shape = (rows_lib.count(train), rows_lib.count(queries))
   members = range(trees.count(runs.params))
-  runs = method_lib.members_of(runs)
   every = []
   for member in tqdm.tqdm(members, name, unit='model', disable=not progress):
     folder = pathlib.Path(path) / str(member)
@@ -91,6 +98,7 @@ def score(
       started = time.monotonic()
       prepared = prepare(run, train, queries, jax.random.fold_in(key, member))
       method_lib.check_solution(prepared, name, method.cure)
+      door.say_unconverged(prepared.solution, name)
       jax.block_until_ready(prepared)
       seconds = {'prepare_seconds': time.monotonic() - started}
       facts = {**seconds, **_solver_facts(prepared)}
@@ -106,13 +114,13 @@ def score(
 def top_k(
   method: Method,
   problem: Problem,
-  run: Run,
+  run: Run | PyTree,
   train: PyTree,
   queries: PyTree,
   k: int,
   *,
-  name: str,
-  key: jax.Array,
+  name: str | None = None,
+  key: jax.Array | int | None = None,
   path: str | os.PathLike | None = None,
   batch_size: int = 256,
   save_seconds: float = 30.0,
@@ -124,14 +132,21 @@ def top_k(
   `Method(m.prepare, lambda *a: -m.score(*a))`.
 
   Args:
-    name: of the method, for errors and records.
+    run: one model, as a Run or its parameters; an ensemble's members for an
+      `ensemble` method.
+    name: of the method, for errors and records; None: its own.
+    key: as of `attribute`.
     path: a folder that keeps what was found so far; the same call continues
       from it. None: nothing is kept.
 
   Raises:
-    ValueError: bad rows or k; a solver diverged; `path` is of another call.
+    ValueError: what `door.enter` refuses, or k; a solver diverged; `path` was
+      computed by something else.
   """
-  _check(method, problem, run, train, queries)
+  entered = door.enter(method, problem, run, train, queries, key)
+  door.check_batch_size(batch_size)
+  run, train, queries, key, _ = entered
+  name = name or method_lib.name_of(method)
   n, q = rows_lib.count(train), rows_lib.count(queries)
   if not 0 < k <= n:
     raise ValueError(f'k={k} of {n} training rows: give 1 to {n}')
@@ -142,7 +157,7 @@ def top_k(
   }
   best = start
   if path is not None:
-    about = _about(method, problem, run, train, queries, key, name)
+    about = about_of(method, problem, entered, name, run)
     best = _top_so_far(path, start, about)
   queries = jax.tree.map(jnp.asarray, queries)
   train_rows = jax.tree.map(jnp.asarray, train)
@@ -172,7 +187,9 @@ def top_k(
       saved = time.monotonic()
   if path is not None:
     _keep_top(path, best)
-  return np.asarray(best['values']), np.asarray(best['rows'])
+  door.say_unconverged(prepared.solution, name)
+  values = door.finite(np.asarray(best['values']), name, method.cure)
+  return values, np.asarray(best['rows'])
 
 
 def _top_so_far(path, start, about):
@@ -194,27 +211,53 @@ def _keep_top(path, best):
       shutil.rmtree(folder)
 
 
-def _check(method, problem, run, train, queries):
-  for rows, name in ((train, 'train'), (queries, 'queries')):
-    rows_lib.check(rows, name)
-    method_lib.check_run(method, problem, run, rows)
+def about_of(
+  method: Method, problem: Problem, entered: door.Entered, name: str, one: Run
+) -> dict:
+  """What a store says of itself, so that nothing else continues it.
 
-
-def _about(method, problem, run, train, queries, key, name) -> dict:
-  """What a store says of itself, so that no other call continues it."""
+  Args:
+    entered: of `door.enter`; without queries it is about self-influence.
+    one: the run that `method.prepare` is given.
+  """
+  run, train, queries, key, member = entered
+  asked = train if queries is None else queries
+  functions = fingerprint.of_problem(problem, member[0], asked, member[1])
+  made = settings.of(method)
+  if made is None or not made.known:  # known by what it computes, then
+    functions['method'] = _computed(method, problem, one, train, asked, key)
   return {
     'method': name,
+    'settings': {} if made is None else settings.readable(made.data),
+    'functions': functions,
     'unit': method.unit,
     'sign': 'positive supports',
     'reduction': 'mean loss',
     'l2': problem.l2,
     'models': digest(run.params),
-    'checkpoints': digest(run.checkpoints),
+    'checkpoints': digest((run.checkpoints, run.learning_rates, run.steps)),
     'train': digest(train),
     'queries': digest(queries),
     'key': digest(jax.random.key_data(key)),
     **({} if run.frozen is None else {'frozen': digest(run.frozen)}),
+    **({'only': [*problem.only]} if problem.only else {}),
+    **({'leave_out': [*problem.leave_out]} if problem.leave_out else {}),
+    'versions': fingerprint.versions(),
   }
+
+
+def _computed(method, problem, run, train, queries, key) -> str:
+  """Hash of what a method computes at these shapes."""
+  prepare = functools.partial(method_lib.prepare, method, problem)
+  score = functools.partial(method_lib.score, method, problem)
+  batch = next(rows_lib.batches(train, 1))
+  given = fingerprint.abstract((run, train, queries, key))
+  run, train, queries, key = given
+  prepared = jax.eval_shape(prepare, *given)
+  blocks = fingerprint.abstract(batch)
+  return fingerprint.of_function(prepare, *given) + fingerprint.of_function(
+    score, run, prepared, blocks
+  )
 
 
 def _fill(store, train, blocks: Callable) -> None:

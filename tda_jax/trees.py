@@ -3,6 +3,8 @@
 A stack of Q vectors is a tree whose leaves are [Q, ...].
 """
 
+import fnmatch
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,6 +16,34 @@ PyTree = Any
 def size(tree: PyTree) -> int:
   """Number of entries."""
   return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def names(tree: PyTree) -> list[str]:
+  """Paths of the leaves, as 'layer0/kernel'."""
+  paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+  return [jax.tree_util.keystr(p, simple=True, separator='/') for p in paths]
+
+
+def fitting(
+  names: Sequence[str], patterns: str | Sequence[str], field: str
+) -> set[int]:
+  """The places of the names that fit a pattern, as '*/kernel'.
+
+  Args:
+    field: where the patterns were given.
+
+  Raises:
+    ValueError: a pattern fits no name.
+  """
+  chosen = set()
+  for pattern in (patterns,) if isinstance(patterns, str) else patterns:
+    fit = {i for i, n in enumerate(names) if fnmatch.fnmatch(n, pattern)}
+    if not fit:
+      raise ValueError(
+        f'{field}={pattern!r} fits no parameter: choose among {[*names]}'
+      )
+    chosen |= fit
+  return chosen
 
 
 def add(a: PyTree, b: PyTree, scale=1.0) -> PyTree:
@@ -68,6 +98,18 @@ def count(stack: PyTree) -> int:
 def row(stack: PyTree, i) -> PyTree:
   """Entry i along the leading axis."""
   return jax.tree.map(lambda x: x[i], stack)
+
+
+def widened(tree: PyTree) -> PyTree:
+  """Floating leaves as float32 where they are narrower, as bfloat16."""
+  return jax.tree.map(
+    lambda x: (
+      x.astype(jnp.promote_types(x.dtype, jnp.float32))
+      if jnp.issubdtype(x.dtype, jnp.floating)
+      else x
+    ),
+    tree,
+  )
 
 
 def _along(scale, leaf):

@@ -9,8 +9,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 # A unit imports itself and units of lower lines only.
 LINES = (
-  ('trees', 'problem'),
+  ('trees', 'settings', 'version', 'labels'),
+  ('chosen', 'shapes'),
+  ('problem', 'run', 'given'),
   ('data', 'models', 'parallel', 'storage'),
+  ('door',),
   ('training',),
   ('curvature',),
   ('inverses',),

@@ -13,7 +13,8 @@ README = (ROOT / 'README.md').read_text()
 
 
 def test_examples_run(capsys, tmp_path, monkeypatch):
-  first, second = re.findall(r'```python\n(.*?)```', README, re.S)[:2]
+  """Every block of Python, in order, each after those before it."""
+  first, *others = re.findall(r'```python\n(.*?)```', README, re.S)
   names = {}
   exec(compile(first, 'README.md', 'exec'), names)
   assert names['scores'].shape == (1000, 200)
@@ -24,7 +25,11 @@ def test_examples_run(capsys, tmp_path, monkeypatch):
   assert np.mean(agree) > 0.9
   monkeypatch.chdir(tmp_path)
   names['recipe'] = names['recipe']._replace(epochs=10)
-  exec(compile(second, 'README.md', 'exec'), names)
+  for block in others:
+    exec(compile(block, 'README.md', 'exec'), names)
+    assert np.isfinite(names['scores']).all()
+    assert names['scores'].shape[-2:] == (1000, 200)
+  assert len(others) == 2
   assert names['sure'].p.shape == (200, 10)
   said = re.findall(r'(\d+)%', capsys.readouterr().out)
   assert int(said[0]) > 50 and int(said[1]) > 10 * int(said[2])

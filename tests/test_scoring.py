@@ -10,8 +10,8 @@ from tda_jax import scoring
 from tda_jax.inverses import descent, exact
 from tda_jax.methods import baselines, gradients, influence
 from tda_jax.methods import method as method_lib
+from tda_jax.run import Run
 from tda_jax.storage import scores as store_lib
-from tda_jax.training.fit import Run
 
 KEY = jax.random.key(0)
 

@@ -13,7 +13,7 @@ from tda_jax import trees
 from tda_jax.curvature import layers as layers_lib
 from tda_jax.curvature import projections
 from tda_jax.data import rows as rows_lib
-from tda_jax.training.fit import Run
+from tda_jax.run import Run
 
 
 class Tiny(NamedTuple):

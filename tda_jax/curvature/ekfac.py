@@ -22,7 +22,7 @@ from tda_jax import trees
 from tda_jax.curvature import layers as layers_lib
 from tda_jax.curvature import taps
 from tda_jax.data import rows
-from tda_jax.problem import Problem, num_outputs
+from tda_jax.problem import Problem, bound, num_outputs
 
 PyTree = Any
 
@@ -71,6 +71,7 @@ def fit_average(
   stack: rows.Batch,
   key: jax.Array,
   *,
+  frozen: PyTree = None,
   kind: str = 'ekfac',
   labels: str = 'sampled',
 ) -> dict[str, Block]:
@@ -82,15 +83,18 @@ def fit_average(
 
   Args:
     checkpoints: parameters, leaves [C, ...].
+    frozen: what to bind to the problem at each of them, [C, ...]; None: nothing.
     stack, kind, labels: see `fit`, and for what it raises.
   """
   count = trees.count(checkpoints)
 
   def mean(key, *statistic):
     def of(checkpoint):
-      return _mean(problem, checkpoint[0], stack, checkpoint[1], *statistic)
+      params, held, key = checkpoint
+      return _mean(bound(problem, held), params, stack, key, *statistic)
 
-    total = rows.total(of, (checkpoints, jax.random.split(key, count)))
+    keys = jax.random.split(key, count)
+    total = rows.total(of, (checkpoints, frozen, keys))
     return jax.tree.map(lambda x: x / count, total)
 
   first = trees.row(checkpoints, 0)

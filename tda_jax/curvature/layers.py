@@ -11,7 +11,6 @@ otherwise `find` raises, and `as_leaf=` asks for it.
 """
 
 import collections
-import fnmatch
 import functools
 import math
 from collections.abc import Callable
@@ -21,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tda_jax import trees
 from tda_jax.curvature import walk as walk_lib
 from tda_jax.curvature.equations import Step
 from tda_jax.curvature.walk import Escape, Found, Path, Site, Value, View
@@ -117,7 +117,7 @@ def unmatrix(layer: Layer, w: jax.Array, params: PyTree) -> PyTree:
 
 def coverage(layers: dict[str, Layer], params: PyTree) -> list[Coverage]:
   """One row per layer, and one per leaf that layers do not cover whole."""
-  names, leaves = _leaves(params)
+  names, leaves = trees.names(params), jax.tree.leaves(params)
   total = sum(math.prod(leaf.shape) for leaf in leaves)
   table, left = [], [math.prod(leaf.shape) for leaf in leaves]
   for name, layer in layers.items():
@@ -176,8 +176,8 @@ def plan(outputs, params, example, as_leaf=()) -> Plan:
     lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), example
   )
   jaxpr, shapes = jax.make_jaxpr(outputs, return_shape=True)(params, example)
-  names, leaves = _leaves(params)
-  forced = _chosen(names, as_leaf)
+  names, leaves = trees.names(params), jax.tree.leaves(params)
+  forced = trees.fitting(names, as_leaf, 'as_leaf')
   found = _walked(jaxpr.jaxpr, leaves, forced)
   sites = _settled(found, leaves)
   _refuse(found.escapes, forced, names, leaves)
@@ -188,26 +188,6 @@ def plan(outputs, params, example, as_leaf=()) -> Plan:
   entered = {path[:i] for path in sites for i in range(1, len(path))}
   structure = jax.tree.structure(shapes)
   return Plan(layers, sites, frozenset(entered), jaxpr, structure)
-
-
-def _leaves(params):
-  """Names and values of the leaves."""
-  pairs = jax.tree_util.tree_leaves_with_path(params)
-  name = functools.partial(jax.tree_util.keystr, simple=True, separator='/')
-  return [name(path) for path, _ in pairs], [leaf for _, leaf in pairs]
-
-
-def _chosen(names, patterns):
-  """The leaves that as_leaf names."""
-  chosen = set()
-  for pattern in (patterns,) if isinstance(patterns, str) else patterns:
-    fit = {i for i, n in enumerate(names) if fnmatch.fnmatch(n, pattern)}
-    if not fit:
-      raise ValueError(
-        f'as_leaf={pattern!r} fits no parameter: choose among {names}'
-      )
-    chosen |= fit
-  return chosen
 
 
 def _walked(jaxpr, leaves, forced):

@@ -109,9 +109,16 @@ def adapted(problem: Problem, alpha: float = 1.0) -> Problem:
   member's adapters. l2 is of the adapters.
 
   Raises:
-    ValueError: when it is called: the model does with a target something else
-      than a product with the whole of it.
+    ValueError: the problem has `only` or `leave_out`, which are of the model's
+      own parameters; when it is called: the model does with a target something
+      else than a product with the whole of it.
   """
+  if problem.only or problem.leave_out:
+    raise ValueError(
+      f'the parameters of an adapted problem are adapters, and only={problem.only}'
+      f" and leave_out={problem.leave_out} name the model's own: give adapted a"
+      ' problem without them, and choose by the targets of init'
+    )
 
   def outputs(adapters: Adapters, example: PyTree, base: PyTree):
     rest = [glob.escape(n) for n in _named(base) if n not in adapters]

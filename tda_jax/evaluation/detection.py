@@ -11,23 +11,24 @@ import numpy as np
 import tqdm
 from sklearn import metrics
 
+from tda_jax import door
 from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import agreement
 from tda_jax.methods import method as method_lib
 from tda_jax.methods.method import Method
-from tda_jax.problem import Problem
-from tda_jax.training.fit import Run
+from tda_jax.problem import Problem, PyTree
+from tda_jax.run import Run
 
 
 def self_influence(
   method: Method,
   problem: Problem,
-  run: Run,
-  train: dict,
+  run: Run | PyTree,
+  train: PyTree,
   *,
-  key: jax.Array | None = None,
+  key: jax.Array | int | None = None,
   at_once: int = 256,
-  name: str = 'the method',
+  name: str | None = None,
   progress: bool = False,
 ) -> np.ndarray:
   """score[i, i] of every training row, [N]: each is its own query.
@@ -45,17 +46,19 @@ def self_influence(
     run: one model; or members, for an `ensemble` method.
     at_once: memory grows with it; what the method fits is fitted N / at_once
       times.
-    name: of the method, for errors and the bar.
+    name: of the method, for errors and the bar; None: its own.
 
   Raises:
     ValueError: bad rows; a solver diverged.
   """
-  rows_lib.check(train, 'train')
-  key = jax.random.key(0) if key is None else key
+  entered = door.enter(method, problem, run, train, None, key)
+  door.check_batch_size(at_once, 'at_once')
+  run, train, _, key, _ = entered
+  name = name or method_lib.name_of(method)
   rows = jax.tree.map(jnp.asarray, train)
   if method.own:
     own = jax.jit(lambda *given: method_lib.own(method, problem, *given))
-    return _finite(np.asarray(own(run, rows, key)), name, method)
+    return door.finite(np.asarray(own(run, rows, key)), name, method.cure)
 
   @jax.jit
   def block(run, rows, batch, key):
@@ -71,19 +74,9 @@ def self_influence(
   total = -(-rows_lib.count(train) // size)
   for batch in tqdm.tqdm(every, name, total, disable=not progress):
     scores, prepared = block(run, rows, jax.tree.map(jnp.asarray, batch), key)
-    method_lib.check_solution(prepared, name)
+    method_lib.check_solution(prepared, name, method.cure)
     found.append(np.asarray(scores)[batch.mask > 0])
-  return np.concatenate(found)
-
-
-def _finite(scores, name, method):
-  if not np.isfinite(scores).all():
-    cure = method.cure or 'raise damping'
-    raise ValueError(
-      f'{name} gives {(~np.isfinite(scores)).sum()} rows a self-influence that'
-      f' is not finite: check that parameters and data are; else {cure}'
-    )
-  return scores
+  return door.finite(np.concatenate(found), name, method.cure)
 
 
 def class_detection(

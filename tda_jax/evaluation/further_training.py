@@ -13,10 +13,11 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from tda_jax import trees
+from tda_jax import door, trees
 from tda_jax.data import rows as data
 from tda_jax.evaluation import retraining
 from tda_jax.problem import Problem, PyTree
+from tda_jax.storage.fingerprint import digest
 from tda_jax.training import fit, members
 from tda_jax.training.fit import Member, Recipe
 
@@ -70,7 +71,8 @@ def further_training(
     ValueError: bad rows, indices, points or mode; parameters with NaN, or that
       do not fit the problem; a model diverged; the store is of another run.
   """
-  rows = data.count(train)
+  train = door.rows(train, 'train', problem)
+  rows, key = data.count(train), door.as_keys(key)
   indices = retraining.checked_indices(indices, rows)
   total = fit.total_steps(recipe, rows)
   if points is None:
@@ -99,10 +101,9 @@ def further_training(
           'kind': 'further training',
           'mode': mode,
           'points': points,
-          'params': members.digest(params),
-          'indices': members.digest(indices),
-          'key': members.digest(jax.random.key_data(key)),
-          **members.identity(recipe, train, rows),
+          'params': digest(params),
+          'indices': digest(indices),
+          'key': digest(jax.random.key_data(key)),
           **(attributes or {}),
       },
   )  # fmt: skip
@@ -151,13 +152,8 @@ def _own_starts(params, keys):
 def _check(mode, params, recipe, rows):
   if mode not in MODES:
     raise ValueError(f'mode={mode!r}: use one of {", ".join(MODES)}')
-  leaves = jax.tree.leaves(params)
-  if not leaves or not all(np.isfinite(leaf).all() for leaf in leaves):
-    raise ValueError(
-      'params are empty or hold NaN or infinity: give the final parameters of'
-      ' one trained model'
-    )
-  if mode == 'delete' and rows % recipe.batch_size == 1:
+  door.parameters(params)
+  if mode == 'delete' and (rows - 1) % recipe.batch_size == 0:
     raise ValueError(
       f'deleting one of {rows} rows leaves the last batch of'
       f' {recipe.batch_size} empty: give another batch_size'

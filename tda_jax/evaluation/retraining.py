@@ -16,11 +16,11 @@ import numpy as np
 import tqdm
 from jax.experimental import multihost_utils
 
-from tda_jax import trees
+from tda_jax import door, trees
 from tda_jax.data import rows as data
-from tda_jax.methods import method
-from tda_jax.problem import Problem, bound
-from tda_jax.storage import scores
+from tda_jax.problem import Problem, bound, measure_of
+from tda_jax.storage import fingerprint, scores
+from tda_jax.storage.fingerprint import digest
 from tda_jax.training import fit, members
 from tda_jax.training.fit import Member, Recipe
 
@@ -61,7 +61,7 @@ def outcomes(
   Raises:
     ValueError: bad rows; a model diverged; the store is of another run.
   """
-  subsets = np.asarray(subsets)
+  subsets, key = np.asarray(subsets), door.as_key(key)
 
   def variant(j):
     repeat, m = divmod(j, len(subsets))
@@ -76,9 +76,8 @@ def outcomes(
       progress=progress,
       attributes={
           'kind': 'outcomes',
-          'subsets': members.digest(subsets),
-          'key': members.digest(jax.random.key_data(key)),
-          **members.identity(recipe, train, subsets.shape[1]),
+          'subsets': digest(subsets),
+          'key': digest(jax.random.key_data(key)),
           **(attributes or {}),
       },
   )  # fmt: skip
@@ -121,6 +120,7 @@ def leave_one_out(
     ValueError: bad rows, indices, points or keys; a model diverged; the store
       is of another run.
   """
+  train = door.rows(train, 'train', problem)
   rows = data.count(train)
   indices = checked_indices(indices, rows)
   keys = repeated(key, repeats)
@@ -138,9 +138,8 @@ def leave_one_out(
       attributes={
           'kind': 'leave one out',
           **({'points': points} if points else {}),
-          'indices': members.digest(indices),
-          'key': members.digest(jax.random.key_data(key)),
-          **members.identity(recipe, train, rows),
+          'indices': digest(indices),
+          'key': digest(jax.random.key_data(door.as_keys(key))),
           **(attributes or {}),
       },
   )  # fmt: skip
@@ -176,7 +175,7 @@ def reweighted(
     ValueError: bad rows or weights; a model diverged; the store is of another
       run.
   """
-  weights = np.asarray(weights, np.float32)
+  weights, keys = np.asarray(weights, np.float32), door.as_keys(keys)
   count = len(weights)
 
   def variant(j):
@@ -192,9 +191,8 @@ def reweighted(
       progress=progress,
       attributes={
           'kind': 'reweighted',
-          'weights': members.digest(weights),
-          'keys': members.digest(jax.random.key_data(keys)),
-          **members.identity(recipe, train, data.count(train)),
+          'weights': digest(weights),
+          'keys': digest(jax.random.key_data(keys)),
           **(attributes or {}),
       },
   )[:, :, 0]  # fmt: skip
@@ -221,6 +219,7 @@ def checked_points(points, total: int) -> tuple[int, ...]:
 
 def repeated(key: jax.Array, repeats: int) -> jax.Array:
   """The [R] keys of repeats: given, or fold_in(key, r)."""
+  key = door.as_keys(key)
   if not key.ndim:
     return folded(key, np.arange(repeats))
   if key.shape != (repeats,):
@@ -265,18 +264,24 @@ def retrained(
     points: [T] steps of the run after which to measure; None: its end, for
       which the store has no axis.
   """
+  door.check_batch_size(at_once, 'at_once')
+  door.check_batch_size(repeats, 'repeats')
   total = count * repeats
-  data.check(queries, 'the query set')
-  params = jax.eval_shape(recipe.init, jax.random.key(0))
   first = variant(np.arange(1))
-  own = bound(problem, trees.row(first.frozen, 0))
-  method.check_labels(own, params, queries)
-  members.check(problem, recipe, train, first)
+  train = members.check(problem, recipe, train, first)
+  queries = door.rows(queries, 'queries', problem)
+  frozen = trees.row(first.frozen, 0)
+  params = jax.eval_shape(recipe.init, jax.random.key(0))
+  own = bound(problem, frozen)
+  door.labelled(own, params, queries, 'queries', 'measure')
+  functions = fingerprint.of_problem(problem, params, queries, frozen)
+  n = members.own_rows(train, first)
   attributes = {
     **attributes,
+    **members.identity(problem, recipe, train, n, frozen),
     'repeats': repeats,
-    'l2': problem.l2,
-    'queries': members.digest(queries),
+    'measure': functions['measure'],
+    'queries': digest(queries),
   }
   axes = () if points is None else (len(points),)
   shape = (total, *axes, data.count(queries))
@@ -346,9 +351,9 @@ def measures(
   """
 
   def one(params, frozen):
-    outputs = bound(problem, frozen).outputs
+    own = bound(problem, frozen)
     return jax.lax.map(
-      lambda query: problem.measure(outputs(params, query), query),
+      lambda query: measure_of(own, params, query),
       queries,
       batch_size=min(QUERIES_AT_ONCE, data.count(queries)),
     )

@@ -9,11 +9,13 @@ from tda_jax.curvature import ekfac
 from tda_jax.inverses import coordinates as coordinates_lib
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.inverses.inverse import Inverse
+from tda_jax.settings import kept
 
 # Lengths and eigenvalues below this share of the largest are rounding.
 ROUNDING = 1e-6
 
 
+@kept
 def arnoldi(
   damping: float = 0.0,
   *,

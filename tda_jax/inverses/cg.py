@@ -8,8 +8,10 @@ from tda_jax.inverses import coordinates as coordinates_lib
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.inverses.descent import system_damping
 from tda_jax.inverses.inverse import Inverse, Solution
+from tda_jax.settings import kept
 
 
+@kept
 def cg(
   damping,
   *,

@@ -18,8 +18,10 @@ from tda_jax.curvature import layers as layers_lib
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.inverses.inverse import Inverse
+from tda_jax.settings import kept
 
 
+@kept
 def datainf(damping='heuristic', *, batch_size: int = 256) -> Inverse:
   """DataInf's inverse of the empirical Fisher (the rows' own labels).
 

@@ -10,8 +10,10 @@ from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import coordinates as coordinates_lib
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.inverses.inverse import Inverse
+from tda_jax.settings import kept
 
 
+@kept
 def dense(
   damping,
   *,

@@ -35,8 +35,10 @@ from tda_jax.inverses import coordinates as coordinates_lib
 from tda_jax.inverses import ekfac as ekfac_lib
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.inverses.inverse import Inverse, Solution
+from tda_jax.settings import kept
 
 
+@kept
 def neumann(damping, **kwargs) -> Inverse:
   """(G + damping)⁻¹ v by the truncated Neumann series (ASTRA paper, Eq. 7).
 
@@ -56,6 +58,7 @@ class Descent(NamedTuple):
   start: float  # times P⁻¹ v is x₀
 
 
+@kept
 def lissa(
   damping,
   *,
@@ -91,6 +94,7 @@ def lissa(
   )
 
 
+@kept
 def astra(
   damping,
   *,
@@ -116,6 +120,7 @@ def astra(
   )
 
 
+@kept
 def descent(
   damping,
   *,

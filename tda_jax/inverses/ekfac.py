@@ -8,8 +8,10 @@ from tda_jax.data import rows
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.inverses.coordinates import Fitted
 from tda_jax.inverses.inverse import Inverse
+from tda_jax.settings import kept
 
 
+@kept
 def ekfac(
   damping='heuristic',
   *,
@@ -60,11 +62,13 @@ def ekfac(
   return inverse_lib.inverse(fit, solve, scale)
 
 
+@kept
 def kfac(damping='heuristic', **kwargs) -> Inverse:
   """(A ⊗ S + l2 + damping)⁻¹ v: EKFAC without its corrected eigenvalues."""
   return ekfac(damping, kind='kfac', **kwargs)
 
 
+@kept
 def diagonal(damping='heuristic', **kwargs) -> Inverse:
   """(diag(Fisher) + l2 + damping)⁻¹ v."""
   return ekfac(damping, kind='diagonal', **kwargs)
@@ -84,6 +88,7 @@ def mean_damping(fitted: Fitted) -> jax.Array:
   return jnp.sum(sizes * shifts) / jnp.sum(sizes)
 
 
+@kept
 def projected(
   inner: Inverse,
   threshold: float,

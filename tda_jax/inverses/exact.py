@@ -23,10 +23,12 @@ from tda_jax.inverses import coordinates as coordinates_lib
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.inverses.inverse import Inverse
 from tda_jax.problem import Problem, num_outputs
+from tda_jax.settings import kept
 
 PyTree = Any
 
 
+@kept
 def exact(
   damping, *, batch_size: int = 256, memory_limit: float = 8e9
 ) -> Inverse:

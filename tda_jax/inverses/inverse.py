@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tda_jax import trees
+from tda_jax import chosen, trees
 from tda_jax.curvature import products
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import coordinates as coordinates_lib
+from tda_jax.settings import Settings, kept
 
 PyTree = Any
 
@@ -31,11 +32,13 @@ class Inverse(NamedTuple):
   scale: of an inverse that is a multiplication in the eigenbasis of its fitted
     Kronecker blocks: (state, problem) -> {layer: what multiplies each
     eigendirection [*stack, I, O]}; None: of any other.
+  settings: what it was made with (`settings.kept`); None: not known.
   """
 
   fit: Callable
   solve: Callable
   scale: Callable | None = None
+  settings: Settings | None = None
 
 
 class Solution(NamedTuple):
@@ -64,11 +67,29 @@ def inverse(
   """An Inverse whose products are not rounded to bfloat16 on accelerators.
 
   Vectors are brought to a largest entry of 1 before they are solved for: the
-  squared norm of a query that the model is sure of underflows float32.
+  squared norm of a query that the model is sure of underflows float32. Of a
+  problem with `only` or `leave_out`, A is that of the parameters it chooses,
+  and x is 0 in the others.
   """
-  return Inverse(_precise(fit), _precise(_of_unit_size(solve)), scale)
+
+  def fit_chosen(problem, params, train, key):
+    return fit(*chosen.restricted(problem, params), train, key)
+
+  def solve_chosen(state, problem, params, train, vectors, key):
+    own, kept = chosen.restricted(problem, params)
+    if own is problem:
+      return solve(state, problem, params, train, vectors, key)
+    v, others = chosen.split(problem, vectors)
+    found = solve(state, own, kept, train, v, key)
+    zero = jax.tree.map(jnp.zeros_like, others)
+    return found._replace(x=chosen.join(found.x, zero))
+
+  return Inverse(
+    _precise(fit_chosen), _precise(_of_unit_size(solve_chosen)), scale
+  )
 
 
+@kept
 def identity() -> Inverse:
   """A = I: Grad-Dot as an influence function."""
 
@@ -117,6 +138,7 @@ def refined(once: Callable, system: Callable, v: PyTree, damping) -> Solution:
   )
 
 
+@kept
 def with_residual(
   inner: Inverse, batch_size: int = 256, curvature: str = 'ggn'
 ) -> Inverse:

@@ -5,10 +5,13 @@ import optax
 
 from tda_jax import trees
 from tda_jax.methods.method import Method, Prepared
+from tda_jax.problem import loss_of, measure_of
+from tda_jax.settings import kept
 
 QUERIES_AT_ONCE = 512
 
 
+@kept
 def additional_step(
   optimizer: optax.GradientTransformation, *, at_once: int = 8
 ) -> Method:
@@ -42,11 +45,8 @@ def additional_step(
     queries, before = prepared.state
     start = optimizer.init(run.params)
 
-    def objective(params, example):
-      return problem.loss(problem.outputs(params, example), example)
-
     def one(example):
-      gradient = jax.grad(objective)(run.params, example)
+      gradient = jax.grad(loss_of, 1)(problem, run.params, example)
       if problem.l2:
         gradient = trees.add(gradient, run.params, problem.l2)
       updates, _ = optimizer.update(gradient, start, run.params)
@@ -61,8 +61,6 @@ def additional_step(
 def _measures(problem, params, queries):
   """[Q], some queries at a time."""
 
-  def one(query):
-    return problem.measure(problem.outputs(params, query), query)
-
+  one = lambda query: measure_of(problem, params, query)
   size = min(QUERIES_AT_ONCE, trees.count(queries))
   return jax.lax.map(one, queries, batch_size=size)

@@ -6,8 +6,10 @@ import jax.numpy as jnp
 from tda_jax.data import rows as rows_lib
 from tda_jax.methods.method import Method, Prepared
 from tda_jax.problem import losses
+from tda_jax.settings import kept
 
 
+@kept
 def random() -> Method:
   """score[i, q]: independent standard normal numbers, functions of (key, i, q)."""
 
@@ -24,6 +26,7 @@ def random() -> Method:
   return Method(prepare, score, unit='none')
 
 
+@kept
 def loss_only() -> Method:
   """score[i, q] = loss_i, in the loss's unit, the same for all queries."""
 

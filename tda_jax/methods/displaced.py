@@ -12,23 +12,26 @@ Data Attribution", Proposition 1; no published method has this term. Where ∇L 
 import jax
 import jax.numpy as jnp
 
-from tda_jax import trees
+from tda_jax import door, trees
 from tda_jax.curvature import gram, products
 from tda_jax.data import rows
 from tda_jax.inverses.inverse import Inverse
 from tda_jax.methods import influence
 from tda_jax.methods.method import Method, Prepared
 from tda_jax.problem import losses
+from tda_jax.settings import kept
 
 ROWS_AT_ONCE = 256
 
 
+@kept
 def displaced_influence(inverse: Inverse) -> Method:
   """Influence functions at the displaced parameters, by the given inverse.
 
   The objective's gradient is one more vector for the same solve, the last in
   what is reported of it; L includes ½·l2·‖θ‖².
   """
+  door.check_inverse(inverse)
 
   def prepare(problem, run, train, queries, key):
     params = run.params

@@ -7,10 +7,12 @@ from tda_jax.curvature import gram
 from tda_jax.curvature import layers as layers_lib
 from tda_jax.data import rows as rows_lib
 from tda_jax.methods.method import Method, Prepared
+from tda_jax.settings import kept
 
 ROWS_AT_ONCE = 256  # whose self-products are taken together
 
 
+@kept
 def grad_dot() -> Method:
   """score[i, q] = −(1/N) ∇measure_q · ∇loss_i (TracIn's inner product).
 
@@ -34,6 +36,7 @@ def grad_dot() -> Method:
   return Method(prepare, score, own=own)
 
 
+@kept
 def grad_cos() -> Method:
   """score[i, q] = −cos(∇measure_q, ∇loss_i), without unit; 0 for a zero gradient."""
 

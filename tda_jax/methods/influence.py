@@ -12,7 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from tda_jax import trees
+from tda_jax import door, trees
 from tda_jax.curvature import ekfac as blocks_lib
 from tda_jax.curvature import gram, products, taps
 from tda_jax.curvature.gram import by_layer, inner_products
@@ -22,10 +22,13 @@ from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.inverses.inverse import Inverse
 from tda_jax.methods.gradients import self_products
 from tda_jax.methods.method import Method, Prepared
+from tda_jax.settings import kept
 
 
+@kept
 def influence(inverse: Inverse) -> Method:
   """Influence functions with the given inverse of the curvature."""
+  door.check_inverse(inverse)
   if inverse.scale is not None:
     return _in_the_eigenbasis(inverse)
 

@@ -21,8 +21,10 @@ from tda_jax.curvature import layers as layers_lib
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.methods.method import Method, Prepared
+from tda_jax.settings import kept
 
 
+@kept
 def logra(
   damping='heuristic',
   *,

@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tda_jax import trees
+from tda_jax import chosen, door, settings, trees
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import inverse as inverse_lib
-from tda_jax.problem import Problem, bound
-from tda_jax.training.fit import Run
+from tda_jax.problem import Problem, bound, precise
+from tda_jax.run import Run, members_of
+from tda_jax.settings import Settings
+from tda_jax.trees import widened
 
 PyTree = Any
 
@@ -30,6 +32,7 @@ class Method(NamedTuple):
   cure: what to do where its solver diverged; None: that of its inverse.
   own: (problem, run, train rows, key) -> score[i, i] of every row as its own
     query, [N], where that needs no gradient of a query; None: where it does.
+  settings: what it was made with (`settings.kept`); None: not known.
   """
 
   prepare: Callable
@@ -38,6 +41,7 @@ class Method(NamedTuple):
   unit: str = 'measure, removal of one row'
   cure: str | None = None
   own: Callable | None = None
+  settings: Settings | None = None
 
 
 class Prepared(NamedTuple):
@@ -54,7 +58,7 @@ def attribute(
   train: PyTree,
   queries: PyTree,
   *,
-  key: jax.Array | None = None,
+  key: jax.Array | int | None = None,
   batch_size: int = 256,
 ) -> np.ndarray:
   """Scores of all training rows for all queries, in memory, [N, Q].
@@ -63,69 +67,103 @@ def attribute(
     run: a trained model: a Run without member axis, or just its parameters. An
       `ensemble` method takes a Run with one.
     train, queries: rows, as in `data.rows`.
-    key: for solvers that draw labels or minibatches; None: key 0.
+    key: for solvers that draw labels or minibatches; an integer is the seed of
+      one; None: key 0.
 
   Raises:
-    ValueError: rows that are empty, not finite or do not fit the model; a
-      solver that diverged.
+    ValueError: what `door.enter` refuses; a solver that diverged; scores that
+      are not finite.
   """
-  if not isinstance(run, Run):
-    run = Run(params=run, checkpoints=None, learning_rates=None, steps=None)
-  if run.keys is not None and method.members != (jnp.ndim(run.keys) == 1):
-    raise ValueError(
-      'the method is an ensemble and the run one model: give the whole run'
-      if method.members
-      else 'the run has a member axis: give ensemble(method), or one member'
-    )
-  for rows, name in ((train, 'train'), (queries, 'queries')):
-    rows_lib.check(rows, name)
-    check_run(method, problem, run, rows)
-  key = jax.random.key(0) if key is None else key
+  entered = door.enter(method, problem, run, train, queries, key)
+  door.check_batch_size(batch_size)
+  run, train, queries, key, _ = entered
   train, queries = jax.tree.map(jnp.asarray, (train, queries))
+  name = name_of(method)
   call = jax.jit(prepare, static_argnums=(0, 1))
   prepared = call(method, problem, run, train, queries, key)
-  check_solution(prepared, 'the solver', method.cure)
+  check_solution(prepared, name, method.cure)
   call = jax.jit(score, static_argnums=(0, 1))
   blocks = []
   for batch in rows_lib.batches(train, batch_size):
     block = np.asarray(call(method, problem, run, prepared, batch))
     blocks.append(block[batch.mask > 0])
-  return np.concatenate(blocks)
+  door.say_unconverged(prepared.solution, name)
+  return door.finite(np.concatenate(blocks), name, method.cure)
+
+
+def name_of(method: Method) -> str:
+  """What a method is called: that of its inverse, or of its factory."""
+  found = settings.of(method)
+  if found is None:
+    return 'the method'
+  told = settings.readable(found.data)
+  while isinstance(told.get('method'), dict):  # of an ensemble
+    told = told['method']
+  inner = told.get('inverse')
+  plain = told['kind'] == 'influence' and isinstance(inner, dict)
+  return inner['kind'] if plain else told['kind']
 
 
 def prepare(
   method: Method, problem: Problem, run: Run, train, queries, key
 ) -> Prepared:
-  """`method.prepare`, with what the run has frozen bound to the problem."""
-  own = problem if method.members else bound(problem, run.frozen)
+  """`method.prepare` of the parameters that rows are scored by."""
+  own, run = _own(method, problem, run)
   return method.prepare(own, run, train, queries, key)
 
 
 def score(method: Method, problem: Problem, run: Run, prepared, batch):
-  """`method.score`, with what the run has frozen bound to the problem."""
-  own = problem if method.members else bound(problem, run.frozen)
+  """`method.score` of the parameters that rows are scored by."""
+  own, run = _own(method, problem, run)
   return method.score(own, run, prepared, batch)
 
 
 def own(method: Method, problem: Problem, run: Run, train, key) -> jax.Array:
-  """`method.own`, with what the run has frozen bound to the problem."""
-  given = problem if method.members else bound(problem, run.frozen)
+  """`method.own` of the parameters that rows are scored by."""
+  given, run = _own(method, problem, run)
   return method.own(given, run, train, key)
 
 
+def attributed(problem: Problem, run: Run) -> tuple[Problem, Run]:
+  """(problem, run) of the parameters that rows are scored by (`chosen`).
+
+  Their numbers are float32 at least (`problem.precise`), and what the run has
+  frozen is bound to the problem. Then the run's `frozen` is what its checkpoints
+  hold beside those parameters, leaves [C, ...], which a method that goes to a
+  checkpoint binds in its turn; None: nothing.
+  """
+  own = precise(bound(problem, run.frozen), run.params)
+  params, along = widened((run.params, run.checkpoints))
+  run = run._replace(params=params, checkpoints=along, frozen=None)
+  if not own.only and not own.leave_out:
+    return own, run
+  kept, held = chosen.split(own, run.params)
+  if run.checkpoints is not None:
+    along, others = chosen.split(own, run.checkpoints)
+    run = run._replace(checkpoints=along, frozen=others)
+  return chosen.part(own, kept, held), run._replace(params=kept)
+
+
+def _own(method, problem, run):
+  """`attributed`; an ensemble does that for each of its members itself."""
+  return (problem, run) if method.members else attributed(problem, run)
+
+
+@settings.kept
 def ensemble(method: Method) -> Method:
   """The mean of a method's scores over members (ASTRA paper, Eq. 15).
 
   Its `run` has a leading member axis E; members are taken one at a time, so
   that memory does not grow with E. Scores are averaged, never weights.
   """
+  door.check_method(method)
 
   def prepare(problem, run, train, queries, key):
     keys = jax.random.split(key, trees.count(run.params))
 
     def one(member):
       run, key = member
-      own = bound(problem, run.frozen)
+      own, run = attributed(problem, run)
       return method.prepare(own, run, train, queries, key)
 
     return jax.lax.map(one, (members_of(run), keys))
@@ -133,7 +171,7 @@ def ensemble(method: Method) -> Method:
   def score(problem, run, prepared, batch):
     def one(member):
       run, prepared = member
-      return method.score(bound(problem, run.frozen), run, prepared, batch)
+      return method.score(*attributed(problem, run), prepared, batch)
 
     return jax.lax.map(one, (members_of(run), prepared)).mean(0)
 
@@ -142,7 +180,7 @@ def ensemble(method: Method) -> Method:
 
     def one(member):
       run, key = member
-      return method.own(bound(problem, run.frozen), run, train, key)
+      return method.own(*attributed(problem, run), train, key)
 
     return jax.lax.map(one, (members_of(run), keys)).mean(0)
 
@@ -152,29 +190,6 @@ def ensemble(method: Method) -> Method:
     members=True,
     own=own if method.own else None,
   )
-
-
-def members_of(runs: Run) -> Run:
-  """A Run whose every leaf has the member axis, to be indexed by member."""
-  count = trees.count(runs.params)
-  repeat = lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x)))
-  return runs._replace(
-    learning_rates=jax.tree.map(repeat, runs.learning_rates),
-    steps=jax.tree.map(repeat, runs.steps),
-  )
-
-
-def check_run(method: Method, problem: Problem, run: Run, rows: PyTree) -> None:
-  """`check_labels` of the run, or of the first member of an ensemble's."""
-  own = (run.params, run.frozen)
-  params, frozen = trees.row(own, 0) if method.members else own
-  check_labels(bound(problem, frozen), params, rows)
-
-
-def check_labels(problem: Problem, params: PyTree, rows: PyTree) -> None:
-  """Raises ValueError where labels do not fit the model's outputs."""
-  outputs = jax.eval_shape(problem.outputs, params, rows_lib.take(rows, 0))
-  problem.check(outputs.shape, rows)
 
 
 def check_checkpoints(run: Run, name: str) -> None:

@@ -14,17 +14,19 @@ the same backward pass as the scores.
 
 import jax.numpy as jnp
 
-from tda_jax import trees
+from tda_jax import door, trees
 from tda_jax.curvature import gram, products, taps
 from tda_jax.data import rows
 from tda_jax.inverses.coordinates import Fitted
 from tda_jax.inverses.inverse import Inverse
 from tda_jax.methods import influence as influence_lib
 from tda_jax.methods.method import Method, Prepared
+from tda_jax.settings import kept
 
 POWERS = {'loss': 1, 'parameters': 2}
 
 
+@kept
 def relatif(inverse: Inverse, norm: str = 'loss') -> Method:
   """Relative influence; the scores carry no 1/N and have no unit.
 
@@ -36,6 +38,7 @@ def relatif(inverse: Inverse, norm: str = 'loss') -> Method:
   Raises:
     ValueError: unknown norm; another inverse.
   """
+  door.check_inverse(inverse)
   if norm not in POWERS:
     raise ValueError(f'norm={norm!r} is unknown: use one of {[*POWERS]}')
 

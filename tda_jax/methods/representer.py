@@ -5,8 +5,10 @@ from tda_jax.curvature import layers as layers_lib
 from tda_jax.data import rows as rows_lib
 from tda_jax.methods.gradients import dots, factors_of, self_products
 from tda_jax.methods.method import Method, Prepared
+from tda_jax.settings import kept
 
 
+@kept
 def representer(l2: float | None = None, layer: str | None = None) -> Method:
   """score[i, q] = ∂measure_q/∂y_q · α_i (a_i · a_q), α_i = −(1/(l2·N)) ∂loss_i/∂y.
 

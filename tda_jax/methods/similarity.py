@@ -7,11 +7,13 @@ from tda_jax.curvature import layers as layers_lib
 from tda_jax.curvature import taps
 from tda_jax.data import rows as rows_lib
 from tda_jax.methods.method import Method, Prepared
+from tda_jax.settings import kept
 
 KINDS = ('cosine', 'dot', 'euclidean')
 POOLS = ('flat', 'mean')
 
 
+@kept
 def similarity(
   layer: str | None = None, kind: str = 'cosine', pool: str = 'flat'
 ) -> Method:

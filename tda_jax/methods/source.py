@@ -26,8 +26,11 @@ from tda_jax.data import rows
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.methods.influence import along
 from tda_jax.methods.method import Method, Prepared, check_checkpoints
+from tda_jax.problem import bound
+from tda_jax.settings import kept
 
 
+@kept
 def source(
   segments: int = 3,
   momentum: float = 0.9,
@@ -65,11 +68,14 @@ def source(
     for i in reversed(range(segments)):
       part, span = trees.row(parts, i), spans[i]
       own = jax.random.fold_in(key, i)
-      blocks = ekfac.fit_average(problem, part, stack, own, labels=labels)
+      checkpoints, held = part
+      blocks = ekfac.fit_average(
+        problem, checkpoints, stack, own, frozen=held, labels=labels
+      )
 
       def filtered(function, u, part=part, span=span, blocks=blocks):
         of = lambda _, values: function(values + problem.l2, span)
-        params = trees.row(part, 0)
+        params = trees.row(part[0], 0)
         return ekfac.apply(blocks, of, problem, params, example, u)
 
       if solver is None:
@@ -80,7 +86,7 @@ def source(
       found.append(x._replace(diverged=x.diverged | ~finite))
       u = filtered(decay, u) if i else u
     every = jax.tree.map(lambda *x: jnp.stack(x), *reversed(found))
-    scale = -1 / (rows.count(train) * trees.count(trees.row(parts, 0)))
+    scale = -1 / (rows.count(train) * trees.count(trees.row(parts[0], 0)))
     vectors = jax.vmap(
       lambda x: by_layer(problem, run.params, example, trees.scaled(scale, x))
     )(every.x)
@@ -90,7 +96,10 @@ def source(
     def of_segment(segment):
       part, vectors = segment
 
-      at = lambda params: along(problem, params, vectors, batch)
+      def at(checkpoint):
+        params, held = checkpoint
+        return along(bound(problem, held), params, vectors, batch)
+
       return jax.lax.map(at, part).sum(0)
 
     parts = _parts(run, segments)
@@ -113,7 +122,8 @@ def decay(values, span):
 
 def _solved(inverse, problem, part, train, u, key):
   """The inverse's solution at the mean of the segment's weights."""
-  params = jax.tree.map(lambda x: jnp.mean(x, 0), part)
+  params, held = jax.tree.map(lambda x: jnp.mean(x, 0), part)
+  problem = bound(problem, held)
   fit_key, solve_key = jax.random.split(jax.random.fold_in(key, 2))
   state = inverse.fit(problem, params, train, fit_key)
   return inverse.solve(state, problem, params, train, u, solve_key)
@@ -140,7 +150,7 @@ def _check_settings(segments, momentum):
 
 
 def _parts(run, segments):
-  """The checkpoints by segment, leaves [L, C/L, ...]."""
+  """(checkpoints, what they hold beside) by segment, leaves [L, C/L, ...]."""
   check_checkpoints(run, 'source')
   count = trees.count(run.checkpoints)
   if count % segments:
@@ -150,7 +160,8 @@ def _parts(run, segments):
     )
   shape = (segments, count // segments)
   return jax.tree.map(
-    lambda x: jnp.reshape(x, (*shape, *x.shape[1:])), run.checkpoints
+    lambda x: jnp.reshape(x, (*shape, *x.shape[1:])),
+    (run.checkpoints, run.frozen),
   )
 
 

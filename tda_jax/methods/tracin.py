@@ -6,8 +6,11 @@ import jax.numpy as jnp
 from tda_jax.data import rows as rows_lib
 from tda_jax.methods.gradients import dots, factors_of, self_products
 from tda_jax.methods.method import Method, Prepared, check_checkpoints
+from tda_jax.problem import bound
+from tda_jax.settings import kept
 
 
+@kept
 def tracin() -> Method:
   """score[i, q] = −(1/N) Σ_c η_c·t_c ∇measure_q(θ_c) · ∇loss_i(θ_c).
 
@@ -35,27 +38,30 @@ def tracin() -> Method:
   def prepare(problem, run, train, queries, key):
     del key
     share = shares(run, train)
-    factors = jax.lax.map(
-      lambda params: factors_of(problem, params, queries), run.checkpoints
-    )
-    return Prepared((factors, share))
+
+    def of_checkpoint(checkpoint):
+      params, held = checkpoint
+      return factors_of(bound(problem, held), params, queries)
+
+    every = (run.checkpoints, run.frozen)
+    return Prepared((jax.lax.map(of_checkpoint, every), share))
 
   def score(problem, run, prepared, batch):
     def of_checkpoint(checkpoint):
-      params, factors, share = checkpoint
-      return share * dots(problem, params, batch, factors)
+      params, held, factors, share = checkpoint
+      return share * dots(bound(problem, held), params, batch, factors)
 
-    every = (run.checkpoints, *prepared.state)
+    every = (run.checkpoints, run.frozen, *prepared.state)
     return -jax.lax.map(of_checkpoint, every).sum(0)
 
   def own(problem, run, train, key):
     del key
 
     def of_checkpoint(checkpoint):
-      params, share = checkpoint
-      return share * self_products(problem, params, train)
+      params, held, share = checkpoint
+      return share * self_products(bound(problem, held), params, train)
 
-    every = (run.checkpoints, shares(run, train))
+    every = (run.checkpoints, run.frozen, shares(run, train))
     return -jax.lax.map(of_checkpoint, every).sum(0)
 
   return Method(prepare, score, own=own)

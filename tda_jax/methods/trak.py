@@ -24,10 +24,12 @@ from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.methods import method as method_lib
 from tda_jax.methods.method import Method, Prepared
+from tda_jax.settings import kept
 
 ROWS_AT_ONCE = 256
 
 
+@kept
 def trak(projection_dim: int = 512, **kwargs) -> Method:
   """TRAK of one model; positive supports, in the measure's unit.
 
@@ -56,6 +58,7 @@ def trak(projection_dim: int = 512, **kwargs) -> Method:
   return Method(prepare, score, cure=kernel.cure, own=of_itself)
 
 
+@kept
 def trak_slopes() -> Method:
   """TRAK's second factor alone, Q_i: the same for all queries.
 
@@ -80,6 +83,7 @@ def trak_slopes() -> Method:
   return Method(prepare, score, unit='none')
 
 
+@kept
 def trak_kernel(
   projection_dim: int = 512,
   *,
@@ -154,6 +158,7 @@ def trak_kernel(
   )
 
 
+@kept
 def trak_ensemble(projection_dim: int = 512, **kwargs) -> Method:
   """TRAK of E models: mean of (1/N) φ_qᵀ(K + ridge)⁻¹φ_i times mean of Q_i.
 

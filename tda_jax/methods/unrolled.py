@@ -25,6 +25,7 @@ from tda_jax import trees
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.methods.method import Method, Prepared
 from tda_jax.problem import Problem, bound
+from tda_jax.settings import kept
 from tda_jax.training import fit
 from tda_jax.training.fit import Member, Recipe, State
 
@@ -35,6 +36,7 @@ PyTree = Any
 TOLERANCE = 0.05
 
 
+@kept
 def unrolled(recipe: Recipe, *, subset=None, weights=None) -> Method:
   """The exact derivative through the training run, for any optax optimizer.
 
@@ -59,6 +61,14 @@ def unrolled(recipe: Recipe, *, subset=None, weights=None) -> Method:
       raise ValueError(
         'unrolled replays the training, and this run does not know its keys:'
         ' give the Run that tda_jax.train returns, or one with `keys`'
+      )
+    begin = jax.eval_shape(recipe.init, run.keys)
+    if jax.tree.structure(begin) != jax.tree.structure(run.params):
+      raise ValueError(
+        'unrolled goes through the training of all parameters, and those of the'
+        f' run ({trees.names(run.params)}) are not those that the recipe'
+        f' initialises ({trees.names(begin)}): give the recipe of the run, and a'
+        ' problem without only or leave_out'
       )
     member = Member(run.keys, *jax.tree.map(jnp.asarray, (subset, weights)))
     n = fit.own_rows(train, member)

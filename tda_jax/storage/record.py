@@ -57,16 +57,21 @@ def same(found: dict, wanted: dict, name: str) -> None:
   """Raises ValueError if two records differ, naming fields and both values."""
   found, wanted = _flat(found), _flat(wanted)
   differ = [
-    f'{field} is {_short(found.get(field))} there and'
-    f' {_short(wanted.get(field))} now'
+    _difference(field, found.get(field), wanted.get(field))
     for field in sorted({*found, *wanted})
     if found.get(field) != wanted.get(field)
   ]
   if differ:
     raise ValueError(
-      f'{name} is of another run ({"; ".join(differ)}): give another'
-      ' --workdir, or delete that folder'
+      f'{name} is of another run ({"; ".join(differ)}): give another folder'
+      ' (--workdir), or delete that one'
     )
+
+
+def _difference(field, there, now) -> str:
+  if field.startswith('functions.') or field == 'measure':
+    return f'{field.split(".")[-1]} is another function now'
+  return f'{field} is {_short(there)} there and {_short(now)} now'
 
 
 def write_json(path: str | os.PathLike, content: dict) -> None:

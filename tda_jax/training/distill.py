@@ -88,7 +88,8 @@ def distilled(
         f' student {shape}: distil between models of the same classes'
       )
 
-  return problem._replace(loss=loss, sample=sample, check=check)
+  reads = problem.reads and (*problem.reads, 'teacher')
+  return problem._replace(loss=loss, sample=sample, check=check, reads=reads)
 
 
 def with_teacher(problem: Problem, params: PyTree, rows: PyTree) -> PyTree:

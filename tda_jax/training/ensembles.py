@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from tda_jax import trees
-from tda_jax.training.fit import Run
+from tda_jax.run import Run
 
 
 def masked(run: Run, masks: int, key: jax.Array) -> Run:

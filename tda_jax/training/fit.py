@@ -34,28 +34,6 @@ class Recipe(NamedTuple):
   augment: Callable | None = None
 
 
-class Run(NamedTuple):
-  """Trained models.
-
-  Attributes:
-    params: final parameters, leaves [E, ...].
-    checkpoints: leaves [E, C, ...], or None.
-    learning_rates: [C] mean rate of the steps since the checkpoint before.
-    steps: [C] steps done at each checkpoint.
-    keys: [E] typed keys that the members were trained with, or None where that
-      is not known.
-    frozen: what each model has besides its trained parameters, leaves [E, ...]:
-      the key of a dropout mask, the base of LoRA adapters; None: nothing.
-  """
-
-  params: PyTree
-  checkpoints: PyTree
-  learning_rates: jax.Array
-  steps: jax.Array
-  keys: jax.Array | None = None
-  frozen: PyTree = None
-
-
 class Member(NamedTuple):
   """What is a model's own; a stack of members has a leading axis E.
 

@@ -1,7 +1,6 @@
 """Training many models at once: the member axis E."""
 
 import functools
-import hashlib
 import os
 import pathlib
 import shutil
@@ -14,13 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from tda_jax import trees
+from tda_jax import door, trees
 from tda_jax.data import rows as data
 from tda_jax.problem import Problem, bound
+from tda_jax.run import Run
 from tda_jax.storage import checkpoints as storage
-from tda_jax.storage import record
+from tda_jax.storage import fingerprint, record
+from tda_jax.storage.fingerprint import digest as digest
 from tda_jax.training import fit
-from tda_jax.training.fit import Member, Recipe, Run, State
+from tda_jax.training.fit import Member, Recipe, State
 
 PyTree = Any
 
@@ -73,7 +74,7 @@ def train(
   problem: Problem,
   recipe: Recipe,
   rows: PyTree,
-  keys: jax.Array,
+  keys: jax.Array | int,
   *,
   subsets: np.ndarray | None = None,
   weights: np.ndarray | None = None,
@@ -91,7 +92,7 @@ def train(
 
   Args:
     rows: leaves [N, ...].
-    keys: [E] typed keys.
+    keys: [E] typed keys, or integers; one key is one member.
     subsets: [E, n] row numbers, or None: every member trains on all rows.
     weights: [E, N] of the losses, or None for ones. The batch mean divides by
       the number of rows, so that weight 0 is a row without gradient.
@@ -107,8 +108,9 @@ def train(
     ValueError: bad rows, labels, keys, subsets, weights or frozen; a member
       diverged; `directory` is of another run or damaged.
   """
-  members = Member(jnp.asarray(keys), subsets, weights, frozen=frozen)
-  check(problem, recipe, rows, members)
+  keys = jnp.atleast_1d(door.as_keys(keys))
+  members = Member(keys, subsets, weights, frozen=frozen)
+  rows = check(problem, recipe, rows, members)
   n = own_rows(rows, members)
   total = fit.total_steps(recipe, n)
   if not 0 <= checkpoints <= total:
@@ -119,7 +121,7 @@ def train(
   folder = None
   if directory is not None:
     folder = pathlib.Path(directory) / 'state'
-    record.begin(folder, _inputs(recipe, rows, members, steps))
+    record.begin(folder, _inputs(problem, recipe, rows, members, steps))
   state, kept = _followed(
     problem, recipe, rows, members, steps, folder, save_seconds, progress
   )
@@ -176,9 +178,13 @@ def on_device(tree: PyTree) -> PyTree:
   return jax.tree.map(jnp.asarray, tree)
 
 
-def check(problem: Problem, recipe: Recipe, rows: PyTree, members: Member):
-  """Raises ValueError for what cannot be trained."""
-  data.check(rows, 'the training set')
+def check(
+  problem: Problem, recipe: Recipe, rows: PyTree, members: Member
+) -> PyTree:
+  """The rows, made plain; raises ValueError for what cannot be trained."""
+  door.check_problem(problem)
+  door.check_recipe(recipe)
+  rows = door.rows(rows, 'train', problem)
   keys, subsets, weights = members[:3]
   count = data.count(rows)
   if recipe.batch_size < 1 or recipe.epochs < 1:
@@ -211,26 +217,20 @@ def check(problem: Problem, recipe: Recipe, rows: PyTree, members: Member):
       f' for each of the {len(keys)} members'
     )
   params = jax.eval_shape(recipe.init, keys[0])
+  door.parameters(params, 'the initial parameters')
   own = bound(problem, trees.row(members.frozen, 0))
-  shape = jax.eval_shape(own.outputs, params, data.take(rows, 0)).shape
-  problem.check(shape, rows)
+  door.labelled(own, params, rows, 'train')
+  return rows
 
 
-def digest(tree: PyTree) -> str:
-  """A short name of the contents of a tree of arrays, the same everywhere."""
-  sha = hashlib.sha256()
-  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-      leaf = jax.random.key_data(leaf)
-    leaf = np.ascontiguousarray(leaf)
-    name = jax.tree_util.keystr(path)
-    sha.update(f'{name} {leaf.dtype} {leaf.shape}'.encode())
-    sha.update(leaf.reshape(-1).view(np.uint8).data)
-  return sha.hexdigest()[:16]
+def identity(
+  problem: Problem, recipe: Recipe, rows: PyTree, n: int, frozen: PyTree = None
+) -> dict:
+  """What training on n of the rows is known by, for records.
 
-
-def identity(recipe: Recipe, rows: PyTree, n: int) -> dict:
-  """What can be told of a recipe on n of the rows, for records."""
+  Args:
+    frozen: of one member.
+  """
   total = fit.total_steps(recipe, n)
   rate = recipe.learning_rate(total)
   return {
@@ -240,6 +240,9 @@ def identity(recipe: Recipe, rows: PyTree, n: int) -> dict:
     'batch_size': recipe.batch_size,
     'epochs': recipe.epochs,
     'learning_rate': [float(rate(t)) for t in (0, total // 2, total - 1)],
+    'l2': problem.l2,
+    'functions': fingerprint.of_training(problem, recipe, n, rows, frozen),
+    'versions': fingerprint.versions(),
   }
 
 
@@ -353,10 +356,11 @@ def _of_members(array, members, name, rows=None):
   return array
 
 
-def _inputs(recipe, rows, members, steps):
+def _inputs(problem, recipe, rows, members, steps):
   frozen = members.frozen
+  n, own = own_rows(rows, members), trees.row(frozen, 0)
   return {
-    **identity(recipe, rows, own_rows(rows, members)),
+    **identity(problem, recipe, rows, n, own),
     'members': len(members.key),
     'keys': digest(jax.random.key_data(members.key)),
     'subsets': digest(members.subset),

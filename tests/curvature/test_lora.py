@@ -239,3 +239,9 @@ def test_a_matrix_that_is_cut_is_refused():
   with pytest.raises(ValueError, match='not use w as one whole matrix'):
     example = rows_lib.take(t.train, 0)
     problem.outputs(adapters, example, {'w': jnp.ones((5, 6))})
+
+
+def test_left_out_parameters_are_the_models_and_not_the_adapters():
+  problem = tiny.classification().problem._replace(leave_out=('*/b',))
+  with pytest.raises(ValueError, match='choose by the targets of init'):
+    lora.adapted(problem)

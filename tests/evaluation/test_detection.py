@@ -17,7 +17,7 @@ from tda_jax.methods import (
   tracin,
   trak,
 )
-from tda_jax.training.fit import Run
+from tda_jax.run import Run
 
 T = tiny.classification()
 METHODS = {

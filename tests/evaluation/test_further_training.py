@@ -206,8 +206,8 @@ def nan(tree):
     ({'points': [3, 2]}, 'rising steps from 1 to 6'),
     ({'points': [7]}, 'rising steps from 1 to 6'),
     ({'mode': 'remove'}, "mode='remove': use one of zero weight"),
-    ({'params': {}}, 'params are empty or hold NaN'),
-    ({'params': nan(TINY.params)}, 'params are empty or hold NaN'),
+    ({'params': {}}, 'parameters are empty'),
+    ({'params': nan(TINY.params)}, 'parameters has NaN'),
     (
       {'mode': 'delete', 'recipe': recipe(batch_size=5)},
       'leaves the last batch of 5 empty',

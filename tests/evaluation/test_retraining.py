@@ -143,7 +143,7 @@ def test_divergence_names_the_model_and_keeps_what_is_done(tmp_path):
 
 
 def test_bad_input(tmp_path):
-  with pytest.raises(ValueError, match='query set is empty'):
+  with pytest.raises(ValueError, match='queries is empty'):
     outcomes(tmp_path / 's', queries=rows(0, 0))
   with pytest.raises(ValueError, match='from 0 to 11'):
     outcomes(tmp_path / 's', subsets=SUBSETS + 6)

@@ -213,7 +213,7 @@ def task(config):
   [
     ("rows['y'][3] = 5", 'row 3 has label 5, but the model has 2 classes'),
     ("rows['x'][4, 2] = np.nan", 'NaN or infinity'),
-    ("rows['y'] = rows['y'].astype('float32')", 'class labels have type'),
+    ("rows['y'] = rows['y'] + 0.5", 'class labels have type'),
   ],
 )
 def test_bad_rows_of_an_own_task(tmp_path, monkeypatch, edit, message):

@@ -13,8 +13,8 @@ from experiments import efficient_ensembles_claims as claims_lib
 from experiments import ensembles
 from experiments.findings import Truth
 from tda_jax.evaluation import bootstrap, lds
+from tda_jax.run import Run
 from tda_jax.storage import scores as scores_lib
-from tda_jax.training.fit import Run
 
 SMOKE = 'configs/efficient_ensembles/digits.py:smoke'
 ASTRA = 'configs/astra/digits.py:smoke'

@@ -9,7 +9,7 @@ from ml_collections import config_dict
 
 from experiments import scores, tasks
 from tda_jax.evaluation import factors
-from tda_jax.training.fit import Run
+from tda_jax.run import Run
 
 
 def test_a_method_within_another_is_known_again(tmp_path):

@@ -16,6 +16,7 @@ from tda_jax.data import rows as rows_lib
 from tda_jax.methods import method as method_lib
 from tda_jax.methods import trak, unrolled
 from tda_jax.models import mlp
+from tda_jax.run import members_of
 from tda_jax.training import ensembles, members
 from tda_jax.training.fit import Member, Recipe
 
@@ -80,7 +81,7 @@ def test_an_ensemble_of_masks_is_the_mean_of_its_members(name, tmp_path):
       method, t.problem, runs, t.train, t.queries, tmp_path, name=name, key=KEY,
       progress=False, batch_size=4,
   )  # fmt: skip
-  each = method_lib.members_of(runs)
+  each = members_of(runs)
   if name == 'grad_cos':
     alone = [
       attribute(method, t, trees.row(each, e), batch_size=4) for e in range(4)
@@ -105,7 +106,7 @@ def test_trak_averages_its_factors_over_masks():
   keys = jax.random.split(KEY, 4)
   kernel, slopes = [], []
   for e in range(4):
-    one = trees.row(method_lib.members_of(runs), e)
+    one = trees.row(members_of(runs), e)
     args = (t.problem, one, t.train, t.queries)
     both = [
       method_lib.attribute(method, *args, key=keys[e])
@@ -150,7 +151,7 @@ def test_unrolled_replays_the_training_of_masked_members():
   t, made = dropout(), recipe()
   run = members.train(t.problem, made, t.train, test_unrolled.KEYS[:1])
   many = ensembles.masked(run, 2, KEY)
-  each = method_lib.members_of(many)
+  each = members_of(many)
   method = unrolled.unrolled(made)
   scores = [attribute(method, t, trees.row(each, e)) for e in range(2)]
   # Only the measure at the end differs between the masks.

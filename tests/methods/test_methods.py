@@ -25,7 +25,7 @@ from tda_jax.methods import (
   trak,
 )
 from tda_jax.methods import method as method_lib
-from tda_jax.training.fit import Run
+from tda_jax.run import Run
 
 METHODS = {
   'grad_dot': gradients.grad_dot(),
@@ -144,9 +144,12 @@ def test_a_run_and_a_method_must_agree_on_members():
   with pytest.raises(ValueError, match='run has a member axis.*ensemble'):
     method_lib.attribute(METHODS['grad_dot'], *rows)
   one = Run(t.params, None, None, None, keys[0])
-  method = method_lib.ensemble(METHODS['grad_dot'])
-  with pytest.raises(ValueError, match='give the whole run'):
+  of_one = method_lib.ensemble(METHODS['grad_dot'])
+  got, want = (
     method_lib.attribute(method, t.problem, one, t.train, t.queries)
+    for method in (of_one, METHODS['grad_dot'])
+  )
+  np.testing.assert_allclose(got, want, atol=1e-6)
 
 
 @pytest.mark.parametrize('name', ['mlp', 'conv', 'scan'])

@@ -18,6 +18,7 @@ from tda_jax.methods import influence
 from tda_jax.methods import method as method_lib
 from tda_jax.methods.source import response, source
 from tda_jax.methods.unrolled import unrolled
+from tda_jax.run import members_of
 from tda_jax.training import members
 from tda_jax.training.fit import Recipe
 
@@ -95,7 +96,7 @@ def least_squares(count, segments):
   run = members.train(
     t.problem, recipe, t.train, jax.random.split(KEY, 1), checkpoints=count
   )
-  run = trees.row(method_lib.members_of(run), 0)
+  run = trees.row(members_of(run), 0)
   true = attribute(unrolled(recipe), t, run)
   method = source(segments, 0.0, labels='exact')
   return np.abs(attribute(method, t, run) - true).max() / np.abs(true).max()

@@ -10,8 +10,9 @@ import tiny
 from tda_jax import problem as problem_lib
 from tda_jax.methods import method as method_lib
 from tda_jax.methods import tracin
+from tda_jax.run import Run
 from tda_jax.training import members
-from tda_jax.training.fit import Recipe, Run
+from tda_jax.training.fit import Recipe
 
 RATES, STEPS = np.array([0.1, 0.05, 0.02]), np.array([4, 10, 13])
 

@@ -9,7 +9,7 @@ import tiny
 from tda_jax import problem as problem_lib
 from tda_jax.methods import logra, trak
 from tda_jax.methods import method as method_lib
-from tda_jax.training.fit import Run
+from tda_jax.run import Run
 
 KEY = jax.random.key(5)
 K = 8

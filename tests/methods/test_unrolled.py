@@ -14,6 +14,7 @@ from tda_jax import scoring, trees
 from tda_jax.data import rows as rows_lib
 from tda_jax.methods import method as method_lib
 from tda_jax.methods.unrolled import contributions, unrolled
+from tda_jax.run import members_of
 from tda_jax.training import fit, members
 from tda_jax.training.fit import Member, Recipe, total_steps
 
@@ -165,7 +166,7 @@ def test_an_ensemble_and_the_store_score_the_run_of_train(tmp_path):
 
 def test_another_run_is_refused():
   t = tiny.classification(l2=0.02)
-  run = trees.row(method_lib.members_of(trained(t, recipe())), 0)
+  run = trees.row(members_of(trained(t, recipe())), 0)
   attribute = lambda made, run: method_lib.attribute(
     unrolled(made), t.problem, run, t.train, t.queries
   )

@@ -1,0 +1,320 @@
+"""The front door: what is given is made plain, or refused in one sentence.
+
+Every verb (`attribute`, `score`, `top_k`, `self_influence`, `train`, `outcomes`,
+`leave_one_out`, `further_training`) and the command line enter here, before any
+work: rows become arrays of JAX's types, keys typed keys, parameters a `Run`;
+what has no one reading is refused.
+"""
+
+import warnings
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tda_jax import given as given_lib
+from tda_jax import problem as problem_lib
+from tda_jax import run as run_lib
+from tda_jax import trees
+from tda_jax.data import rows as rows_lib
+from tda_jax.given import as_array, kind_of, name_of
+from tda_jax.given import as_key as as_key
+from tda_jax.given import as_keys as as_keys
+from tda_jax.given import parameters as parameters
+from tda_jax.problem import Problem, bound
+from tda_jax.run import Run
+
+PyTree = Any
+
+ORDER = {
+  'method': 'attribute(method, problem, params, train, queries)',
+  'problem': 'attribute(method, problem, params, train, queries)',
+  'recipe': 'train(problem, recipe, rows, keys)',
+}
+
+
+class NotConverged(UserWarning):
+  """A solver stopped short of its tolerance, so that scores are approximate."""
+
+
+class Entered(NamedTuple):
+  """What a verb works with: all of it checked.
+
+  Attributes:
+    run: with a member axis where the verb or the method takes members.
+    train, queries: rows; None where there are none.
+    key: typed.
+    member: (parameters, frozen) of the first model.
+  """
+
+  run: Run
+  train: PyTree
+  queries: PyTree
+  key: jax.Array
+  member: tuple
+
+
+def enter(
+  method,
+  problem: Problem,
+  given: Run | PyTree,
+  train,
+  queries,
+  key=None,
+  *,
+  stacked: bool | None = None,
+) -> Entered:
+  """What the verbs that score are given, checked and made plain.
+
+  Args:
+    given: a Run or bare parameters.
+    queries: rows, or None where each row is its own.
+    stacked: whether the verb takes an ensemble's members (axis E); None: as the
+      method says.
+
+  Raises:
+    ValueError: one sentence that names the thing and the cure.
+  """
+  check_method(method)
+  check_problem(problem)
+  train = rows(train, 'train', problem)
+  if queries is not None:
+    queries = rows(queries, 'queries', problem)
+  stacked = method.members if stacked is None else stacked
+  run = models(problem, given, train, stacked)
+  member = (run.params, run.frozen)
+  params, frozen = trees.row(member, 0) if stacked else member
+  own = bound(problem, frozen)
+  labelled(own, params, train, 'train')
+  if queries is not None:
+    labelled(own, params, queries, 'queries', 'measure')
+  check_independent(problem, params, frozen, train)
+  return Entered(run, train, queries, as_key(key), (params, frozen))
+
+
+# --- kinds ------------------------------------------------------------------
+
+
+def check_method(given) -> None:
+  """Raises ValueError unless it is a Method."""
+  if hasattr(given, 'prepare') and hasattr(given, 'score'):
+    return
+  hint = kind_of(given)
+  if hasattr(given, 'fit') and hasattr(given, 'solve'):
+    hint = 'an Inverse: give tda.influence of it'
+  elif isinstance(given, str):
+    hint = (
+      f'the name {given!r}: give the method itself, as'
+      ' tda.influence(tda.ekfac(damping)) or tda.grad_dot()'
+    )
+  elif callable(given):
+    hint = f'the function {name_of(given)}: call it, as {name_of(given)}(...)'
+  raise ValueError(
+    f'the method is {hint}'
+    + (f'; the order is {ORDER["method"]}' if hint == kind_of(given) else '')
+  )
+
+
+def check_inverse(given) -> None:
+  """Raises ValueError unless it is an Inverse."""
+  if hasattr(given, 'fit') and hasattr(given, 'solve'):
+    return
+  hint = kind_of(given)
+  if callable(given) and not hasattr(given, 'prepare'):
+    hint = (
+      f'the function {name_of(given)}: call it, as {name_of(given)}(damping)'
+    )
+  else:
+    hint += ': give an Inverse, as tda.ekfac(damping)'
+  raise ValueError(f'the inverse is {hint}')
+
+
+def check_problem(given) -> None:
+  """Raises ValueError unless it is a Problem."""
+  if isinstance(given, Problem):
+    return
+  hint = f'; the order is {ORDER["problem"]}'
+  if callable(given):
+    hint = ': give tda.classification or another problem of it'
+  raise ValueError(f'the problem is {kind_of(given)}{hint}')
+
+
+def check_recipe(given) -> None:
+  """Raises ValueError unless it is a training recipe."""
+  if not hasattr(given, 'optimizer') or not hasattr(given, 'learning_rate'):
+    raise ValueError(
+      f'the recipe is {kind_of(given)}: give a tda.Recipe; the order is'
+      f' {ORDER["recipe"]}'
+    )
+
+
+# --- rows ------------------------------------------------------------------
+
+
+def rows(given, name: str, problem: Problem | None = None) -> PyTree:
+  """Rows as arrays of JAX's types; see `given.columns`."""
+  found = given_lib.columns(given, name, problem.reads if problem else None)
+  rows_lib.check(found, name)
+  return found
+
+
+def labelled(
+  problem: Problem, params: PyTree, rows: PyTree, name: str, asked: str = 'loss'
+) -> None:
+  """Raises ValueError where rows, model and problem do not fit each other.
+
+  Args:
+    name: what to call the rows.
+    asked: see `problem.check`.
+  """
+  try:
+    problem_lib.check(problem, params, rows, asked)
+  except ValueError as error:
+    raise ValueError(f'{name}: {error}') from error.__cause__
+
+
+# --- models -----------------------------------------------------------------
+
+
+def models(problem: Problem, given, rows: PyTree, stacked: bool) -> Run:
+  """A Run of one model, or of an ensemble's members (stacked).
+
+  One model given where members are asked for is an ensemble of one.
+
+  Raises:
+    ValueError: an ensemble is given where one model is asked for; parameters
+      that are none.
+  """
+  run = run_lib.of(given)
+  parameters(run.params)
+  run = run._replace(params=jax.tree.map(as_array, run.params))
+  if run.checkpoints is not None:
+    parameters(run.checkpoints, 'the checkpoints')
+  many = _has_members(problem, run, rows, stacked)
+  if many and not stacked:
+    raise ValueError(
+      'the run has a member axis: give ensemble(method), or one member, as'
+      ' tda.trees.row(runs.params, 0)'
+    )
+  if stacked and not many:
+    return run_lib.alone(run)
+  return run
+
+
+def _has_members(problem, run, rows, stacked) -> bool:
+  """Whether the leaves have a leading axis of members.
+
+  Keys say so; without them, the reading in which the model can be evaluated:
+  first the one that is asked for.
+  """
+  if run.keys is not None:
+    return jnp.ndim(run.keys) == 1
+  whole = (run.params, run.frozen)
+  lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(whole)}
+  could = len(lengths) == 1 and lengths != {()}
+  member = jax.eval_shape(lambda t: trees.row(t, 0), whole) if could else None
+  as_members = lambda: could and _evaluates(problem, *member, rows)
+  as_one = lambda: _evaluates(problem, *whole, rows)
+  return as_members() if stacked else not as_one() and as_members()
+
+
+def _evaluates(problem, params, frozen, rows) -> bool:
+  example = jax.eval_shape(lambda r: rows_lib.take(r, 0), rows)
+  try:
+    outputs = lambda p, e, f: bound(problem, f).outputs(p, e)
+    shape = jax.eval_shape(outputs, params, example, frozen)
+    loss = jax.eval_shape(problem.loss, shape, example)
+    problem.check(shape.shape, rows)
+    several = _leading(problem, params, frozen, example, 13)
+  except Exception:  # whatever the user's model raises where shapes do not fit
+    return False
+  return loss.shape == () and several in (None, 13)
+
+
+def _leading(problem, params, frozen, example, size):
+  """Length of the first axis of the outputs of a batch, or None: not known."""
+  if problem.together is None:
+    return None
+  batch = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((size, *x.shape), x.dtype), example
+  )
+  return jax.eval_shape(problem.together, params, batch, frozen).shape[0]
+
+
+def check_independent(
+  problem: Problem, params: PyTree, frozen: PyTree, rows: PyTree
+) -> None:
+  """Raises ValueError if a row's outputs depend on the rows beside it.
+
+  Batch normalisation by the batch's own statistics does that; such a model has
+  no loss, and no gradient, of one example. The first row is evaluated beside
+  two sets of others.
+  """
+  together, n = problem.together, rows_lib.count(rows)
+  if together is None or n < 2:
+    return
+  beside = [np.array([0, 1, n - 1]), np.array([0, 0, 0])]
+  first, other = (
+    np.asarray(_first(together, params, frozen, rows_lib.take(rows, index)))
+    for index in beside
+  )
+  apart = np.abs(np.float64(first) - np.float64(other)).max()
+  largest = np.abs(np.float64(first)).max()
+  if not apart <= 1e-2 * largest:
+    raise ValueError(
+      'the outputs of an example depend on the other examples of its batch (they'
+      f' are up to {largest:.2g}, and differ by up to {apart:.2g}), so that no'
+      ' example has a gradient of its own: apply batch normalisation with its'
+      f' running averages ({given_lib.FROM_FLAX}), or use another norm'
+    )
+
+
+def _first_row(together, params, frozen, examples):
+  return together(params, examples, frozen)[0]
+
+
+_first = jax.jit(_first_row, static_argnums=0)
+
+
+def check_batch_size(size, name: str = 'batch_size') -> None:
+  """Raises ValueError unless it is a whole number from 1."""
+  whole = isinstance(size, (int, np.integer)) and not isinstance(size, bool)
+  if not whole or size < 1:
+    raise ValueError(f'{name}={size!r}: give a whole number from 1')
+
+
+# --- what comes out ---------------------------------------------------------
+
+
+def finite(
+  scores: np.ndarray, name: str, cure: str | None = None
+) -> np.ndarray:
+  """The scores; raises ValueError where one is not finite."""
+  bad = ~np.isfinite(scores)
+  if bad.any():
+    raise ValueError(
+      f'{name} gives {int(bad.sum())} of {bad.size} scores that are not finite:'
+      f' check that parameters and data are of usual size; else'
+      f' {cure or "raise damping"}'
+    )
+  return scores
+
+
+def say_unconverged(solution, name: str, level: int = 3) -> None:
+  """Warns where a solver stopped short of its tolerance."""
+  if solution is None:
+    return
+  short = ~np.asarray(solution.converged).reshape(-1)
+  residuals = np.asarray(solution.residuals)
+  if short.any():
+    worst = (
+      f'{residuals[..., -1, :].max():.2g}' if residuals.size else 'unknown'
+    )
+    warnings.warn(
+      f'{name} stopped before its tolerance on {short.mean():.0%} of the queries'
+      f' (worst relative residual {worst}), so that their scores are approximate:'
+      ' raise its steps or its damping',
+      NotConverged,
+      stacklevel=level,
+    )

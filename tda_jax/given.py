@@ -1,0 +1,316 @@
+"""Rows, parameters and keys as they are given, made plain.
+
+What has one reading is converted; else one sentence names the thing and the
+cure.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PyTree = Any
+
+UNKNOWN = (jax.core.Tracer, jax.ShapeDtypeStruct)  # their values, not yet there
+# Classes of flax that hold what a model has besides its parameters.
+STATE = {'BatchStat', 'RngState', 'RngKey', 'RngCount', 'Cache', 'Intermediate'}
+FROM_FLAX = (
+  'take the parameters apart by tda.from_nnx(model) or'
+  ' tda.from_linen(module, variables)'
+)
+FLOATS = ('bfloat16', 'float8_e4m3fn', 'float8_e5m2')  # kinds numpy calls 'V'
+
+
+def columns(given, name: str, reads: tuple[str, ...] | None = None) -> PyTree:
+  """Rows as arrays of JAX's types in native byte order, leaves [N, ...].
+
+  A list of examples is stacked, a pair (x, y) named; text that the problem does
+  not read is left out.
+
+  Args:
+    name: what to call them.
+    reads: the columns that the problem reads, or None where that is not known.
+
+  Raises:
+    ValueError: no row axis, text, objects or complex numbers, a column that the
+      problem reads and that is not there, a number that JAX's types cannot hold.
+  """
+  given = _tree(given, name, reads)
+  missing = [
+    c for c in reads or () if isinstance(given, dict) and c not in given
+  ]
+  if missing and given:
+    raise ValueError(
+      f'{name} has no column {missing[0]!r}, which the problem reads, but'
+      f' {", ".join(map(repr, given))}: name the columns so'
+    )
+  if isinstance(given, dict):
+    unread = set(given) - set(reads) if reads is not None else set()
+    given = {
+      column: value
+      for column, value in given.items()
+      if not (column in unread and _is_text(value))
+    }
+  # A list is a column, whose entries are its rows.
+  is_column = lambda v: isinstance(v, list) or _is_plain_tuple(v)
+  return jax.tree_util.tree_map_with_path(
+    lambda path, v: _column(v, name, place_of(path)), given, is_leaf=is_column
+  )
+
+
+def _tree(given, name, reads):
+  """Rows as a tree of columns, where there is one reading."""
+  if hasattr(given, 'iloc'):
+    raise ValueError(
+      f'{name} is a pandas {type(given).__name__}: make rows of it by'
+      " tables.from_frame(frame, target), or give {'x': frame[...].to_numpy(),"
+      " 'y': ...}"
+    )
+  if isinstance(given, (list, tuple)) and given:
+    if all(isinstance(example, dict) for example in given):
+      if len({tuple(sorted(example)) for example in given}) > 1:
+        raise ValueError(
+          f'the examples of {name} have different columns: give all the same'
+        )
+      return {c: [example[c] for example in given] for c in given[0]}
+    if reads == ('x', 'y') and len(given) == 2:
+      return dict(zip(reads, given, strict=True))
+  if isinstance(given, dict):
+    return given
+  leaf = jax.tree_util.treedef_is_leaf(jax.tree.structure(given))
+  if not (leaf or isinstance(given, list) or _is_plain_tuple(given)):
+    return given
+  raise ValueError(
+    f"{name} is {kind_of(given)}: give a dict of columns, as {{'x': [N, ...], 'y':"
+    ' [N]}'
+  )
+
+
+def _column(value, name, column):
+  """One column as an array that JAX has, [N, ...]."""
+  called = f'column {column!r} of {name}'
+  if getattr(value, 'dtype', None) is not None and jnp.issubdtype(
+    value.dtype, jax.dtypes.extended
+  ):
+    return value  # keys
+  if isinstance(value, np.ma.MaskedArray):
+    if value.mask.any():
+      raise ValueError(f'{called} has masked values: fill or remove them')
+    value = value.data
+  if not isinstance(value, jax.Array):
+    value = _plain(value, called)
+  if not value.ndim:
+    raise ValueError(
+      f'{called} is one number, without an axis of rows: give x[None], [1, ...],'
+      ' for a single row'
+    )
+  if value.dtype.kind == 'c':
+    raise ValueError(
+      f'{called} holds complex numbers: give real and imaginary parts as columns'
+    )
+  return _narrow(value, called)
+
+
+def _plain(value, called):
+  """A numpy array of numbers in native byte order."""
+  try:
+    array = np.asarray(value)
+    if array.dtype == object:  # numbers that only say so
+      array = np.array(array.tolist())
+  except (ValueError, TypeError):
+    raise ValueError(
+      f'the rows of {called} have different shapes: pad or cut them to one shape'
+    ) from None
+  if array.dtype.kind not in 'biufc' and array.dtype.name not in FLOATS:
+    what = (
+      'text' if array.dtype.kind in 'SU' else f'values of type {array.dtype}'
+    )
+    raise ValueError(
+      f'{called} holds {what}: give numbers (tables.read and from_frame number'
+      ' the classes of a target), or leave the column out'
+    )
+  return array.astype(array.dtype.newbyteorder('='), copy=False)
+
+
+def _narrow(array, called):
+  """The same numbers in the type that JAX gives them, which must hold them."""
+  wanted = jax.dtypes.canonicalize_dtype(array.dtype)
+  if wanted == array.dtype:
+    return array
+  if array.size == 0:
+    return array.astype(wanted)
+  if wanted.kind in 'iu':
+    held = np.iinfo(wanted)
+    if array.min() < held.min or array.max() > held.max:
+      raise ValueError(
+        f'{called} has whole numbers up to {np.abs(array).max()}, beyond {wanted}:'
+        " number them anew, or say jax.config.update('jax_enable_x64', True)"
+      )
+  elif np.abs(
+    array, where=np.isfinite(array), out=np.zeros_like(array)
+  ).max() > (np.finfo(wanted).max):
+    raise ValueError(
+      f'{called} has numbers beyond {wanted}: rescale it, or say'
+      " jax.config.update('jax_enable_x64', True)"
+    )
+  return array.astype(wanted)
+
+
+def _is_text(value) -> bool:
+  if getattr(value, 'dtype', None) is not None and not isinstance(
+    value, np.ndarray
+  ):
+    return False
+  try:
+    kind = np.asarray(value).dtype.kind
+  except ValueError:
+    return False
+  if kind == 'O':
+    return any(isinstance(v, (str, bytes)) for v in np.ravel(np.asarray(value)))
+  return kind in 'SU'
+
+
+def _is_plain_tuple(value) -> bool:
+  return isinstance(value, tuple) and not hasattr(value, '_fields')
+
+
+# --- parameters and keys ----------------------------------------------------
+
+
+def parameters(params: PyTree, name: str = 'the parameters') -> None:
+  """Raises ValueError unless every leaf is of real, finite floating numbers.
+
+  What was not trained, as running averages, counts, keys and functions, has no
+  part in a score; it is named.
+  """
+  nodes = jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_state)
+  for path, node in nodes:
+    if _is_state(node):
+      raise ValueError(
+        f'{place_of(path)!r} of {name} is {type(node).__name__}, which was not'
+        f' trained: {FROM_FLAX}'
+      )
+  if isinstance(params, dict) and 'params' in params and len(params) > 1:
+    others = ', '.join(repr(key) for key in params if key != 'params')
+    raise ValueError(
+      f'{name} hold {others} beside params: tda.from_linen(module, variables)'
+      ' takes them apart'
+    )
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  if not leaves:
+    raise ValueError(
+      f'{name} are empty: give the parameters of a trained model'
+    )
+  for path, leaf in leaves:
+    _check_leaf(leaf, place_of(path), name)
+  arrays = [leaf for _, leaf in leaves]
+  if not any(isinstance(leaf, UNKNOWN) for leaf in arrays):
+    finite = np.asarray(_finite(arrays))
+    if not finite.all():
+      bad = place_of(leaves[int(np.argmin(finite))][0])
+      raise ValueError(
+        f'{bad!r} of {name} has NaN or infinity: training diverged; lower the'
+        ' learning rate and train again'
+      )
+
+
+def _check_leaf(leaf, place, name):
+  dtype = getattr(leaf, 'dtype', None)
+  if dtype is None and not isinstance(leaf, float):
+    kind = f'the function {name_of(leaf)}' if callable(leaf) else kind_of(leaf)
+    hint = 'leave it out of the parameters and close over it in apply'
+    if callable(leaf):
+      hint += ', as eqx.partition(model, eqx.is_inexact_array) does'
+    raise ValueError(f'{place!r} of {name} is {kind}: {hint}')
+  dtype = np.dtype(float) if dtype is None else dtype
+  if jnp.issubdtype(dtype, jnp.complexfloating):
+    raise ValueError(
+      f'{place!r} of {name} is complex: give its real and imaginary parts as two'
+      ' leaves, and join them in apply'
+    )
+  if not jnp.issubdtype(dtype, jnp.floating):
+    raise ValueError(
+      f'{place!r} of {name} has type {dtype}, which was not trained: close over'
+      f' it in apply, or {FROM_FLAX}'
+    )
+
+
+def as_array(leaf):
+  """A leaf of parameters as an array; a Python number is one of no axes."""
+  return jnp.asarray(leaf) if isinstance(leaf, float) else leaf
+
+
+def as_key(given) -> jax.Array:
+  """A typed key of a key, of its raw data, or of an integer; None: of 0.
+
+  Raises:
+    ValueError: it is none of these.
+  """
+  given = 0 if given is None else given
+  keys = as_keys(given, 'key')
+  if keys.ndim:
+    raise ValueError(
+      f'key has shape {list(keys.shape)}: give one key, as jax.random.key(0)'
+    )
+  return keys
+
+
+def as_keys(given, name: str = 'keys') -> jax.Array:
+  """Typed keys of keys, raw key data or integers; one of a list is an axis.
+
+  Raises:
+    ValueError: it is none of these.
+  """
+  if isinstance(given, (list, tuple)) and given:
+    return jnp.stack([as_key(one) for one in given])
+  dtype = getattr(given, 'dtype', None)
+  if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+    return given
+  whole = isinstance(given, int) and not isinstance(given, bool)
+  if whole or (dtype is not None and np.ndim(given) == 0):
+    if whole or np.issubdtype(dtype, np.integer):
+      return jax.random.key(int(given))
+  if dtype == np.uint32 and np.shape(given)[-1:] == (2,):
+    return jax.random.wrap_key_data(jnp.asarray(given))
+  if dtype is not None and np.issubdtype(dtype, np.integer):
+    return jnp.stack([jax.random.key(int(one)) for one in np.ravel(given)])
+  raise ValueError(
+    f'{name} is {kind_of(given)}: give typed keys, as jax.random.key(0), or'
+    ' integers'
+  )
+
+
+# --- words ------------------------------------------------------------------
+
+
+def _is_state(node) -> bool:
+  return any(kind.__name__ in STATE for kind in type(node).__mro__[:-1])
+
+
+def place_of(path) -> str:
+  """The name of a leaf, as layers/0/w."""
+  return jax.tree_util.keystr(path, simple=True, separator='/')
+
+
+def name_of(function: Callable) -> str:
+  """What a function is called."""
+  return getattr(function, '__name__', type(function).__name__)
+
+
+def kind_of(given) -> str:
+  """What was given, in words."""
+  if given is None or isinstance(given, (bool, int, float)):
+    return repr(given)
+  if hasattr(given, 'shape') and hasattr(given, 'dtype'):
+    return f'an array {given.dtype}{list(given.shape)}'
+  if callable(given):
+    return f'the function {name_of(given)}'
+  name = type(given).__name__
+  return f'an {name}' if name[0] in 'AEIOU' else f'a {name}'
+
+
+@jax.jit
+def _finite(leaves):
+  return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])

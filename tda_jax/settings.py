@@ -1,0 +1,110 @@
+"""What a method or an inverse was made with, as data.
+
+Every factory of the library keeps its own arguments, nested ones too, so that a
+result on disk can say what computed it.
+"""
+
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+
+class Settings(NamedTuple):
+  """Attributes:
+  data: ('kind', name), then (argument, value) of every argument; a value is a
+    number, a string, None, or such a tuple.
+  known: whether all is there; an optimizer or another function is not data.
+  made: the functions that these settings made. Where a product has others (by
+    `_replace`), the settings are not its own.
+  """
+
+  data: tuple
+  known: bool
+  made: tuple[Callable, ...]
+
+
+def kept(factory: Callable) -> Callable:
+  """The factory, whose products keep the arguments they were made with.
+
+  Args:
+    factory: (...) -> a NamedTuple of functions with a field `settings`.
+  """
+  signature = inspect.signature(factory)
+
+  @functools.wraps(factory)
+  def make(*args, **kwargs):
+    product = factory(*args, **kwargs)
+    given = signature.bind(*args, **kwargs)
+    given.apply_defaults()
+    arguments = {}
+    for name, value in given.arguments.items():
+      more = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+      arguments.update(value if more else {name: value})
+    data = tuple((name, _data(value)) for name, value in arguments.items())
+    return product._replace(
+      settings=Settings(
+        (('kind', factory.__name__), *data),
+        all(_known(value) for value in arguments.values()),
+        functions(product),
+      )
+    )
+
+  return make
+
+
+def of(product) -> Settings | None:
+  """The settings of a method or an inverse, or None where it has none."""
+  found = product.settings
+  return found if found and found.made == functions(product) else None
+
+
+def functions(product) -> tuple[Callable, ...]:
+  """The functions a product consists of."""
+  return tuple(field for field in product if callable(field))
+
+
+def readable(data: tuple) -> dict:
+  """Settings as nested dicts, for records."""
+  nested = lambda v: isinstance(v, tuple) and v and v[0][0] == 'kind'
+  return {name: readable(v) if nested(v) else v for name, v in data}
+
+
+def _data(value: Any):
+  if hasattr(value, 'settings'):
+    found = of(value)
+    return found.data if found else 'a function'
+  if isinstance(value, (bool, int, float, str, type(None))):
+    return value
+  if isinstance(value, np.generic):
+    return value.item()
+  if _is_array(value):
+    return _digest(np.asarray(value))
+  if isinstance(value, (list, tuple)) and not hasattr(value, '_fields'):
+    return ', '.join(str(_data(v)) for v in value)
+  return 'a function' if callable(value) else type(value).__name__
+
+
+def _known(value: Any) -> bool:
+  if hasattr(value, 'settings'):
+    found = of(value)
+    return found is not None and found.known
+  if isinstance(value, (list, tuple)) and not hasattr(value, '_fields'):
+    return all(_known(v) for v in value)
+  plain = isinstance(value, (bool, int, float, str, type(None), np.generic))
+  return plain or _is_array(value)
+
+
+def _is_array(value):
+  """Numbers whose values are there: no array of a program that is traced."""
+  traced = isinstance(value, jax.core.Tracer)
+  return isinstance(value, (np.ndarray, jax.Array)) and not traced
+
+
+def _digest(array):
+  kind = f'{array.dtype}{list(array.shape)} '
+  return kind + hashlib.sha256(array.tobytes()).hexdigest()[:16]

@@ -1,0 +1,63 @@
+"""What a user's function gives at one example, by shapes alone."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tda_jax import trees
+
+PyTree = Any
+
+
+def of(
+  function: Callable, name: str, params: PyTree, example: PyTree
+) -> PyTree:
+  """Shapes of function(params, example), as `jax.eval_shape` gives them.
+
+  Args:
+    name: of what the function is, for the error.
+
+  Raises:
+    ValueError: the function raised; the sentence has what it was given.
+  """
+  leaves, structure = jax.tree.flatten(example)
+  # Text is no array of JAX's: it is handed on as it is.
+  arrays = [isinstance(x, jax.Array) or _numeric(x) for x in leaves]
+
+  def of_arrays(params, given):
+    given = iter(given)
+    every = [
+      next(given) if own else x for own, x in zip(arrays, leaves, strict=True)
+    ]
+    return function(params, structure.unflatten(every))
+
+  try:
+    given = [x for own, x in zip(arrays, leaves, strict=True) if own]
+    return jax.eval_shape(of_arrays, params, given)
+  except Exception as error:
+    said = (str(error).strip() or 'no message').splitlines()[0]
+    raise ValueError(
+      f'{name} raised {type(error).__name__} on one example: {said.rstrip(".")};'
+      f' it was given parameters {described(params)} and the example'
+      f' {described(example)} (without a batch axis)'
+    ) from error
+
+
+def described(tree: PyTree, most: int = 8) -> str:
+  """Names, types and shapes of the leaves, as '{w float32[4, 3]}'."""
+  shown = [
+    f'{name or "array"} {getattr(leaf, "dtype", type(leaf).__name__)}'
+    f'{list(jnp.shape(leaf))}'
+    for name, leaf in zip(trees.names(tree), jax.tree.leaves(tree), strict=True)
+  ]
+  more = f' and {len(shown) - most} more' if len(shown) > most else ''
+  return f'{{{", ".join(shown[:most])}{more}}}'
+
+
+def _numeric(leaf):
+  return jnp.issubdtype(np.asarray(leaf).dtype, np.number) or (
+    np.asarray(leaf).dtype == bool
+  )

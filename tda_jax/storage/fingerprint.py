@@ -1,0 +1,191 @@
+"""What computed a result: hashes that differ where the computation does.
+
+A function of the user is known by its jaxpr, the constants it closes over
+included, so that an edited loss is another loss whatever its name. Arrays are
+known by their contents.
+"""
+
+import contextlib
+import functools
+import hashlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+
+from tda_jax.problem import Problem, bound
+from tda_jax.version import __version__
+
+PyTree = Any
+
+ADDRESS = re.compile(r'\bat 0x[0-9a-f]+')  # of a function, anew in each process
+
+
+def digest(tree: PyTree) -> str:
+  """A short name of the contents of a tree of arrays, the same everywhere."""
+  sha = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      leaf = jax.random.key_data(leaf)
+    leaf = np.ascontiguousarray(leaf)
+    name = jax.tree_util.keystr(path)
+    sha.update(f'{name} {leaf.dtype} {leaf.shape}'.encode())
+    sha.update(leaf.reshape(-1).view(np.uint8).data)
+  return sha.hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+  """Versions on which numbers, and the text of jaxprs, depend."""
+  return {'tda_jax': __version__, 'jax': jax.__version__}
+
+
+def abstract(tree: PyTree) -> PyTree:
+  """Shapes and types of a tree of arrays."""
+
+  def of(leaf):
+    dtype = getattr(leaf, 'dtype', None)
+    dtype = jnp.result_type(leaf) if dtype is None else dtype
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), dtype)
+
+  return jax.tree.map(of, tree)
+
+
+def of_rows(rows: PyTree) -> PyTree:
+  """Shapes and types of one example."""
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), abstract(rows)
+  )
+
+
+def of_problem(
+  problem: Problem, params: PyTree, rows: PyTree, frozen: PyTree = None
+) -> dict[str, str]:
+  """Name of a function of the problem -> hash of it and of its derivative.
+
+  Args:
+    params, frozen: of one model, arrays or their shapes.
+    rows: arrays [N, ...], or their shapes.
+  """
+  own = abstract(params), of_rows(rows), abstract(frozen)
+  return dict(_of_problem(problem, *map(_hashable, own)))
+
+
+def of_training(
+  problem: Problem, recipe, n: int, rows: PyTree, frozen: PyTree = None
+) -> dict[str, str]:
+  """Name of a function that training evaluates -> hash of it.
+
+  Args:
+    recipe: see `training.fit.Recipe`.
+    n: rows a run trains on, which tell its length.
+    rows: arrays [N, ...], or their shapes.
+    frozen: of one model.
+  """
+  own = of_rows(rows), abstract(frozen)
+  return dict(_of_training(problem, recipe, n, *map(_hashable, own)))
+
+
+def of_function(function: Callable, *shapes: PyTree) -> str:
+  """Hash of a function at the given shapes, constants included."""
+  return of_jaxpr(jax.make_jaxpr(function)(*shapes))
+
+
+def of_jaxpr(closed) -> str:
+  """Hash of a ClosedJaxpr: its text, and the values of its constants."""
+  sha = hashlib.sha256(ADDRESS.sub('', str(closed)).encode())
+  for const in _constants(closed):
+    sha.update(digest(const).encode())
+  return sha.hexdigest()[:16]
+
+
+@functools.lru_cache(64)
+def _of_problem(problem, params, example, frozen):
+  params, example, frozen = map(_tree, (params, example, frozen))
+  own, shape = _outputs(problem, params, example, frozen)
+  given = (shape, example)
+  found = {
+    'outputs': own,
+    'loss': of_function(_derived(problem.loss), *given),
+    'measure': of_function(_derived(problem.measure), *given),
+  }
+  # A problem whose labels are never drawn may have no way to draw them.
+  with contextlib.suppress(Exception):
+    found['sample'] = of_function(problem.sample, _key(), *given)
+  return tuple(found.items())
+
+
+@functools.lru_cache(64)
+def _of_training(problem, recipe, n, example, frozen):
+  example, frozen = _tree(example), _tree(frozen)
+  params = jax.eval_shape(recipe.init, _key())
+  steps = recipe.epochs * -(-n // recipe.batch_size)
+  optimizer, rate = recipe.optimizer(steps), recipe.learning_rate(steps)
+  moments = jax.eval_shape(optimizer.init, params)
+
+  def update(gradient, moments, params):
+    return optimizer.update(gradient, moments, params), optimizer.init(params)
+
+  found = {}
+  if recipe.augment is not None:
+    found['augment'] = of_function(recipe.augment, _key(), example)
+    example = jax.eval_shape(recipe.augment, _key(), example)
+  own, shape = _outputs(problem, params, example, frozen)
+  found |= {
+    'outputs': own,
+    'loss': of_function(_derived(problem.loss), shape, example),
+    'init': of_function(recipe.init, _key()),
+    'optimizer': of_function(update, params, moments, params),
+    'learning_rate': of_function(rate, jax.ShapeDtypeStruct((), jnp.int32)),
+  }
+  return tuple(found.items())
+
+
+def _outputs(problem, params, example, frozen):
+  """(hash of the outputs and of their derivative, their shape)."""
+
+  def outputs(params, example, frozen):
+    own = bound(problem, frozen if jax.tree.leaves(frozen) else None)
+    return own.outputs(params, example)
+
+  def derived(params, example, frozen, cotangent):
+    value, pull = jax.vjp(lambda p: outputs(p, example, frozen), params)
+    return value, pull(cotangent)
+
+  shape = jax.eval_shape(outputs, params, example, frozen)
+  return of_function(derived, params, example, frozen, shape), shape
+
+
+def _derived(function):
+  """A function of (outputs, example), with its derivative in the outputs."""
+  return jax.value_and_grad(lambda o, e: jnp.sum(function(o, e)))
+
+
+def _key():
+  return jax.eval_shape(lambda: jax.random.key(0))
+
+
+def _constants(closed):
+  """Constants of a ClosedJaxpr and of those within its equations."""
+  yield from closed.consts
+  for eqn in closed.jaxpr.eqns:
+    for value in jax.tree.leaves(
+      list(eqn.params.values()), is_leaf=lambda v: hasattr(v, 'eqns')
+    ):
+      if hasattr(value, 'consts'):
+        yield from _constants(value)
+      elif hasattr(value, 'eqns'):  # a Jaxpr, whose constants are arguments
+        yield from _constants(jax.extend.core.ClosedJaxpr(value, ()))
+
+
+def _hashable(tree):
+  leaves, structure = jax.tree.flatten(tree)
+  return tuple(leaves), structure
+
+
+def _tree(hashable):
+  leaves, structure = hashable
+  return jax.tree.unflatten(structure, leaves)

@@ -1,0 +1,275 @@
+"""What is given at the front door: made plain, or refused in one sentence."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+
+import tda_jax as tda
+from tda_jax import door, scoring
+from tda_jax.evaluation import detection, retraining
+from tda_jax.methods import method as method_lib
+
+T = tiny.classification()
+DOT = tda.grad_dot()
+RATE = lambda steps: optax.constant_schedule(0.1)
+RECIPE = tda.Recipe(
+  lambda key: tiny.mlp_init((5, 4, 3), key),
+  lambda steps: optax.sgd(0.1),
+  RATE,
+  batch_size=4,
+  epochs=1,
+)
+
+
+def attribute(method=DOT, problem=T.problem, params=T.params, train=T.train,
+              queries=T.queries, **kwargs):  # fmt: skip
+  return method_lib.attribute(method, problem, params, train, queries, **kwargs)
+
+
+WANT = attribute()
+
+
+def column(rows, name, made):
+  return {**rows, name: made(rows[name])}
+
+
+# What is given -> words of the sentence.
+KINDS = {
+  'an Inverse': ({'method': tda.ekfac(0.1)}, 'an Inverse: give tda.influence'),
+  'a name': ({'method': 'ekfac'}, "the name 'ekfac': give the method itself"),
+  'a factory': ({'method': tda.grad_dot}, r'grad_dot: call it, as grad_dot\('),
+  'nothing': ({'method': None}, 'the method is None; the order is attribute'),
+  'swapped': (
+    {'method': T.problem, 'problem': DOT},
+    'the method is a Problem; the order is attribute',
+  ),
+  'an apply': ({'problem': tiny.mlp_apply}, 'mlp_apply: give tda.classif'),
+  'params first': (
+    {'problem': T.params, 'params': T.problem},
+    'the problem is a dict; the order is',
+  ),
+}
+ROWS = {
+  'an array': (lambda r: r['x'], r'an array float32\[11, 5\]: give a dict'),
+  'a DataFrame': (
+    lambda r: __import__('pandas').DataFrame(r['x']),
+    'a pandas DataFrame: make rows of it by tables.from_frame',
+  ),
+  'no rows': (lambda r: tda.trees.row(r, slice(0)), 'train is empty'),
+  'nothing': (lambda r: {}, 'train is empty'),
+  'text': (lambda r: column(r, 'x', lambda x: x.astype(str)), "'x' .* text"),
+  'objects': (
+    lambda r: column(r, 'x', lambda x: np.array([None] * 11, object)),
+    "column 'x' of train holds values of type object",
+  ),
+  'complex': (lambda r: column(r, 'x', lambda x: x + 1j), "'x' .* complex"),
+  'dates': (
+    lambda r: {**r, 'day': np.zeros(11, 'datetime64[D]')},
+    "'day' .* datetime64",
+  ),
+  'masked': (
+    lambda r: column(r, 'x', lambda x: np.ma.array(x, mask=x > 0)),
+    "'x' of train has masked values",
+  ),
+  'ragged': (
+    lambda r: {**r, 'x': [[1.0], *r['x'][1:].tolist()]},
+    "'x' of train have different shapes",
+  ),
+  'a row without its axis': (
+    lambda r: tda.trees.row(r, 0),
+    "'y' of train is one number",
+  ),
+  'lengths': (
+    lambda r: column(r, 'x', lambda x: x[1:]),
+    'different numbers of rows',
+  ),
+  'not finite': (
+    lambda r: column(r, 'x', lambda x: np.where(x > 1, np.nan, x)),
+    "NaN or infinity in column 'x'",
+  ),
+  'beyond float32': (
+    lambda r: column(r, 'x', lambda x: x.astype(float) * 1e300),
+    "'x' of train has numbers beyond float32",
+  ),
+  'beyond int32': (
+    lambda r: {**r, 'id': np.arange(11) + 2**40},
+    "'id' of train has whole numbers .* beyond int32",
+  ),
+}
+LEAVES = {
+  'NaN': (lambda p: jax.tree.map(lambda x: x * np.nan, p), 'layer0/b.* NaN'),
+  'empty': (lambda p: {}, 'the parameters are empty'),
+  'counts': (lambda p: {**p, 'n': np.int32(3)}, "'n' .* int32.* not trained"),
+  'a key': (lambda p: {**p, 'k': jax.random.key(0)}, "'k' .*not trained"),
+  'a function': (lambda p: {**p, 'f': jnp.tanh}, "'f' .*function tanh"),
+  'complex': (lambda p: {**p, 'w': np.ones(2) * 1j}, "'w' .* is complex"),
+  'linen state': (
+    lambda p: {'params': p, 'batch_stats': {}},
+    "'batch_stats' beside params: tda.from_linen",
+  ),
+}
+
+
+@pytest.mark.parametrize('given', KINDS)
+def test_what_is_of_another_kind_is_named(given):
+  change, words = KINDS[given]
+  with pytest.raises(ValueError, match=words):
+    attribute(**change)
+
+
+@pytest.mark.parametrize('given', ROWS)
+def test_rows_without_one_reading_are_refused(given):
+  change, words = ROWS[given]
+  with pytest.raises(ValueError, match=words):
+    attribute(train=change(T.train))
+
+
+@pytest.mark.parametrize('given', LEAVES)
+def test_parameters_that_were_not_trained_are_named(given):
+  change, words = LEAVES[given]
+  with pytest.raises(ValueError, match=words):
+    attribute(params=change(T.params))
+
+
+@pytest.mark.parametrize(
+  'inverse',
+  [0.1, tda.ekfac, DOT, None],
+  ids=['number', 'factory', 'method', ''],
+)
+def test_an_influence_wants_an_inverse(inverse):
+  with pytest.raises(ValueError, match='the inverse is'):
+    tda.influence(inverse)
+
+
+CONVERTED = {
+  'lists': lambda r: {k: v.tolist() for k, v in r.items()},
+  'examples': lambda r: [tda.trees.row(r, i) for i in range(len(r['y']))],
+  'big-endian': lambda r: {k: v.astype(v.dtype.newbyteorder('>')) for k, v in r.items()},
+  'objects': lambda r: column(r, 'x', lambda x: x.astype(object)),
+  'float64': lambda r: column(r, 'x', lambda x: x.astype(float)),
+  'int64': lambda r: column(r, 'y', lambda y: y.astype(np.int64)),
+  'series': lambda r: column(r, 'y', __import__('pandas').Series),
+  'jax': lambda r: jax.tree.map(jnp.asarray, r),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('given', CONVERTED)
+def test_rows_with_one_reading_are_converted(given):
+  made = CONVERTED[given]
+  got = attribute(train=made(T.train), queries=made(T.queries))
+  np.testing.assert_allclose(got, WANT, rtol=1e-6)
+
+
+KEYS = {
+  'integer': 3,
+  'numpy integer': np.int64(3),
+  'raw': jax.random.key_data(jax.random.key(3)),
+  'typed': jax.random.key(3),
+}
+
+
+@pytest.mark.parametrize('given', KEYS)
+def test_keys_may_be_integers(given):
+  method = tda.random()
+  want = attribute(method, key=jax.random.key(3))
+  np.testing.assert_array_equal(attribute(method, key=KEYS[given]), want)
+
+
+@pytest.mark.parametrize('given', ['x', 1.5, True, jnp.zeros((2, 2))])
+def test_what_is_no_key_is_refused(given):
+  with pytest.raises(ValueError, match='key is'):
+    attribute(key=given)
+
+
+STACK = jax.tree.map(lambda x: jnp.stack([x, 0.5 * x]), T.params)
+
+
+def test_every_verb_takes_bare_parameters_a_run_and_a_stack(tmp_path):
+  many = tda.ensemble(DOT)
+  for params in (T.params, tda.Run(T.params)):
+    np.testing.assert_allclose(attribute(params=params), WANT, rtol=1e-6)
+    alone = scoring.score(
+      DOT, T.problem, params, T.train, T.queries, tmp_path, progress=False
+    )
+    np.testing.assert_allclose(alone, WANT[None], rtol=1e-6)
+    own = detection.self_influence(DOT, T.problem, params, T.train)
+    assert own.shape == (11,)
+    values, _ = scoring.top_k(DOT, T.problem, params, T.train, T.queries, 2)
+    np.testing.assert_allclose(values, -np.sort(-WANT, 0)[:2].T, atol=1e-6)
+  for runs in (STACK, tda.Run(STACK)):
+    scores = scoring.score(
+      DOT, T.problem, runs, T.train, T.queries, tmp_path / 'e', progress=False
+    )
+    assert scores.shape == (2, *WANT.shape)
+    got = attribute(many, params=runs)
+    np.testing.assert_allclose(got, scores.mean(0), atol=1e-6)
+    with pytest.raises(ValueError, match='has a member axis: give ensemble'):
+      attribute(params=runs)
+
+
+def test_training_enters_by_the_same_door():
+  run = tda.train(T.problem, RECIPE, T.train, [0, 1], progress=False)
+  listed = {k: v.tolist() for k, v in T.train.items()}
+  keys = jnp.stack([jax.random.key(0), jax.random.key(1)])
+  want = tda.train(T.problem, RECIPE, listed, keys, progress=False)
+  for a, b in zip(
+    *map(jax.tree.leaves, (run.params, want.params)), strict=True
+  ):
+    np.testing.assert_array_equal(a, b)
+  one = tda.train(T.problem, RECIPE, T.train, 0, progress=False)
+  assert one.params['layer0']['b'].shape == (1, 4)
+  for change, words in (
+    ((tiny.mlp_apply, RECIPE, T.train, 0), 'the problem is the function'),
+    ((RECIPE, T.problem, T.train, 0), 'the problem is a Recipe'),
+    ((T.problem, 0.1, T.train, 0), 'the recipe is 0.1'),
+    ((T.problem, RECIPE, T.train['x'], 0), 'train is an array'),
+    ((T.problem, RECIPE, T.train, 'a'), 'keys is a str'),
+  ):
+    with pytest.raises(ValueError, match=words):
+      tda.train(*change, progress=False)
+
+
+def test_ground_truth_enters_by_the_same_door(tmp_path):
+  subsets = np.arange(8).reshape(1, 8)
+
+  def outcomes(train, queries, path, key=0):
+    return retraining.outcomes(
+        T.problem, RECIPE, train, queries, subsets, 1, key, tmp_path / path,
+        progress=False,
+    )  # fmt: skip
+
+  want = outcomes(T.train, T.queries, 'a', jax.random.key(0))
+  listed = {k: v.tolist() for k, v in T.train.items()}
+  np.testing.assert_array_equal(outcomes(listed, T.queries, 'b'), want)
+  text = column(T.queries, 'x', lambda x: x.astype(str))
+  with pytest.raises(ValueError, match="'x' of queries holds text"):
+    outcomes(T.train, text, 'c')
+  assert not (tmp_path / 'c').exists()
+
+
+@pytest.mark.parametrize('size', [0, -3, 1.5, True, 'all'])
+def test_a_batch_size_is_a_whole_number(size):
+  with pytest.raises(ValueError, match='batch_size=.*whole number from 1'):
+    attribute(batch_size=size)
+
+
+def test_a_solver_that_stopped_short_is_told():
+  short = tda.influence(tda.cg(0.01, max_steps=1))
+  with pytest.warns(door.NotConverged, match='cg stopped .* 100% of the quer'):
+    attribute(short)
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    attribute(tda.influence(tda.cg(0.1)))
+
+
+def test_scores_that_are_not_finite_do_not_leave():
+  huge = lambda problem, run, prepared, batch: jnp.full(
+    (len(batch.index), 4), jnp.inf
+  )
+  with pytest.raises(ValueError, match='44 of 44 scores that are not finite'):
+    attribute(DOT._replace(score=huge, own=None))
