@@ -9,7 +9,7 @@ import tiny
 
 from experiments import evidence
 from tda_jax.evaluation import supporters
-from tda_jax.training.fit import Run
+from tda_jax.run import Run
 
 
 def test_marks_are_of_rows_that_other_models_confirm():
