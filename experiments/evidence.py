@@ -7,7 +7,7 @@ from experiments.tasks import Task
 from tda_jax import problem as problem_lib
 from tda_jax import trees
 from tda_jax.data import rows as rows_lib
-from tda_jax.evaluation import significance
+from tda_jax.evaluation import significance, supporters
 from tda_jax.evaluation.factors import Factors, shares
 from tda_jax.report import page
 from tda_jax.run import Run
@@ -26,7 +26,8 @@ def queries(
   """The first config.report.queries by the scores of the ensemble.
 
   Where there are several models each score has its standard error, and is
-  marked where it is significant at a false discovery rate of `rate`. Predictions
+  marked where models that did not pick its row confirm it (`supporters`, at a
+  false discovery rate of `rate`). Predictions
   are the first model's.
   """
   if task.shown is None:
@@ -36,7 +37,9 @@ def queries(
   scores, sure = shares(factors), {}
   if len(scores) > 1:
     u = significance.uncertainty(scores, rate=rate)
-    sure = {'standard_error': u.standard_error, 'significant': u.significant}
+    k = min(config.report.evidence, scores.shape[1])
+    marks = supporters.marked(scores, k, rate=rate)
+    sure = {'standard_error': u.standard_error, 'significant': marks}
   return page.queries(
     scores.mean(0),
     task.shown['train'],

@@ -47,7 +47,7 @@ class Evidence(NamedTuple):
 
   Attributes:
     standard_error: of an ensemble's score; None for one model's.
-    significant: whether the score is told from 0.
+    significant: whether models that did not pick the row confirm it.
   """
 
   example: Example
@@ -99,7 +99,8 @@ def queries(
     classes: names of the labels; None: as they are.
     columns: names of a table's columns; None: numbered.
     standard_error, significant: of each score, [N, Q], as
-      `evaluation.significance` has them; None: of one model.
+      `significance.uncertainty` and `supporters.marked` have them; None: of one
+      model.
 
   Raises:
     ValueError: scores of other rows or queries.

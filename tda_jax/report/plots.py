@@ -272,6 +272,8 @@ def _bar_group(axes, y, spans, color):
       continue
     value, low, high = span
     axes.barh(at, value, height=0.38, color=color)
+    if not high > low:  # not known: a bar without a line
+      continue
     for color_, width in (('white', 3.0), (INK, 1.3)):  # seen on any bar
       axes.plot([low, high], [at, at], color=color_, linewidth=width)
 

@@ -228,7 +228,7 @@ def test_an_own_task_runs(tmp_path):
   config = own_task(tmp_path, OWN.replace('EDIT', 'pass'))
   done = run('attribute', config, tmp_path / 'w')
   assert 'holds 2 models x 30 rows x 10 queries' in done.stdout
-  assert 'of the pairs are significant' in done.stdout
+  assert '2 models cannot say which supporters' in done.stdout
   store = scores.open(
     tmp_path / 'w' / 'scores' / 'digits' / 'grad_dot' / 'uncertainty'
   )
