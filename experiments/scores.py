@@ -185,4 +185,5 @@ def facts(config, workdir, name: str, count: int) -> list[dict]:
 
 def _folder(config, workdir, name):
   """An ablation shares a workdir, not its methods' names."""
-  return pathlib.Path(workdir) / 'scores' / config.setting / name
+  setting = record.safe_name(config.setting, 'config.setting')
+  return pathlib.Path(workdir) / 'scores' / setting / name
