@@ -29,6 +29,7 @@ from experiments import astra
 from tda_jax.storage import record
 
 ROOT = pathlib.Path(__file__).parents[1]
+STEADY = ('zarr.json', 'chosen.json', 'split.json', 'found.npz')
 OUTCOMES = ('survived', 'refused', 'silent', 'dead end', 'traceback')
 
 
@@ -128,9 +129,7 @@ def numbers(workdir: pathlib.Path) -> dict:
       content = record.read_json(file)
       timeless = lambda row: {**row, 'seconds': None, 'peak_mb': None}
       found['/'.join(parts)] = [*map(timeless, content['rows'])]
-    elif file.name in ('zarr.json', 'chosen.json', 'split.json') or (
-      {'c', 'done'} & {*parts} and file.is_file()
-    ):
+    elif file.name in STEADY or ({'c', 'done'} & {*parts} and file.is_file()):
       found['/'.join(parts)] = file.read_bytes()
   return found
 

@@ -1,6 +1,7 @@
 """Files that are whole or absent, also after a loss of power; folders in use."""
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 
 import jax
 
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 _log = logging.getLogger(__name__)
 
 
@@ -23,11 +25,14 @@ def write(path: str | os.PathLike, data: bytes) -> None:
   if path.is_file() and path.read_bytes() == data:
     return
   aside = path.with_name(f'.{path.name}.{os.getpid()}')
-  with open(aside, 'wb') as file:
-    file.write(data)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(aside, path)
+  try:
+    with open(aside, 'wb') as file:
+      file.write(data)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(aside, path)
+  finally:
+    aside.unlink(missing_ok=True)  # of a write that failed
   sync(path.parent)
 
 
@@ -37,10 +42,12 @@ def show(path: str | os.PathLike, data: bytes) -> None:
   On a disk that cannot be written, one that is there stays, and that is said.
   """
   path = pathlib.Path(path)
-  if path.exists() and not writable(path.parent):
+  try:
+    write(path, data)
+  except OSError as error:
+    if error.errno not in READ_ONLY or not path.exists():
+      raise
     _log.warning('%s stays as it is: it cannot be written there', path)
-    return
-  write(path, data)
 
 
 def sync(path: str | os.PathLike) -> None:
@@ -70,10 +77,11 @@ def lock(folder: str | os.PathLike) -> Iterator[None]:
   """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  if jax.process_index() or not writable(folder):
+  file = None if jax.process_index() else _opened(folder / '.lock')
+  if file is None:
     yield
     return
-  with open(folder / '.lock', 'a+') as file:
+  with file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -90,3 +98,13 @@ def lock(folder: str | os.PathLike) -> Iterator[None]:
       yield
     finally:
       file.truncate(0)
+
+
+def _opened(path):
+  """A file to lock, or None where nothing can be written."""
+  try:
+    return open(path, 'a+')
+  except OSError as error:
+    if error.errno not in READ_ONLY:
+      raise
+    return None

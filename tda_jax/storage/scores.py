@@ -6,6 +6,7 @@ the checksum of its values and of what the store says of itself. A block that is
 absent, damaged or of something else is not done.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -77,7 +78,10 @@ def create(
       {'name': 'crc32c'},
     ],
   }
-  ts.open(_spec(path) | {'metadata': metadata}, create=True, open=True).result()
+  path.mkdir(parents=True, exist_ok=True)
+  with _writing(path):
+    spec = _spec(path) | {'metadata': metadata}
+    ts.open(spec, create=True, open=True).result()
   return open(path)
 
 
@@ -133,7 +137,11 @@ def write(store: Store, start: int, block: np.ndarray) -> None:
       f'the block at row {start} of {store.path} is written already, by another'
       ' process: wait until it ends and run the same command again'
     )
-  store.array[start : start + rows].write(block).result()
+  # A part of a chunk is written into what is there, which may be damaged.
+  zeros = ['0'] * len(store.shape[1:])
+  store.path.joinpath('c', str(number), *zeros).unlink(missing_ok=True)
+  with _writing(store.path):
+    store.array[start : start + rows].write(block).result()
   marker = _marker(store, number)
   marker.parent.mkdir(exist_ok=True)
   files.write(marker, _checksum(store, number, block))
@@ -184,6 +192,16 @@ def _values(store, number) -> np.ndarray | None:
     return None
   wanted = _checksum(store, number, values)
   return values if marker.read_bytes() == wanted else None
+
+
+@contextlib.contextmanager
+def _writing(path):
+  """tensorstore's errors of a disk as OSError, in a sentence."""
+  try:
+    yield
+  except ValueError as error:
+    why = str(error).split(' [', 1)[0]
+    raise OSError(f'the score store {path} cannot be written: {why}') from error
 
 
 def _checksum(store, number, values) -> bytes:

@@ -18,7 +18,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
   monkeypatch.setattr(os, 'fsync', full)
   with pytest.raises(OSError, match='no space'):
     files.write(file, b'new')
-  assert file.read_bytes() == b'old'
+  assert file.read_bytes() == b'old' and [*tmp_path.iterdir()] == [file]
 
 
 def test_file_then_name_then_folder_reach_the_disk(tmp_path, monkeypatch):
@@ -46,8 +46,14 @@ def test_what_people_look_at_stays_on_a_disk_that_cannot_be_written(
   tmp_path, monkeypatch
 ):
   files.show(tmp_path / 'a', b'old')
-  monkeypatch.setattr(files, 'writable', lambda folder: False)
+
+  def cannot(number):
+    raise OSError(errno.EROFS, 'read-only')
+
+  monkeypatch.setattr(os, 'fsync', cannot)
   files.show(tmp_path / 'a', b'new')
+  with pytest.raises(OSError, match='read-only'):
+    files.show(tmp_path / 'b', b'new')
   assert (tmp_path / 'a').read_bytes() == b'old'
   monkeypatch.undo()
   files.show(tmp_path / 'a', b'new')

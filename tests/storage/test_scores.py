@@ -150,6 +150,8 @@ def test_every_bit_of_a_chunk_counts(tmp_path):
     chunk.write_bytes(data)
     found = scores.read(make(tmp_path / 's'))
     assert np.isnan(found[8:]).all() or (found == VALUES).all()
+  fill(store, [2])  # a part of a chunk, into which tensorstore writes
+  assert chunk.read_bytes() == whole
 
 
 def test_blocks_outlive_lost_metadata_only_of_the_same_run(tmp_path):
