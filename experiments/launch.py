@@ -89,7 +89,8 @@ def _read(main, config, workdir):
 def keep_programs(workdir: pathlib.Path) -> None:
   """What this command compiles, however fast, the next one finds compiled."""
   jax.config.update('jax_compilation_cache_dir', str(workdir / 'programs'))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+  least = 0.0 if files.writable(workdir) else float('inf')  # of what is kept
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', least)
 
 
 def _sign_results(workdir, facts, begun):

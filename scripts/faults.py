@@ -3,10 +3,11 @@
   python -m scripts.faults --workdir=build/faults
 
 runs configs/astra/digits.py:smoke once, damages a copy of its workdir for each
-line of FAULTS, and prints counts as JSON (kept in results/faults/digits.json).
-A fault is survived if the same command ends with the same bytes; refused if it
-ends in one sentence whose cure, carried out, leads there; else it is silent, a
-dead end or a traceback, of which there must be none.
+line of FAULTS, kills other runs at random seconds, and prints counts as JSON
+(kept in results/faults/digits.json). A fault is survived if the same command
+ends with the same bytes; refused if it ends in one sentence whose cure, carried
+out, leads there; else it is silent, a dead end or a traceback, of which there
+must be none.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import pathlib
 import random
 import re
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -29,7 +31,7 @@ from experiments import astra
 from tda_jax.storage import record
 
 ROOT = pathlib.Path(__file__).parents[1]
-STEADY = ('zarr.json', 'chosen.json', 'split.json', 'found.npz')
+STEADY = ('zarr.json', 'chosen.json', 'split.json')
 OUTCOMES = ('survived', 'refused', 'silent', 'dead end', 'traceback')
 
 
@@ -67,6 +69,28 @@ def outcome(
     return Outcome('traceback', f'{type(error).__name__}: {error}')
   differ = differences(finished, workdir)
   return Outcome('silent', ', '.join(differ)) if differ else Outcome(name, text)
+
+
+def killed(
+  command: list[str], finished: pathlib.Path, workdir: pathlib.Path, seconds
+) -> Outcome:
+  """What becomes of a command that is killed after each of `seconds`.
+
+  Each time it is begun again where it was; the last time it is left to end.
+  """
+  shutil.rmtree(workdir, ignore_errors=True)
+  for limit in (*seconds, None):
+    with open(workdir.with_suffix('.log'), 'wb') as log:
+      child = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
+      try:
+        child.wait(limit)
+      except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+  if child.returncode:
+    return Outcome('dead end', workdir.with_suffix('.log').read_text()[-300:])
+  differ = differences(finished, workdir)
+  return Outcome('silent' if differ else 'survived', ', '.join(differ))
 
 
 def inflict(workdir: pathlib.Path, fault: Fault) -> None:
@@ -235,6 +259,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('--workdir', default='build/faults')
   parser.add_argument('--only', default='', help='part of a pattern')
+  parser.add_argument('--kills', type=int, default=12)
   args = parser.parse_args()
   folder, config = (
     pathlib.Path(args.workdir).resolve(),
@@ -246,11 +271,25 @@ def main() -> None:
   if said := sentence(run, finished):
     sys.exit(said)
   found = []
+
+  def note(fault, of):
+    found.append((fault, of))
+    line = ' | '.join((*fault, *of)).replace(f'{folder}/', '')
+    print(line, file=sys.stderr, flush=True)
+
   for fault in FAULTS:
     if args.only in fault.pattern:
-      found.append((fault, outcome(run, finished, folder / 'damaged', fault)))
-      line = (*fault, *found[-1][1])
-      print(' | '.join(line).replace(f'{folder}/', ''), file=sys.stderr)
+      note(fault, outcome(run, finished, folder / 'damaged', fault))
+  rng, target = random.Random(0), folder / 'killed'
+  command = [
+      sys.executable, '-m', 'experiments.astra', f'--workdir={target}',
+      '--config=configs/astra/digits.py:smoke',
+  ]  # fmt: skip
+  for _ in range(args.kills // 3):  # a run is killed three times
+    seconds = [round(rng.uniform(4, 16), 2) for _ in range(3)]
+    of = killed(command, finished, target, seconds)
+    for at in seconds:
+      note(Fault('the process', f'killed after {at} s'), of)
   facts = {**record.environment(), 'seconds': round(time.time() - begun, 1)}
   content = {
     **counts([of for _, of in found]),

@@ -82,22 +82,30 @@ def lock(folder: str | os.PathLike) -> Iterator[None]:
     yield
     return
   with file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      file.seek(0)
-      holder = file.read() or 'another process'
-      raise ValueError(
-        f'{folder} is in use by {holder}: wait until that ends, or give another'
-        ' folder'
-      ) from None
-    file.truncate(0)
-    file.write(f'process {os.getpid()} on {socket.gethostname()}')
-    file.flush()
+    _claim(file, folder)
     try:
       yield
     finally:
       file.truncate(0)
+
+
+def _claim(file, folder):
+  """Locks the file and writes into it by whom."""
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    file.seek(0)
+    holder = file.read() or 'another process'
+    raise ValueError(
+      f'{folder} is in use by {holder}: wait until that ends, or give another'
+      ' folder'
+    ) from None
+  except OSError as error:
+    _log.warning('%s has a disk without locks (%s): see that no other'
+                 ' command writes there', folder, error)  # fmt: skip
+  file.truncate(0)
+  file.write(f'process {os.getpid()} on {socket.gethostname()}')
+  file.flush()
 
 
 def _opened(path):

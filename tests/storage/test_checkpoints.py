@@ -1,3 +1,5 @@
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,6 +43,22 @@ def test_a_save_that_was_cut_is_not_a_checkpoint(tmp_path, monkeypatch):
   with pytest.raises(KeyboardInterrupt):
     checkpoints.save(tmp_path / 'a', tree())
   assert not (tmp_path / 'a').exists()
+
+
+def test_all_of_it_is_on_the_disk_before_its_name(tmp_path, monkeypatch):
+  order, replace = [], os.replace
+  monkeypatch.setattr(checkpoints.files, 'sync', order.append)
+
+  def renamed(aside, path):
+    if path == tmp_path / 'a':
+      every = {*aside.rglob('*'), aside}
+      assert {*order} == every and checkpoints.whole(aside)
+      order.clear()
+    replace(aside, path)
+
+  monkeypatch.setattr(checkpoints.os, 'replace', renamed)
+  checkpoints.save(tmp_path / 'a', tree())
+  assert order == [tmp_path]
 
 
 def test_never_overwrites(tmp_path):

@@ -70,6 +70,15 @@ def test_a_folder_has_one_holder(tmp_path):
     pass
 
 
+def test_a_disk_without_locks_is_said(tmp_path, monkeypatch, caplog):
+  def flock(file, how):
+    raise OSError(errno.ENOLCK, 'no locks')
+
+  monkeypatch.setattr(files.fcntl, 'flock', flock)
+  with files.lock(tmp_path):
+    assert 'a disk without locks' in caplog.text
+
+
 def hold(folder):
   """Holds it for ever; for a process of its own."""
   with files.lock(folder):

@@ -118,6 +118,10 @@ def test_absent_damaged_or_empty(tmp_path):
     lambda chunk, marker: marker.write_bytes(marker.read_bytes()[::-1]),
     lambda chunk, marker: marker.write_bytes(other(marker).read_bytes()),
     lambda chunk, marker: chunk.write_bytes(other(chunk.parent).read_bytes()),
+    lambda chunk, marker: [
+      mine.write_bytes(of.read_bytes())
+      for mine, of in ((chunk, other(chunk.parent)), (marker, other(marker)))
+    ],
   ],
 )
 def test_a_damaged_block_is_not_done_and_written_again(tmp_path, damage):
