@@ -127,7 +127,7 @@ def obey(said: str, workdir: pathlib.Path) -> None:
   """
   place = re.escape(str(workdir)) + r'/[^\s:;,]+'
   named = re.search(f'delete (?:the folder )?({place})', said)
-  if not named and re.search('delete that (file|folder)', said):
+  if not named and re.search('delete that (file|folder|one)', said):
     named = re.search(f'({place})', said)
   if not named:
     raise LookupError(f'no cure in: {said}')
