@@ -31,6 +31,9 @@ from tda_jax.storage import files, foreign, record
 
 _SCORES = flags.DEFINE_string('scores', None, 'file of scores from elsewhere')
 _OWN = flags.DEFINE_string('own', None, 'file of their self-influence')
+_ZEROS = flags.DEFINE_bool(
+  'zeros', False, 'lines of zeros in --scores are meant, not missing'
+)
 _NAME = flags.DEFINE_string('name', 'theirs', 'what to call them in tables')
 _WORLD = flags.DEFINE_string('world', 'clean', 'world of quanda they are of')
 _SIGN = flags.DEFINE_enum(
@@ -119,7 +122,7 @@ def of_worlds(config, workdir) -> list[dict]:
 def read(task) -> np.ndarray:
   """The scores [N, Q] of the flags, in our sign."""
   scores = foreign.oriented(
-    foreign.read(_SCORES.value),
+    foreign.read(_SCORES.value, _ZEROS.value),
     _ORIENTATION.value,
     _SIGN.value,
     *(rows_lib.count(rows) for rows in (task.train, task.queries)),

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from ml_collections import config_dict
 
-from experiments import pretrained, worlds
+from experiments import pretrained, sources, worlds
 from tda_jax import door
 from tda_jax import problem as problem_lib
 from tda_jax.data import images as images_lib
@@ -98,14 +98,14 @@ def images(config) -> Task:
   data = config.data
   if data.name == 'mnist5k':
     (train, queries), index = _drawn(images_lib.mnist5k(), data)
-  elif data.name in IMAGE_FILES:
-    read = IMAGE_FILES[data.name]
+  elif data.name in sources.IMAGE_FILES:
+    read = sources.IMAGE_FILES[data.name]
     rows, held_out = read(data.path), read(data.path, 'test')
     (train, queries), index = _drawn(rows, data, held_out)
   else:
     raise ValueError(
       f'unknown images {data.name!r}: use mnist5k or one of'
-      f' {sorted(IMAGE_FILES)}'
+      f' {sorted(sources.IMAGE_FILES)}'
     )
   if data.get('pool'):
     train, queries = (images_lib.pooled(r, data.pool) for r in (train, queries))
@@ -115,7 +115,11 @@ def images(config) -> Task:
     train, queries = ({**r, 'x': 2 * r['x'] - 1} for r in (train, queries))
   else:
     train, queries = prepare.standardise(train, queries, axes=(0, 1, 2))
-  shown = {**shown, 'classes': CLASSES.get(data.name), 'split': _split(index)}
+  shown = {
+    **shown,
+    'classes': sources.CLASSES.get(data.name),
+    'split': _split(index),
+  }
   return classifier(config, train, queries, shown)._replace(known=known)
 
 
@@ -157,14 +161,11 @@ def table(config) -> Task:
   """Regression or classification on a table.
 
   `data.name` is concrete, diabetes or breast_cancer; or a user's .csv or .npz
-  file; or one of FILES, read from `data.path`. A file's target column is
+  file; or one of `sources.FILES`, read from `data.path`. A file's target column is
   `data.target`.
   """
   data = config.data
-  if data.name in TABLES:
-    rows, columns = TABLES[data.name](), tables.columns(data.name)
-  else:
-    rows, columns = _read(data)
+  rows, columns = sources.read(data)
   rows_lib.check(rows, data.name)
   (train, queries), index = prepare.split(
     rows, data.seed, data.train, data.queries
@@ -280,60 +281,6 @@ INITS = {
   'he': None,
   'torch': jax.nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform'),
 }
-TABLES = {
-  'concrete': tables.concrete,
-  'diabetes': tables.diabetes,
-  'breast_cancer': tables.breast_cancer,
-}
-FILES = {  # tables that no package ships -> where to get them
-  'energy': (
-    'the UCI Energy Efficiency data (archive.ics.uci.edu/dataset/242, the sheet'
-    ' of ENB2012_data.xlsx saved as CSV)'
-  ),
-  'heloc': (
-    'the FICO HELOC data (community.fico.com, or Kaggle; heloc_dataset_v1.csv)'
-  ),
-  'folktables': (
-    'ACSIncome of Massachusetts, 2018, one-hot, as the docstring of'
-    ' configs/final_model_only/folktables.py makes it'
-  ),
-}
-IMAGE_FILES = {
-  'mnist': images_lib.mnist,
-  'fashion_mnist': images_lib.fashion_mnist,
-  'cifar10': images_lib.cifar10,
-}
-CLASSES = {
-    'fashion_mnist': (
-        'T-shirt', 'trouser', 'pullover', 'dress', 'coat', 'sandal', 'shirt',
-        'sneaker', 'bag', 'boot',
-    ),
-    'cifar10': (
-        'airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse',
-        'ship', 'truck',
-    ),
-}  # fmt: skip
-
-
-def _read(data):
-  """(rows, columns) of a user's file."""
-  path = data.path if data.name in FILES else data.name
-  if not path.endswith(('.csv', '.csv.gz', '.npz')):
-    if data.name in FILES:
-      raise ValueError(
-        f'data.path={path!r} is no .csv or .npz file: get'
-        f' {FILES[data.name]} and give its path as --config.data.path=FILE'
-      )
-    raise ValueError(
-      f'unknown table {data.name!r}: use one of {sorted([*TABLES, *FILES])}, or'
-      ' the path of a .csv or .npz file'
-    )
-  read = tables.read(path, data.target, classification=data.classification)
-  keep = [c not in data.get('drop', ()) for c in read.columns]
-  columns = tuple(c for c, kept in zip(read.columns, keep, strict=True) if kept)
-  if all(keep):
-    return read.rows, columns
-  return {**read.rows, 'x': read.rows['x'][:, keep]}, columns
 
 
 def _drawn(rows, data, test=None):

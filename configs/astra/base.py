@@ -43,6 +43,8 @@ def config(setting: str) -> config_dict.ConfigDict:
     label_noise=0.0,  # share of training labels drawn anew at random
     target='y',  # column of a user's table
     classification=False,  # whether it holds classes
+    one_hot=False,  # text becomes one column for each value
+    drop='',  # columns to leave out, 'a,b'
     length=64,  # of texts, in words
     vocabulary=2000,  # word ids
   )

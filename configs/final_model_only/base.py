@@ -49,8 +49,9 @@ def config(setting: str, grid: tuple = GRID) -> config_dict.ConfigDict:
     train=0,
     queries=100,
     target='y',  # column of a user's table
-    drop=(),  # columns that are not features
+    drop='',  # columns to leave out, 'a,b'
     classification=False,  # whether it holds classes
+    one_hot=False,  # text becomes one column for each value
     label_noise=0.0,
   )
   c.model = config_dict.create(

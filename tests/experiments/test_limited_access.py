@@ -12,7 +12,7 @@ from test_cli import run, sentence
 
 from experiments import limited_access as experiment
 from experiments import limited_access_claims as claims_lib
-from experiments import methods, proxies, tasks
+from experiments import methods, proxies, sources, tasks
 from experiments.findings import Truth, of_scores
 from experiments.proxies import Proxy
 from tda_jax.data.subsets import half_subsets
@@ -158,7 +158,7 @@ def test_held_out_rows_are_neither_training_rows_nor_queries(monkeypatch):
   np.testing.assert_array_equal(own['queries'], other.shown['split']['queries'])
   np.testing.assert_array_equal(other.train['y'], rows['y'][held])
   # Of files, which have their queries in another part.
-  monkeypatch.setitem(tasks.IMAGE_FILES, 'mnist', lambda path, part='': rows)
+  monkeypatch.setitem(sources.IMAGE_FILES, 'mnist', lambda path, part='': rows)
   c.data.update(name='mnist', held_out=0)
   own = tasks.images(c).shown['split']
   c.data.held_out = 50

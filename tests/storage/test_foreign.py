@@ -115,3 +115,41 @@ def test_self_influence_has_a_sign():
     foreign.checked_own(-own, 3)
   with pytest.raises(ValueError, match='give one a row'):
     foreign.checked_own(own[:2], 3)
+
+
+@pytest.mark.parametrize('driver', ['zarr', 'zarr3'])
+def test_a_half_written_zarr_is_refused(tmp_path, driver):
+  path = tmp_path / 's.zarr'
+  metadata = {
+    'zarr': {'chunks': [1, 4], 'dtype': '<f4'},
+    'zarr3': {
+      'data_type': 'float32',
+      'chunk_grid': {
+        'name': 'regular', 'configuration': {'chunk_shape': [1, 4]}
+      },
+    },
+  }[driver]  # fmt: skip
+  store = ts.open({
+      'driver': driver, 'create': True,
+      'kvstore': {'driver': 'file', 'path': str(path)},
+      'metadata': {'shape': [5, 4], 'fill_value': 0.0, **metadata},
+  }).result()  # fmt: skip
+  for i in range(2):
+    store[i].write(np.ones(4, np.float32)).result()
+  with pytest.raises(ValueError, match='the first that is missing is of row 2'):
+    foreign.read(path)
+  for i in range(2, 5):
+    store[i].write(np.ones(4, np.float32)).result()
+  np.testing.assert_array_equal(foreign.read(path), np.ones((5, 4)))
+
+
+@pytest.mark.parametrize('axis, name', [(0, 'rows'), (1, 'columns')])
+def test_lines_of_zeros_were_never_written(tmp_path, axis, name):
+  scores = np.ones((4, 3))
+  np.moveaxis(scores, axis, 0)[2] = 0
+  np.save(tmp_path / 's.npy', scores)
+  with pytest.raises(ValueError, match=f'has 1 {name} of zeros, .* number 2'):
+    foreign.read(tmp_path / 's.npy')
+  np.testing.assert_array_equal(
+    foreign.read(tmp_path / 's.npy', zeros=True), scores
+  )

@@ -1,0 +1,138 @@
+"""A column of a table: numbers or text, features or a target, read strictly.
+
+What could be read in two ways is refused, with the column and the row.
+"""
+
+import numpy as np
+
+# Names under which libraries write the number of a row.
+INDEX = ('index', 'id', 'row', 'rownames', 'row_names', 'unnamed: 0', 'level_0')
+
+
+def features(called, name, column, one_hot) -> dict[str, np.ndarray]:
+  """The features that a column makes."""
+  column = numbers_or_text(called, name, column)
+  if column.dtype != object:
+    running = np.arange(len(column))
+    counts = any((column == running + first).all() for first in (0, 1))
+    if name.lower() in INDEX and counts:
+      raise ValueError(
+        f'column {name!r} of {called} only numbers the rows: leave it out (drop)'
+      )
+    check_numbers(called, name, column)
+    return {name: column}
+  if not one_hot:
+    raise ValueError(
+      f'column {name!r} of {called} is text (its first value is {column[0]!r}):'
+      ' give numbers, leave it out (drop), or ask for one_hot'
+    )
+  values = np.unique(column.astype(str))
+  if len(values) > max(2, len(column) / 2):
+    raise ValueError(
+      f'column {name!r} of {called} has {len(values)} different texts in'
+      f' {len(column)} rows, as a name or an identifier: leave it out (drop)'
+    )
+  return {f'{name}_{value}': column == value for value in values}
+
+
+def numbers_or_text(called, name, column) -> np.ndarray:
+  """A column of text as numbers where it is mostly numbers, else as it is.
+
+  Raises:
+    ValueError: a value is missing, or no number among numbers.
+  """
+  if column.dtype != object:
+    _refuse(called, name, np.isnan(column.astype(float)), 'no value')
+    return column
+  lower = column.astype(str)
+  lower = np.char.lower(lower)
+  if np.isin(lower, ('true', 'false')).all():
+    return lower == 'true'
+  numbers = pandas().to_numeric(column, errors='coerce')
+  numbers = np.asarray(numbers)
+  given = column != ''
+  wrong = given & np.isnan(numbers.astype(float))
+  if not wrong.any() and given.any():
+    _refuse(called, name, ~given, 'no value')
+    return _whole(column, numbers)
+  _refuse(called, name, ~given, 'no value')
+  if wrong.sum() <= given.sum() / 2:
+    row = int(np.argmax(wrong))
+    _refuse(called, name, wrong, f'{column[row]!r} among numbers')
+  return column
+
+
+def _whole(column, numbers):
+  """Whole numbers as integers where they were written so."""
+  if numbers.dtype.kind in 'iu':
+    return numbers
+  whole = np.isfinite(numbers).all() and (numbers == np.round(numbers)).all()
+  small = whole and np.abs(numbers).max() < 2**53
+  return numbers.astype(np.int64) if small else numbers
+
+
+def _refuse(called, name, wrong, what):
+  if wrong.any():
+    raise ValueError(
+      f'{called} has {what} in column {name!r} of {int(wrong.sum())} rows, the'
+      f' first is row {int(np.argmax(wrong))}: remove or fill them'
+    )
+
+
+def check_numbers(called, name, column):
+  """Raises ValueError for numbers that float32 does not hold."""
+  if column.dtype.kind == 'b':
+    return
+  _refuse(called, name, ~np.isfinite(column), 'NaN or infinity')
+  with np.errstate(over='ignore'):
+    narrow = column.astype(np.float32)
+  _refuse(called, name, ~np.isfinite(narrow), 'a number beyond float32')
+  whole = np.abs(narrow).max(initial=0) >= 2**24 and (
+    column.dtype.kind in 'iu' or (column == np.round(column)).all()
+  )
+  if whole and len(np.unique(narrow)) < len(np.unique(column)):
+    raise ValueError(
+      f'column {name!r} of {called} has whole numbers above 2^24 that float32'
+      ' cannot tell apart: leave it out (drop) if it is an identifier, else'
+      ' subtract its smallest value'
+    )
+
+
+def targets(called, target, y) -> np.ndarray:
+  """Numbers to predict, float32."""
+  if y.dtype == object or y.dtype.kind in 'US':
+    raise ValueError(
+      f'target {target!r} of {called} is text (its first value is {y[0]!r}):'
+      ' give numbers, or ask for classification'
+    )
+  for column in y.reshape(len(y), -1).T:
+    check_numbers(called, target, column)
+  return np.asarray(y, np.float32)
+
+
+def classes(called, target, y) -> tuple[np.ndarray, tuple[str, ...]]:
+  """Labels 0, 1, ... and the names of their classes, in sorted order."""
+  if y.dtype == object or y.dtype.kind in 'US':
+    y = y.astype(str)
+    _refuse(called, target, y == '', 'no value')
+  elif y.dtype.kind == 'f':
+    _refuse(called, target, np.isnan(y), 'no value')
+    if not (y == np.round(y)).all():
+      raise ValueError(
+        f'target {target!r} of {called} has fractions (as {y[y != np.round(y)][0]}'
+        '), which are no classes: ask for regression, or make classes of them'
+      )
+    y = y.astype(np.int64)
+  names, labels = np.unique(y, return_inverse=True)
+  return labels.reshape(-1).astype(np.int32), tuple(map(str, names))
+
+
+def pandas():
+  """The package; raises ValueError where it is not installed."""
+  try:
+    import pandas as library
+  except ImportError:
+    raise ValueError(
+      'reading a CSV file takes the package pandas: pip install "tda_jax[data]"'
+    ) from None
+  return library
