@@ -236,6 +236,10 @@ def test_a_store_of_other_models_is_refused(tmp_path):
 def test_a_kill_before_the_facts_were_written_is_mended(tmp_path):
   t = tiny.classification()
   want = score(t, tmp_path)
-  (tmp_path / '0' / 'facts.json').unlink()
-  np.testing.assert_array_equal(score(t, tmp_path), want)
-  assert (tmp_path / '0' / 'facts.json').exists()
+  facts, chunk = tmp_path / '0' / 'facts.json', tmp_path / '0' / 'c/0/0'
+  for damage in (facts.unlink, lambda: facts.write_text('{"damping"')):
+    damage()
+    made = chunk.stat().st_mtime_ns
+    np.testing.assert_array_equal(score(t, tmp_path), want)
+    # Else the seconds of scoring would be those of nothing.
+    assert json.loads(facts.read_text()) and chunk.stat().st_mtime_ns > made

@@ -14,6 +14,7 @@ import matplotlib.image
 import numpy as np
 
 from tda_jax.report import table
+from tda_jax.storage import files
 
 COLUMNS = 12  # of a table row; what is beyond is counted, not shown
 
@@ -206,11 +207,8 @@ def render(path: str | os.PathLike, template: str, **content) -> str:
     The path.
   """
   text = _environment().get_template(template).render(**content)
-  path = pathlib.Path(path)
-  aside = path.with_name(f'.{path.name}.{os.getpid()}')
-  aside.write_text(text, encoding='utf-8')
-  os.replace(aside, path)
-  return str(path)
+  files.show(path, text.encode())
+  return os.fspath(path)
 
 
 def listed(facts: dict[str, Any]) -> dict[str, list]:
