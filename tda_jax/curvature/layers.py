@@ -43,6 +43,7 @@ class Layer(NamedTuple):
   why: str  # for 'leaf': the uses that are no product
   steps: tuple  # leaf -> W without its last row; see `walk.seen`
   bias_steps: tuple  # leaf -> the last row of W
+  routed: bool = False  # an entry of the stack has only positions sent to it
 
 
 class Plan(NamedTuple):
@@ -53,6 +54,7 @@ class Plan(NamedTuple):
   entered: frozenset[Path]  # the equations around these
   jaxpr: Any  # closed
   structure: Any  # of the outputs
+  gathers: dict[Path, tuple]  # whose numbers routed layers need; see `walk`
 
 
 class Coverage(NamedTuple):
@@ -185,9 +187,12 @@ def plan(outputs, params, example, as_leaf=()) -> Plan:
   for leaf, escapes in sorted(found.escapes.items()):
     layers[names[leaf]] = _held(leaf, names[leaf], leaves[leaf], escapes)
   sites = {path: (site, name_of[_key(site)]) for path, site in sites.items()}
-  entered = {path[:i] for path in sites for i in range(1, len(path))}
+  routes = {site.route for site, _ in sites.values() if site.route}
+  inside = (*sites, *routes)
+  entered = {path[:i] for path in inside for i in range(1, len(path))}
   structure = jax.tree.structure(shapes)
-  return Plan(layers, sites, frozenset(entered), jaxpr, structure)
+  gathers = {path: found.gathers[path] for path in routes}
+  return Plan(layers, sites, frozenset(entered), jaxpr, structure, gathers)
 
 
 def _leaves(params):
@@ -211,7 +216,7 @@ def _chosen(names, patterns):
 
 
 def _walked(jaxpr, leaves, forced):
-  found = Found({}, {})
+  found = Found({}, {}, {}, set())
   for leaf in forced:
     found.escapes[leaf] = [Escape('as_leaf', True)]
   values = [
@@ -338,6 +343,7 @@ def _layer(site, name):
     why='',
     steps=view.steps,
     bias_steps=bias.steps if bias else (),
+    routed=site.route is not None,
   )
 
 
