@@ -7,11 +7,13 @@ file or in `multiplications`, and a name that is gone raises "JAX x.y changed
 """
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core as jex
 from jax.extend import source_info_util
 
@@ -24,6 +26,8 @@ CALLS = {
   'core_call': 'call_jaxpr',
   **dict.fromkeys(REMAT, 'jaxpr'),
 }
+# The function itself, whose derivative is given beside it.
+CUSTOM = {'custom_jvp_call': 'call_jaxpr'}
 # Functions that are not entered: what they do with a parameter is unknown.
 OPAQUE = (
   'custom_jvp_call',
@@ -39,6 +43,30 @@ OPAQUE = (
   'scatter_mul',
   'scatter',
   'reduce',
+)
+# Choices by value: the derivative is zero where an input was not chosen.
+CHOICES = (
+  'abs',
+  'clamp',
+  'max',
+  'min',
+  'reduce_max',
+  'reduce_min',
+  'reduce_window_max',
+  'reduce_window_min',
+  'select_n',
+)
+# A factor or a choice, as of a mask; the second also moves or shifts.
+FACTORS = ('div', 'dot_general', 'mul', 'select_n')
+MASKS = (
+  *FACTORS,
+  'add',
+  'dynamic_slice',
+  'gather',
+  'scatter',
+  'scatter-add',
+  'scatter_add',
+  'sub',
 )
 CASTS = (
   'convert_element_type',
@@ -101,7 +129,7 @@ def where(e) -> str:
 def inner(e):
   """(jaxpr, its constants) of an equation of CALLS or of a scan."""
   with reading(e):
-    return _opened(e.params[CALLS.get(name(e), 'jaxpr')])
+    return _opened(e.params[{**CALLS, **CUSTOM}.get(name(e), 'jaxpr')])
 
 
 def branches(e):
@@ -208,3 +236,63 @@ def moved_axes(e, axes: tuple) -> tuple | None:
     return None
   rest = iter([axis for n, axis in zip(before, axes, strict=True) if n != 1])
   return tuple(next(rest) if n != 1 else None for n in after)
+
+
+# --- equations that choose --------------------------------------------------
+
+
+def bodies(e):
+  """(place after the equation's path, jaxpr, its inputs) of what it calls."""
+  if name(e) == 'cond':
+    return [((k,), b, e.invars[1:]) for k, (b, _) in enumerate(branches(e))]
+  if name(e) in (*CALLS, *CUSTOM, 'scan'):
+    return [((), inner(e)[0], e.invars)]
+  return []
+
+
+def chosen_from(e, on_model: list[bool]) -> tuple[int, ...]:
+  """The inputs of which the model's values choose one, or an entry of one.
+
+  Args:
+    on_model: of each input, whether it depends on the parameters.
+  """
+  if name(e) not in CHOICES or (name(e) == 'select_n' and not on_model[0]):
+    return ()
+  first = name(e) == 'select_n'
+  return tuple(i for i in range(first, len(on_model)) if on_model[i])
+
+
+def unchosen(e, chosen: tuple[int, ...], operands) -> jax.Array:
+  """A smooth stand-in for a choice, to which each of its inputs adds."""
+  shape = e.outvars[0].aval.shape
+  with reading(e):
+    if name(e).startswith('reduce_window'):
+      p = e.params
+      return jax.lax.reduce_window(
+        operands[0],
+        jnp.zeros((), operands[0].dtype),
+        jax.lax.add,
+        p['window_dimensions'],
+        p['window_strides'],
+        p['padding'],
+        p['base_dilation'],
+        p['window_dilation'],
+      )
+    if name(e).startswith('reduce'):
+      # The value stays: a softmax is finite by it.
+      reduce = jnp.max if name(e) == 'reduce_max' else jnp.min
+      axes = e.params['axes']
+      return _leaning(reduce(operands[0], axes), operands[0], axes)
+  parts = [operands[i] / (1 + k) for k, i in enumerate(chosen)]
+  return jnp.broadcast_to(sum(parts), shape).astype(e.outvars[0].aval.dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _leaning(value, x, axes):
+  """value, with the derivative of the sum of x."""
+  return value
+
+
+@_leaning.defjvp
+def _leaning_jvp(axes, primals, tangents):
+  return primals[0], tangents[1].sum(axes)

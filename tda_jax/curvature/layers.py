@@ -55,6 +55,7 @@ class Plan(NamedTuple):
   jaxpr: Any  # closed
   structure: Any  # of the outputs
   gathers: dict[Path, tuple]  # whose numbers routed layers need; see `walk`
+  smooth: dict[Path, tuple]  # choices to be replaced; see `positions`
 
 
 class Coverage(NamedTuple):
@@ -192,7 +193,7 @@ def plan(outputs, params, example, as_leaf=()) -> Plan:
   entered = {path[:i] for path in inside for i in range(1, len(path))}
   structure = jax.tree.structure(shapes)
   gathers = {path: found.gathers[path] for path in routes}
-  return Plan(layers, sites, frozenset(entered), jaxpr, structure, gathers)
+  return Plan(layers, sites, frozenset(entered), jaxpr, structure, gathers, {})
 
 
 def _leaves(params):

@@ -45,7 +45,9 @@ def _replay(jaxpr, consts, inputs, extra, path, plan: Plan, at_site):
   for i, e in enumerate(jaxpr.eqns):
     here = (*path, i)
     operands = [of(v) for v in e.invars]
-    if here in plan.entered:
+    if here in plan.smooth:
+      outs = [equations.unchosen(e, plan.smooth[here], operands)]
+    elif here in plan.entered:
       enter = ENTER.get(equations.name(e), _enter_call)
       outs = enter(e, operands, extra, here, plan, at_site)
     else:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from tda_jax.curvature import equations, replay
 from tda_jax.curvature import layers as layers_lib
-from tda_jax.curvature.layers import Layer
+from tda_jax.curvature.layers import Layer, Plan
 
 PyTree = Any
 Statistic = Callable[[Layer, jax.Array, jax.Array, PyTree], PyTree]
@@ -35,6 +35,7 @@ def collect(
   mask: jax.Array | None = None,
   total: bool = False,
   as_leaf=(),
+  changed: Callable[[Plan], Plan] = lambda plan: plan,
 ) -> dict[str, PyTree] | PyTree:
   """The statistic of each layer, of B examples at once.
 
@@ -52,11 +53,12 @@ def collect(
     examples: leaves [B, ...].
     aux: layer name -> tree of [*stack, ...], whose entry the statistic gets.
     mask: [B], 0 for padding: then a and g are 0, and row numbers are I, out of
-      range. Padding of positions inside an example is not known here; its a
-      count, its g are 0 if the loss leaves it out.
+      range. Padding of positions inside an example is not known here (see
+      `positions`): its g are 0, its a are not.
     total: sum over layers and their stacks; the statistic must then have the
       same shape for all.
     as_leaf: see `layers.find`.
+    changed: what is done to the model's plan before it is run.
 
   Returns:
     layer name -> [*stack, ...], the statistic; only the statistic if `total`.
@@ -68,7 +70,7 @@ def collect(
   one = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), examples
   )
-  plan = layers_lib.plan(outputs, params, one, as_leaf)
+  plan = changed(layers_lib.plan(outputs, params, one, as_leaf))
   mask = jnp.ones(size) if mask is None else jnp.asarray(mask)
   aux = {name: (aux or {}).get(name) for name in plan.layers}
   shapes = _shapes(statistic, plan, params, size, aux, total)
@@ -94,7 +96,9 @@ def collect(
   return sums[''] if total else sums
 
 
-def of_rows(statistic, problem, of, params, batch, aux=None, *, total=False):
+def of_rows(
+  statistic, problem, of, params, batch, aux=None, *, total=False, **options
+):
   """`collect` for the rows of a batch.
 
   Args:
@@ -111,6 +115,7 @@ def of_rows(statistic, problem, of, params, batch, aux=None, *, total=False):
     mask=batch.mask,
     total=total,
     as_leaf=problem.as_leaf,
+    **options,
   )
 
 
