@@ -55,7 +55,7 @@ class Plan(NamedTuple):
   jaxpr: Any  # closed
   structure: Any  # of the outputs
   gathers: dict[Path, tuple]  # whose numbers routed layers need; see `walk`
-  smooth: dict[Path, tuple]  # choices to be replaced; see `positions`
+  replaced: dict[Path, tuple]  # equations to evaluate otherwise; see `replay`
 
 
 class Coverage(NamedTuple):
@@ -175,13 +175,10 @@ def check_independent(
 
 def plan(outputs, params, example, as_leaf=()) -> Plan:
   """`find`, with where the layers are; for `taps`."""
-  example = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), example
-  )
-  jaxpr, shapes = jax.make_jaxpr(outputs, return_shape=True)(params, example)
+  bare = traced(outputs, params, example)
   names, leaves = _leaves(params)
   forced = _chosen(names, as_leaf)
-  found = _walked(jaxpr.jaxpr, leaves, forced)
+  found = _walked(bare.jaxpr.jaxpr, leaves, forced)
   sites = _settled(found, leaves)
   _refuse(found.escapes, forced, names, leaves)
   layers, name_of = _products(sites, names, leaves)
@@ -191,9 +188,26 @@ def plan(outputs, params, example, as_leaf=()) -> Plan:
   routes = {site.route for site, _ in sites.values() if site.route}
   inside = (*sites, *routes)
   entered = {path[:i] for path in inside for i in range(1, len(path))}
-  structure = jax.tree.structure(shapes)
   gathers = {path: found.gathers[path] for path in routes}
-  return Plan(layers, sites, frozenset(entered), jaxpr, structure, gathers, {})
+  return bare._replace(
+    layers=layers, sites=sites, entered=frozenset(entered), gathers=gathers
+  )
+
+
+def traced(outputs, params, example) -> Plan:
+  """A model's plan before any layer is looked for."""
+  example = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), example
+  )
+  jaxpr, shapes = jax.make_jaxpr(outputs, return_shape=True)(params, example)
+  structure = jax.tree.structure(shapes)
+  return Plan({}, {}, frozenset(), jaxpr, structure, {}, {})
+
+
+def replacing(plan: Plan, equations: dict[Path, tuple]) -> Plan:
+  """The plan with some equations to be evaluated otherwise."""
+  around = {path[:i] for path in equations for i in range(1, len(path))}
+  return plan._replace(replaced=equations, entered=plan.entered | around)
 
 
 def _leaves(params):

@@ -127,6 +127,28 @@ def _gather(e, operand, shape):
   )
 
 
+def is_promised(e) -> bool:
+  """Whether the equation is a gather whose indices nobody checks."""
+  if equations.name(e) != 'gather':
+    return False
+  with reading(e):
+    mode = e.params['mode']
+    return mode is None or mode.name == 'PROMISE_IN_BOUNDS'
+
+
+def dropping(e, operands) -> jax.Array:
+  """The output of a promised gather, without a derivative at indices outside."""
+  with reading(e):
+    given = {
+      k: e.params[k]
+      for k in ('dimension_numbers', 'slice_sizes', 'indices_are_sorted')
+    }
+  value = jax.lax.gather(*operands, mode='promise_in_bounds', **given)
+  moved = jax.lax.gather(*operands, mode='fill', fill_value=0, **given)
+  fixed = jax.lax.stop_gradient
+  return fixed(value) + (moved - fixed(moved))
+
+
 def _chosen_rows(ids, column, limits, clipped):
   """Rows [S] that the gradient of a gather reaches, from indices [S, columns].
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core as jex
 
-from tda_jax.curvature import equations
+from tda_jax.curvature import equations, multiplications
 from tda_jax.curvature.layers import Plan
 
 PyTree = Any
@@ -45,8 +45,8 @@ def _replay(jaxpr, consts, inputs, extra, path, plan: Plan, at_site):
   for i, e in enumerate(jaxpr.eqns):
     here = (*path, i)
     operands = [of(v) for v in e.invars]
-    if here in plan.smooth:
-      outs = [equations.unchosen(e, plan.smooth[here], operands)]
+    if here in plan.replaced:
+      outs = [_replacement(e, plan.replaced[here], operands)]
     elif here in plan.entered:
       enter = ENTER.get(equations.name(e), _enter_call)
       outs = enter(e, operands, extra, here, plan, at_site)
@@ -60,6 +60,13 @@ def _replay(jaxpr, consts, inputs, extra, path, plan: Plan, at_site):
       outs = [at_site(here, outs[0], operands, extra)]
     known.update(zip(e.outvars, outs, strict=True))
   return [of(v) for v in jaxpr.outvars]
+
+
+def _replacement(e, argument, operands):
+  """A choice made smooth, or a read that drops what is outside."""
+  if equations.name(e) in equations.CHOICES:
+    return equations.unchosen(e, argument, operands)
+  return multiplications.dropping(e, operands)
 
 
 def _evaluated(jaxpr, e, operands):

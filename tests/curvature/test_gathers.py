@@ -179,8 +179,9 @@ METHODS = {
 
 
 def by_modes(params, x):
-  """A table read clipped, one with dropped ids, experts of dropped tokens."""
+  """Tables read clipped, filled and promised, experts of dropped tokens."""
   h = READ['clip'](params['clip'], x) + READ['fill'](params['fill'], x)
+  h = h + READ['plain'](params['plain'], x)
   w = READ['fill'](params['w'], x)
   return jnp.tanh(jnp.einsum('bsd,bsdf->bsf', h, w)).sum(1) @ params['o']
 
@@ -191,6 +192,8 @@ def by_masks(params, x):
   near = jnp.clip(x, 0, V - 1)
   here = ((x == near) & (x >= 0))[..., None]
   h = params['clip'][near] + params['fill'][near] * here
+  plain = params['plain'][near]  # the last row is read, but not learned from
+  h = h + jnp.where(here, plain, jax.lax.stop_gradient(plain))
   sent = jax.nn.one_hot(x, V).transpose(2, 0, 1)[..., None] * h
   y = jnp.einsum('vbsd,vdf->vbsf', sent, params['w']).sum(0)
   return jnp.tanh(y).sum(1) @ params['o']
@@ -201,6 +204,7 @@ def case(apply):
   params = {
     'clip': normal(0, V, I),
     'fill': normal(1, V, I),
+    'plain': normal(4, V, I),
     'w': normal(2, V, I, O),
     'o': normal(3, O, 3),
   }
