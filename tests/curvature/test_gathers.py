@@ -48,6 +48,8 @@ def check_gradients(outputs, params, examples, kinds):
   assert {n: layer.kind for n, layer in found.items()} == kinds
 
   def gradient(layer, a, g, _):
+    if layer.kind == 'embed':  # of a dropped id, δ is dropped too
+      g = jnp.where((a < layer.num_in)[..., None] | (g == 0), g, jnp.nan)
     a = jax.nn.one_hot(a, layer.num_in) if layer.kind == 'embed' else a
     return jnp.einsum('bsi,bso->bio', a, g)
 
@@ -182,7 +184,8 @@ def by_modes(params, x):
   """Tables read clipped, filled and promised, experts of dropped tokens."""
   h = READ['clip'](params['clip'], x) + READ['fill'](params['fill'], x)
   h = h + READ['plain'](params['plain'], x)
-  w = READ['fill'](params['w'], x)
+  # Sent by other ids: what a dropped token has for input shows nothing.
+  w = READ['fill'](params['w'], x[:, ::-1])
   return jnp.tanh(jnp.einsum('bsd,bsdf->bsf', h, w)).sum(1) @ params['o']
 
 
@@ -194,7 +197,7 @@ def by_masks(params, x):
   h = params['clip'][near] + params['fill'][near] * here
   plain = params['plain'][near]  # the last row is read, but not learned from
   h = h + jnp.where(here, plain, jax.lax.stop_gradient(plain))
-  sent = jax.nn.one_hot(x, V).transpose(2, 0, 1)[..., None] * h
+  sent = jax.nn.one_hot(x[:, ::-1], V).transpose(2, 0, 1)[..., None] * h
   y = jnp.einsum('vbsd,vdf->vbsf', sent, params['w']).sum(0)
   return jnp.tanh(y).sum(1) @ params['o']
 

@@ -118,6 +118,16 @@ def test_a_prompt_counts_where_it_is_read():
   np.testing.assert_array_equal(here['embed'], real & some)
 
 
+def test_a_loss_alone_may_leave_positions_out():
+  t = language(2)
+  outputs = lambda params, e: params['embed'][e['x']] @ params['out']
+  masks = counted(
+    t.problem._replace(outputs=outputs), t.params, tiny.batch(t.train)
+  )
+  for name in ('embed', 'out'):
+    np.testing.assert_array_equal(masks[name], t.train['mask'])
+
+
 def test_units_that_are_off_are_no_padding():
   """Whole positions of zero gradient by relu and max pooling all count."""
 
