@@ -191,7 +191,7 @@ def second_moments(layer, a, g, here):
   real = here[..., None] != 0  # padding may be not a number
   g = jnp.where(real, g, 0)
   if layer.kind == 'embed':
-    here = here.astype(g.dtype) * (a < layer.num_in)
+    here = jnp.where(a < layer.num_in, here.astype(g.dtype), 0)
     inputs = jnp.zeros(layer.num_in, g.dtype)
     inputs = inputs.at[a.ravel()].add(here.ravel(), mode='drop')
   else:

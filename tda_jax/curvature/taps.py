@@ -248,7 +248,9 @@ def _of_layer(statistic, layer, product, total, dtype):
         return of_entry(*here_only, entry[1])
 
       # One at a time: a for every entry would be that much larger.
-      value = jax.lax.map(of_chosen, (jnp.arange(product.stack[0]), aux))
+      value = jax.lax.map(
+        of_chosen, (jnp.arange(product.stack[0], dtype=jnp.int32), aux)
+      )
     elif stacked:
       value = jax.vmap(of_entry, (1, 1, 0))(a, g, aux)
     if stacked:
