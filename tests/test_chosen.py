@@ -31,7 +31,7 @@ from tda_jax.methods import (
 )  # fmt: skip
 from tda_jax.methods import method as method_lib
 from tda_jax.run import Run
-from tda_jax.training import members
+from tda_jax.training import fit, members
 
 KEY = jax.random.key(3)
 DECAY = optax.adamw(0.01, weight_decay=0.1)

@@ -114,6 +114,18 @@ def test_vmapped_over_members_is_each_alone(name):
     assert np.abs(got - want).max() < loose * np.abs(want).max()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('name', [*SOLVERS, *CLOSED])
+def test_padding_positions_count_for_nothing(name):
+  solver = {**SOLVERS, **CLOSED}[name]
+  found = [
+    tiny.flat(solve(solver, t, tiny.vectors(t)).x)
+    for t in (tiny.padded(0), tiny.padded(5))
+  ]
+  loose = 5e-3 if name in STOCHASTIC else 1e-3
+  np.testing.assert_allclose(*found, atol=loose * np.abs(found[0]).max())
+
+
 def test_ekfac_solve_is_the_inverse_of_its_own_matrix():
   t = tiny.classification(l2=0.02)
   solver = ekfac.ekfac(DAMPING, batch_size=4)

@@ -94,6 +94,25 @@ def test_scores_do_not_depend_on_the_batch_size(name):
   )
 
 
+@pytest.mark.parametrize(
+  'name',
+  [
+    name
+    if name in ('ekfac', 'logra')
+    else pytest.param(name, marks=pytest.mark.slow)
+    for name in METHODS
+  ],
+)
+def test_scores_do_not_depend_on_padding_positions(name, monkeypatch):
+  inputs = similarity.similarity('back')
+  monkeypatch.setitem(METHODS, 'similarity', inputs)
+  scores = [attribute(name, tiny.padded(extra)) for extra in (0, 5)]
+  assert np.abs(scores[0]).max() > 0
+  np.testing.assert_allclose(
+    *scores, rtol=1e-4, atol=1e-4 * np.abs(scores[0]).max()
+  )
+
+
 @pytest.mark.parametrize('name', ['grad_cos', 'ekfac', 'exact'])
 def test_an_ensemble_is_the_mean_of_its_members(name):
   t = tiny.classification()
