@@ -234,12 +234,13 @@ def _evaluates(problem, params, frozen, rows) -> bool:
 
 def _leading(problem, params, frozen, example, size):
   """Length of the first axis of the outputs of a batch, or None: not known."""
-  if problem.together is None:
+  together = getattr(problem.outputs, 'together', None)
+  if together is None:
     return None
   batch = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((size, *x.shape), x.dtype), example
   )
-  return jax.eval_shape(problem.together, params, batch, frozen).shape[0]
+  return jax.eval_shape(together, params, batch, frozen).shape[0]
 
 
 def check_independent(
@@ -251,7 +252,8 @@ def check_independent(
   no loss, and no gradient, of one example. The first row is evaluated beside
   two sets of others.
   """
-  together, n = problem.together, rows_lib.count(rows)
+  together = getattr(problem.outputs, 'together', None)
+  n = rows_lib.count(rows)
   if together is None or n < 2:
     return
   beside = [np.array([0, 1, n - 1]), np.array([0, 0, 0])]
