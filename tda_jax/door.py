@@ -6,7 +6,9 @@ work: rows become arrays of JAX's types, keys typed keys, parameters a `Run`;
 what has no one reading is refused.
 """
 
+import functools
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from tda_jax import given as given_lib
+from tda_jax import memory, trees
 from tda_jax import problem as problem_lib
 from tda_jax import run as run_lib
-from tda_jax import trees
 from tda_jax.data import rows as rows_lib
 from tda_jax.given import as_array, kind_of, name_of
 from tda_jax.given import as_key as as_key
@@ -32,6 +34,32 @@ ORDER = {
   'problem': 'attribute(method, problem, params, train, queries)',
   'recipe': 'train(problem, recipe, rows, keys)',
 }
+
+
+def verb(stage: str, knob: str = 'batch_size') -> Callable:
+  """What every entry of the library runs in: (function) -> function.
+
+  JAX's own rules of promotion, which the library's arithmetic is written by,
+  whatever the user's program has chosen; and a sentence where memory ran out.
+
+  Args:
+    stage: what the function does.
+    knob: the argument that its memory grows with.
+  """
+
+  def entry(function):
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+      with (
+        jax.numpy_dtype_promotion('standard'),
+        jax.numpy_rank_promotion('allow'),
+        memory.explained(stage, 'this call', knob),
+      ):
+        return function(*args, **kwargs)
+
+    return run
+
+  return entry
 
 
 class NotConverged(UserWarning):
