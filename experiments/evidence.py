@@ -21,14 +21,14 @@ from tda_jax.run import Run
 PICTURED = ('exact', 'cg', 'astra', 'astra_paper', 'ekfac')
 UNITS = {  # `Method.unit` -> in words
   'measure, removal of one row': (
-    'by how much the measure is estimated to be larger with the row among the'
-    ' training rows than without it'
+    'By how much the measure is estimated to be larger with the row among the'
+    ' training rows than without it.'
   ),
   'measure, one step': (
-    'by how much one more step of training on the row moves the measure'
+    'By how much one more step of training on the row moves the measure.'
   ),
-  'loss': 'a loss of the training row, whatever the query',
-  'none': 'without a unit: its sign and order count, its size does not',
+  'loss': 'A loss of the training row, whatever the query.',
+  'none': 'Without a unit: its sign and order count, its size does not.',
 }
 
 
@@ -97,7 +97,7 @@ def shown(
     'model': _model(config, runs),
     **_success(task, found, runs),
     'measure': measure_in_words(task.problem),
-    'score': UNITS.get(unit, f'in the unit {unit}'),
+    'score': UNITS.get(unit, f'In the unit {unit}.'),
   }
   return Shown(drawn, method, told)
 
@@ -111,7 +111,7 @@ def measure_in_words(problem) -> str:
   """The first sentence of what documents the problem's measure."""
   text = inspect.isfunction(problem.measure) and problem.measure.__doc__
   if not text:
-    return 'that of the task, which does not say what it is (as a docstring)'
+    return 'That of the task, which does not say what it is (by a docstring).'
   return ' '.join(inspect.cleandoc(text).split('\n\n')[0].split())
 
 
