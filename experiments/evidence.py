@@ -159,7 +159,7 @@ def _success(task, found: Predictions | None, runs) -> dict[str, str]:
   alone = found.alone.mean()
   if found.error is None:
     right = (~found.wrong).mean()
-    text = f'{right:.1%} of the {count} queries ({found.wrong.sum()} are wrong)'
+    text = f'{right:.1%} of the {count} queries ({found.wrong.sum()} wrong)'
     each = f'{alone:.1%}'
   else:
     _, unit = (task.shown or {}).get('target', (0, 1))

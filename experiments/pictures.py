@@ -24,7 +24,7 @@ def report(
   )  # fmt: skip
   return page.write(
     folder / 'report.html',
-    title=f'{config.experiment}: {results.name_of(config)}',
+    title=results.title(config),
     facts={**record.environment(), 'config': config.to_dict()},
     rows=rows,
     claims=claims,

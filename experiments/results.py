@@ -14,6 +14,13 @@ def name_of(config) -> str:
   return config.task if tasks.own(config) else config.setting
 
 
+def title(config) -> str:
+  """Of a page: the experiment and its setting, or a user's own task."""
+  if tasks.own(config):
+    return config.task
+  return f'{config.experiment}: {config.setting}'
+
+
 def judged(config, claims) -> list:
   """The claims, which are about the papers' own tasks: none of a user's."""
   return [] if tasks.own(config) else claims
@@ -54,7 +61,7 @@ def page(
     print(f'plot: {path}')
   path = summary.write(
     workdir / 'report.html',
-    title=f'{config.experiment}: {name_of(config)}',
+    title=title(config),
     about=about,
     rows=rows,
     claims=claims,

@@ -200,8 +200,8 @@ def _sides(query):
   if query.rivals is None:
     return [(*ups, query.supporters), (*downs, query.opponents)]
   return [
-    (f'Supports its label, {query.example.label}', ups[1], query.supporters),
-    (f'Supports the prediction, {query.predicted}', downs[1], query.rivals),
+    (f'Supports its label: {query.example.label}', ups[1], query.supporters),
+    (f'Supports the prediction: {query.predicted}', downs[1], query.rivals),
   ]
 
 

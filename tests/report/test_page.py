@@ -189,7 +189,7 @@ def test_table_rows_and_their_columns(tmp_path):
   path = tmp_path / 'page.html'
   page.write(path, title='t', facts={}, queries=found)
   content, reader, text = read(path)
-  assert 'label <z> , predicted y' in text and '<z>' not in content
+  assert 'label <z> predicted y' in text and '<z>' not in content
   assert 'c11' in text and 'c12' not in text
   assert 'The first 12 of 14 columns' in text and '1040' in text
   rows = [attrs.get('class') for tag, attrs in reader.tags if tag == 'tr']
@@ -226,7 +226,7 @@ def test_a_wrong_prediction_has_what_supports_it(tmp_path, images):
   page.write(path, title='t', facts={}, queries=found, told=told)
   content, _, text = read(path)
   for words in (
-      'Supports its label, cat', 'Supports the prediction, <dog>',
+      'Supports its label: cat', 'Supports the prediction: <dog>',
       'predicted <dog>: wrong', 'predicted <dog>: right', '70.0%',
       'an <mlp>', 'in nats', 'Wrong predictions come first', 'asked about the',
   ):  # fmt: skip
