@@ -14,6 +14,10 @@ import pathlib
 
 from experiments import dampings, ensembles, launch, stages, tasks
 from experiments import scores as scores_lib
+from tda_jax.evaluation import factors as factors_lib
+from tda_jax.evaluation import supporters
+
+LOOKED_AT = 10  # supporters of a query
 
 
 def main(config, workdir: pathlib.Path) -> None:
@@ -48,14 +52,10 @@ def _convergence(facts) -> str:
 
 
 def _certainty(config, workdir, name, factors) -> str:
-  count = len(factors[0])
-  if count < 2:
-    return ''
-  found = scores_lib.uncertainty(config, workdir, name, factors)
-  return (
-    f'; {found.significant.mean():.1%} of the pairs are significant (t-test over'
-    f' {count} models, 5% false discoveries)'
-  )
+  if len(factors[0]) > 1:
+    scores_lib.uncertainty(config, workdir, name, factors)
+  scores = factors_lib.shares(factors)
+  return f'; {supporters.sentence(scores, min(LOOKED_AT, scores.shape[1]))}'
 
 
 if __name__ == '__main__':

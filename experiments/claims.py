@@ -273,7 +273,14 @@ def _steps_to(trace, goal):
 
 def signed(estimate: bootstrap.Estimate) -> str:
   """A difference with its interval."""
-  return f'{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]'
+  return spanned(*estimate[:3])
+
+
+def spanned(value: float, low: float, high: float, sign: str = '+') -> str:
+  """'value [low, high]'; a dash where the spread is not known."""
+  if np.isnan(low + high):
+    return f'{value:{sign}.3f} –'
+  return f'{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]'
 
 
 def _kinds(*findings):

@@ -27,7 +27,7 @@ from experiments import ensembles, findings, launch, quanda, tasks
 from experiments import quanda_metrics as metrics_lib
 from tda_jax.data import rows as rows_lib
 from tda_jax.report import table
-from tda_jax.storage import foreign, record
+from tda_jax.storage import files, foreign, record
 
 _SCORES = flags.DEFINE_string('scores', None, 'file of scores from elsewhere')
 _OWN = flags.DEFINE_string('own', None, 'file of their self-influence')
@@ -57,15 +57,18 @@ def main(config, workdir: pathlib.Path) -> None:
     truth = findings.truth(config, task, workdir)
     found = findings.measure(config, task, models, truth, workdir)
     rows = findings.rows(found, truth)
-  folder.mkdir(parents=True, exist_ok=True)
-  record.results(folder / 'results.json', 'evaluate', config.setting, rows, [])
   others = beside(workdir, rows) if given else []
   table.print_results([*rows, *others], config.setting)
+  if files.writable(workdir):  # else they are printed only
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / 'results.json'
+    record.results(file, 'evaluate', config.setting, rows, [])
 
 
 def check(config, given) -> None:
   """Raises ValueError for flags that do not go together."""
   quanda_config = config.experiment == 'quanda'
+  record.safe_name(_NAME.value, '--name')
   if quanda_config and not given:
     raise ValueError(
       "experiments.quanda measures this config's own methods: here give"

@@ -12,7 +12,7 @@ from experiments.tasks import Task
 from tda_jax import problem as problem_lib
 from tda_jax import trees
 from tda_jax.data import rows as rows_lib
-from tda_jax.evaluation import predictions, significance
+from tda_jax.evaluation import predictions, significance, supporters
 from tda_jax.evaluation.factors import Factors, shares
 from tda_jax.evaluation.predictions import Predictions
 from tda_jax.report import cards
@@ -65,7 +65,8 @@ def shown(
   Then those that the models are least sure of; of numbers, the largest errors
   first; where neither is known, in their own order. Predictions are the mean of
   the models'. Where there are several models each score has its standard error,
-  and is marked where it is significant at a false discovery rate of `rate`.
+  and is marked where models that did not pick its row confirm it (`supporters`,
+  at a false discovery rate of `rate`).
 
   Args:
     factors: of the scores of `method` for all queries.
@@ -74,6 +75,7 @@ def shown(
       are scored by once more with what was predicted as their label; None: only
       their labels are asked about.
   """
+  scored = lambda of: _scored(of, config.report.evidence, rate)
   found = predictions.of_models(task.problem, runs, task.queries)
   queries, rivals = np.arange(rows_lib.count(task.queries)), None
   if found is not None:
@@ -83,10 +85,10 @@ def shown(
     wrong = which[found.wrong[which]]
     if len(wrong):
       asked = predictions.asked(task.queries, found, wrong)
-      rivals = _scored(again(asked), rate)
+      rivals = scored(again(asked))
   looks = looks_lib.of(task)
   drawn = cards.queries(
-    _scored(factors, rate),
+    scored(factors),
     looks,
     _answers(task, looks, found),
     [int(q) for q in which],
@@ -96,7 +98,7 @@ def shown(
   told = {
     'model': _model(config, runs),
     **_success(task, found, runs),
-    'measure': measure_in_words(task.problem),
+    'measure': measure_in_words(task.problem) + _unit(task),
     'score': UNITS.get(unit, f'In the unit {unit}.'),
   }
   return Shown(drawn, method, told)
@@ -115,13 +117,24 @@ def measure_in_words(problem) -> str:
   return ' '.join(inspect.cleandoc(text).split('\n\n')[0].split())
 
 
-def _scored(factors, rate) -> cards.Scored:
+def _unit(task) -> str:
+  if 'target' not in (task.shown or {}):
+    return ''
+  _, deviation = task.shown['target']
+  return (
+    ' It predicts in standard deviations of the training targets, of'
+    f' {float(deviation):.4g} each.'
+  )
+
+
+def _scored(factors, count, rate) -> cards.Scored:
   """The ensemble's scores; of several models, how sure they are."""
   scores = shares(factors)
   if len(scores) < 2:
     return cards.Scored(scores.mean(0))
   u = significance.uncertainty(scores, rate=rate)
-  return cards.Scored(scores.mean(0), u.standard_error, u.significant)
+  marks = supporters.marked(scores, min(count, scores.shape[1]), rate=rate)
+  return cards.Scored(scores.mean(0), u.standard_error, marks)
 
 
 def _answers(task, looks, found: Predictions | None) -> cards.Answers:
@@ -148,7 +161,7 @@ def _model(config, runs) -> str:
 
 
 def _joined(widths) -> str:
-  return ' and '.join(map(str, widths)) or 'no units'
+  return ', '.join(map(str, widths)) or 'no units'
 
 
 def _success(task, found: Predictions | None, runs) -> dict[str, str]:

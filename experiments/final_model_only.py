@@ -15,7 +15,7 @@ from experiments import dampings, launch, results, stages, tasks
 from experiments import final_model_only_claims as claims_lib
 from experiments import scores as scores_lib
 from tda_jax import trees
-from tda_jax.evaluation import agreement
+from tda_jax.evaluation import agreement, bootstrap
 from tda_jax.report import plots
 
 AGREEMENTS = {'cosine': agreement.cosine, 'spearman': agreement.spearman}
@@ -82,7 +82,7 @@ def compared(scores, effects, seconds: float) -> Found:
 
 
 def result_rows(found: dict[str, Found], points) -> list[dict]:
-  """Means over queries, ± 1 standard error of that mean."""
+  """Means over queries with their 95% bootstrap intervals."""
   out = []
   for name, f in found.items():
     for metric, values in f.by_point.items():
@@ -129,22 +129,21 @@ def draw(config, found: dict[str, Found], folder: pathlib.Path) -> list[str]:
 
 
 def _row(method, metric, values, seconds):
-  mean, error = claims_lib.mean_and_error(values)
+  mean = bootstrap.of_queries(values)
   return {
     'method': method,
     'metric': metric,
-    'value': mean,
-    'low': mean - error,
-    'high': mean + error,
+    'value': mean.value,
+    'low': mean.low,
+    'high': mean.high,
     'n': len(values),
     'seconds': seconds,
   }
 
 
 def _curve(name, x, values):
-  mean, error = zip(*map(claims_lib.mean_and_error, values), strict=True)
-  mean, error = np.array(mean), np.array(error)
-  return plots.Curve(name, list(x), mean, mean - error, mean + error)
+  ends = [bootstrap.of_queries(value)[:3] for value in values]
+  return plots.Curve(name, list(x), *np.transpose(ends))
 
 
 if __name__ == '__main__':

@@ -1,12 +1,10 @@
 """Claims of "Final-Model-Only Data Attribution", computed from what was measured.
 
-Differences are paired over queries, with a 95% interval from their standard
-error.
+Differences are paired over queries, with a 95% bootstrap interval.
 """
 
-import numpy as np
-
 from experiments import claims
+from tda_jax.evaluation import bootstrap
 
 PAPER = 'final-model-only paper, §5'
 EARLY = ('grad_dot', 'grad_cos', 'datainf')  # best early, in the paper
@@ -63,14 +61,6 @@ def computed(found: dict, points, plotted) -> list[dict]:
   return out + _displacement(cosines, last)
 
 
-def mean_and_error(values) -> tuple[float, float]:
-  """Mean over queries and its standard error (NaN for one query)."""
-  values = np.asarray(values, np.float64)
-  if len(values) == 1:
-    return float(values[0]), float('nan')
-  return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
-
-
 def _displacement(cosines, last):
   """What Proposition 1's extra term gives, at the same solver and damping."""
   return [
@@ -87,8 +77,6 @@ def _displacement(cosines, last):
 
 
 def _claim(claim, source, expected, gap, strict=True):
-  mean, error = mean_and_error(gap)
-  low, high = mean - 1.96 * error, mean + 1.96 * error
-  observed = f'{mean:+.3f} [{low:+.3f}, {high:+.3f}]'
-  holds = low > 0 if strict else high >= 0
-  return claims.claim(claim, source, expected, observed, holds)
+  mean = bootstrap.of_queries(gap)
+  holds = mean.low > 0 if strict else mean.high >= 0
+  return claims.claim(claim, source, expected, claims.signed(mean), holds)

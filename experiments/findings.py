@@ -23,7 +23,6 @@ class Finding(NamedTuple):
   Attributes:
     factors: `evaluation.factors` of the members' scores.
     single: LDS of its members, mean and interval over queries and subsets.
-    single_error: standard error of that mean over members.
     ensemble: LDS of the scores by all members together.
     sizes, by_size: LDS of ensembles of each size.
     members: how many models.
@@ -35,7 +34,6 @@ class Finding(NamedTuple):
 
   factors: Factors
   single: bootstrap.Estimate
-  single_error: float
   ensemble: bootstrap.Estimate
   sizes: list[int]
   by_size: list[bootstrap.Estimate]
@@ -128,12 +126,10 @@ def of_scores(factors: Factors, true: Truth, sizes=SIZES) -> Finding:
   outcomes, scores = true.outcomes.mean(1), factors_lib.alone(factors)
   members = len(scores)
   sizes = [k for k in sizes if k < members] + [members]
-  _, error = lds.spread(scores, outcomes, true.subsets)
   one = lambda s: lds.interval(s, outcomes, true.subsets, resamples=RESAMPLES)
   return Finding(
     factors=factors,
     single=one(scores),
-    single_error=error,
     ensemble=one(factors_lib.together(factors)),
     sizes=sizes,
     by_size=lds.by_size(
@@ -146,7 +142,7 @@ def of_scores(factors: Factors, true: Truth, sizes=SIZES) -> Finding:
 
 
 def rows(found: dict[str, Finding], true: Truth) -> list[dict]:
-  """Result rows: LDS single (± 1 SE over models) and ensembled, residual.
+  """Result rows: LDS single and ensembled with their intervals, residual.
 
   `seconds` is the median over models of fitting, solving and scoring all pairs
   (the first model's compilation is in it where there is only one).
@@ -158,12 +154,7 @@ def rows(found: dict[str, Finding], true: Truth) -> list[dict]:
       'seconds': float(np.median(seconds)) if seconds else None,
       'peak_mb': f.peak_mb,
     }
-    error = 0.0 if np.isnan(f.single_error) else f.single_error
-    value = f.single.value
-    out.append({
-        'method': name, 'metric': 'lds_single', 'value': value,
-        'low': value - error, 'high': value + error, 'n': f.members, **cost,
-    })  # fmt: skip
+    out.append({**_row(name, 'lds_single', f.single, f.members), **cost})
     if f.members > 1:
       out.append(_row(name, 'lds_ensemble', f.ensemble, f.members))
       share = bootstrap.ratio(f.ensemble, true.ceiling)
@@ -197,20 +188,16 @@ def left_out_rows(found, rows_left, effects) -> list[dict]:
     rows_left: [L] rows that were left out.
     effects: [L, R, Q], base − left out.
   """
-  mean = effects.mean(1)
+  effect = effects.mean(1)
   out = []
   for name, f in found.items():
     for metric, of in (
       ('loo_spearman', agreement.spearman),
       ('loo_pearson', agreement.pearson),
     ):
-      value = of(factors_lib.together(f.factors)[rows_left], mean)
-      error = value.std(ddof=1) / np.sqrt(len(value))
-      out.append({
-          'method': name, 'metric': metric, 'value': float(value.mean()),
-          'low': float(value.mean() - 2 * error),
-          'high': float(value.mean() + 2 * error), 'n': len(rows_left),
-      })  # fmt: skip
+      value = of(factors_lib.together(f.factors)[rows_left], effect)
+      mean = bootstrap.of_queries(value, resamples=RESAMPLES)
+      out.append(_row(name, metric, mean, len(rows_left)))
   return out
 
 

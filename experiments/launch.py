@@ -12,7 +12,7 @@ from ml_collections import config_flags
 
 from experiments import spent
 from tda_jax import parallel
-from tda_jax.storage import record
+from tda_jax.storage import files, record
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'configs/NAME/SETTING.py[:arguments]', lock_config=True
@@ -24,49 +24,73 @@ _TRACEBACK = flags.DEFINE_bool('traceback', False, 'show where an error arose')
 def launch(main: Callable) -> None:
   """Runs main(config, workdir) as an absl program.
 
-  Writes <workdir>/run.json (resolved config, command, commit, versions, devices,
-  and seconds, with those of commands that were killed or ended in an error). Bad
-  input ends the program with one sentence and status 1.
+  The workdir is held against other commands. Bad input ends the program with one
+  sentence and status 1.
   """
 
   def run(argv):
     if len(argv) > 1:
       raise app.UsageError(f'unknown arguments {argv[1:]}')
     parallel.start()
-    config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
-    begun = time.time()
-    facts = {'config': config.to_dict(), **record.environment()}
-    earlier, file = {}, workdir / 'run.json'
-    clock = workdir / 'spent.json'
-    seconds = lambda: {'seconds': round(spent.seconds(clock, workdir), 1)}
     try:
-      workdir.mkdir(parents=True, exist_ok=True)
-      if file.exists():
-        earlier = record.read_json(file)
-      with spent.counted(clock, workdir):
-        main(config, workdir)
+      if not _WORKDIR.value:
+        raise ValueError('--workdir is empty: give a folder, as build/run')
+      workdir = pathlib.Path(_WORKDIR.value)
+      with files.lock(workdir):
+        each = _recorded if files.writable(workdir) else _read
+        each(main, _CONFIG.value, workdir)
     except (ValueError, OSError) as error:
-      # What an earlier command ran with stays known, and a damaged file as it is.
-      if workdir.is_dir() and (earlier or not file.exists()):
-        with contextlib.suppress(OSError, ValueError):
-          record.write_json(file, {**facts, **earlier, **seconds()})
       if _TRACEBACK.value:
         raise
       print(f'error: {error}', file=sys.stderr)
       sys.exit(1)
-    facts |= seconds()
-    record.write_json(file, facts)
-    _sign_results(workdir, facts, begun)
-    logging.info('done in %.0f s', facts['seconds'])
 
   flags.mark_flags_as_required(['config', 'workdir'])
   app.run(run)
 
 
+def _recorded(main, config, workdir):
+  """Runs main and writes <workdir>/run.json.
+
+  It has the resolved config, command, commit, versions, devices, and seconds,
+  with those of commands that were killed or ended in an error.
+  """
+  begun = time.time()
+  facts = {'config': config.to_dict(), **record.environment()}
+  file, clock = workdir / 'run.json', workdir / 'spent.json'
+  earlier = record.read_json(file) if file.exists() else {}
+  seconds = lambda: {'seconds': round(spent.seconds(clock, workdir), 1)}
+  try:
+    with spent.counted(clock, workdir):
+      main(config, workdir)
+  except (ValueError, OSError):
+    with contextlib.suppress(OSError, ValueError):
+      # What an earlier command ran with stays known.
+      record.write_json(file, {**facts, **earlier, **seconds()})
+    raise
+  facts |= seconds()
+  record.write_json(file, facts)
+  _sign_results(workdir, facts, begun)
+  logging.info('done in %.0f s', facts['seconds'])
+
+
+def _read(main, config, workdir):
+  """Runs main in a workdir that cannot be written: what is finished is read."""
+  logging.warning('%s cannot be written: it is read, and stays', workdir)
+  try:
+    main(config, workdir)
+  except OSError as error:
+    raise ValueError(
+      f'{workdir} cannot be written, and what was asked is not finished there'
+      f' ({error}): give a --workdir that can be written, as a copy of it'
+    ) from error
+
+
 def keep_programs(workdir: pathlib.Path) -> None:
   """What this command compiles, however fast, the next one finds compiled."""
   jax.config.update('jax_compilation_cache_dir', str(workdir / 'programs'))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+  least = 0.0 if files.writable(workdir) else float('inf')  # of what is kept
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', least)
 
 
 def _sign_results(workdir, facts, begun):

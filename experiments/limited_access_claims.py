@@ -10,7 +10,6 @@ from itertools import pairwise
 import numpy as np
 
 from experiments import claims
-from experiments.final_model_only_claims import mean_and_error
 from experiments.findings import Finding
 from experiments.mislabelled import METRIC
 from tda_jax.evaluation import bootstrap
@@ -104,7 +103,7 @@ def _detection(config, rows):
     seen = row['method'].split('/')[0] not in (*config.unseen, 'random')
     if row['metric'] == METRIC and seen:
       claim = f'{row["method"]} finds wrong labels'
-      observed = _interval(row['value'], row['low'], row['high'], '')
+      observed = claims.spanned(row['value'], row['low'], row['high'], '')
       holds = row['low'] > 0.5
       out.append(claims.claim(claim, PAPER, 'AUC above 0.5', observed, holds))
   return out
@@ -118,14 +117,13 @@ def _brittle(flipped):
     if name == 'random':
       continue
     apart = flips.astype(float) - flipped['random']
-    mean, error = mean_and_error(apart)
-    low, high = mean - 1.96 * error, mean + 1.96 * error
+    mean, low, high, *_ = bootstrap.of_queries(apart)
     out.append(
       claims.claim(
         f'removing the top of {name} flips more than random rows',
         PAPER,
         'difference of flip rates above 0',
-        _interval(mean, low, high),
+        claims.spanned(mean, low, high),
         low > 0,
       )
     )
@@ -137,7 +135,7 @@ def _lds_claim(claim, difference):
   if difference is None:
     return None
   d = difference
-  observed = _interval(d.value, d.low, d.high)
+  observed = claims.spanned(d.value, d.low, d.high)
   return claims.claim(
     claim, PAPER, 'LDS difference above 0', observed, d.low > 0
   )
@@ -149,7 +147,3 @@ def _measured(found):
 
 def _methods(found, proxy):
   return [n.split('/')[1] for n in found if n.startswith(f'{proxy}/')]
-
-
-def _interval(value, low, high, sign='+'):
-  return f'{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]'

@@ -131,8 +131,6 @@ def world(config, name: str, workdir: pathlib.Path) -> World:
 
 def exported(task: Task, runs: Run, path: pathlib.Path) -> None:
   """Rows, labels, what is known, and the first model's parameters by path."""
-  if path.exists():
-    return
   arrays = {
     f'{part}/{name}': np.asarray(column)
     for part in ('train', 'queries')
@@ -215,7 +213,7 @@ def by_chance(
   own = config.to_dict()
   inputs = {key: own[key] for key in own if key not in ('methods', 'method')}
   file = folder / 'values.json'
-  if record.begin(folder, inputs):
+  if record.begin(folder, inputs) and file.exists():
     return {m: np.array(v) for m, v in record.read_json(file).items()}
   found = {}
   for seed in range(config.chance):

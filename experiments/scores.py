@@ -22,7 +22,7 @@ from tda_jax.evaluation import detection, significance
 from tda_jax.evaluation.factors import Factors, shares
 from tda_jax.methods import method as method_lib
 from tda_jax.run import Run
-from tda_jax.storage import fingerprint, record
+from tda_jax.storage import files, fingerprint, record
 from tda_jax.storage import scores as store_lib
 from tda_jax.training import ensembles, fit
 
@@ -167,13 +167,15 @@ def uncertainty(
 ):
   """What the scores of more than one model say of each pair: Uncertainty.
 
-  Kept beside the scores, in the store `uncertainty` [N, 4, Q]: mean, standard
-  error, p of Student's t, and 1 where it is significant.
+  Kept beside the scores, where that can be written, in the store `uncertainty`
+  [N, 4, Q]: mean, standard error, p of Student's t, and 1 where it is significant.
   """
   scores = shares(factors)
   found = significance.uncertainty(scores, rate=rate)
   fields = ('mean', 'standard_error', 'p', 'significant')
   values = np.stack([getattr(found, field) for field in fields], 1)
+  if not files.writable(workdir):
+    return found
   store = store_lib.create(
     _folder(config, workdir, name) / 'uncertainty',
     values.shape,
@@ -202,4 +204,5 @@ def facts(config, workdir, name: str, count: int) -> list[dict]:
 
 def _folder(config, workdir, name):
   """An ablation shares a workdir, not its methods' names."""
-  return pathlib.Path(workdir) / 'scores' / config.setting / name
+  setting = record.safe_name(config.setting, 'config.setting')
+  return pathlib.Path(workdir) / 'scores' / setting / name

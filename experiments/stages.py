@@ -176,8 +176,10 @@ def methods_of(config) -> dict:
   the config's damping.
 
   Raises:
-    ValueError: it names one that is not there.
+    ValueError: it names one that is not there, or one is called like a path.
   """
+  for name in config.methods:
+    record.safe_name(name, 'a method of the config')
   if not config.method:
     return dict(config.methods)
   known = [*config.methods, *methods.KINDS]
@@ -215,6 +217,7 @@ def claim(config, workdir, stage, **settings):
   The stages' own records know their arrays; this one also knows what cannot be
   told from arrays (network, optimizer, split).
   """
+  record.safe_name(config.setting, 'config.setting')
   shared = {
     name: config.get(name) for name in ('task', 'data', 'model', 'training')
   }

@@ -36,11 +36,12 @@ MARKS = ('<!-- leaderboard: by `make results` -->\n', '<!-- end -->\n')
 PAGE = """\
 # Results
 
-Made by `make results` from `results/*.json`; do not edit. Intervals: one
-standard error over the n models for `lds_single`, two over queries for `loo_*`, two
-of the jackknife over seeds in bayesian_tda, 95% bootstrap otherwise; Wilson's of
-shares of queries (quanda, `flip_rate`), DeLong's of wrong labels, and in quanda the
-range over seeds of random scores. Seconds: of one model. Peak MB: of the whole process.
+Made by `make results` from `results/*.json`; do not edit. Intervals: 95%
+bootstrap; two standard errors of the jackknife over seeds in bayesian_tda, Wilson's
+of shares of queries (quanda, `flip_rate`), DeLong's of wrong labels, and in quanda the
+range over seeds of random scores. In runs of commit b10bb96 and before: one standard
+error over the n models for `lds_single`, two over queries for `loo_*`, one over queries
+in final_model_only. –: the spread is not known. Seconds: of one model. Peak MB: of the whole process.
 {% if files %}
 
 | run | claims that hold | figures |
@@ -189,9 +190,10 @@ def number(value) -> str:
 
 
 def interval(row: dict) -> str:
+  """'[low, high]'; – where the spread is not known: one without width is none."""
   low, high = row.get('low'), row.get('high')
-  if low is None and high is None:
-    return ''
+  if low is None or high is None or low == high:
+    return '–'
   return f'[{number(low)}, {number(high)}]'
 
 

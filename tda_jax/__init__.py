@@ -29,6 +29,8 @@ from tda_jax.evaluation.sanity import randomisation as randomisation
 from tda_jax.evaluation.sanity import top_k_cardinality as top_k_cardinality
 from tda_jax.evaluation.significance import discoveries as discoveries
 from tda_jax.evaluation.significance import uncertainty as uncertainty
+from tda_jax.evaluation.supporters import Supporters as Supporters
+from tda_jax.evaluation.supporters import supporters as supporters
 from tda_jax.inverses.arnoldi import arnoldi as arnoldi
 from tda_jax.inverses.cg import cg as cg
 from tda_jax.inverses.datainf import datainf as datainf

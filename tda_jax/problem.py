@@ -135,13 +135,11 @@ def multilabel(apply: Callable, l2: float = 0.0, **options) -> Problem:
     return jnp.sum(jax.nn.softplus(-_own_logits(outputs, example)))
 
   def measure(outputs, example):
-    """The margin of all labels together: log P − log(1 − P), in nats.
-
-    It is −log(exp(loss) − 1).
-    """
+    """The margin of all labels together: log P − log(1 − P), in nats."""
     against = -_own_logits(outputs, example)
     cost = jnp.sum(jax.nn.softplus(against))
-    tiny = cost < 1e-12  # then exp(loss) − 1 is Σ_k exp(−z_k) to rounding
+    # −log(exp(cost) − 1)
+    tiny = cost < 1e-12  # then exp(cost) − 1 is Σ_k exp(−z_k) to rounding
     safe = jnp.where(tiny, 1.0, cost)
     wide = safe + jnp.log(-jnp.expm1(-safe))
     return -jnp.where(tiny, jax.nn.logsumexp(against), wide)
@@ -187,19 +185,6 @@ def regression(apply: Callable, l2: float = 0.0, **options) -> Problem:
 
   return ready(
     apply, loss, measure, sample, labels.check_numbers, l2, **options
-  )
-
-
-def language_modeling(apply: Callable, l2: float = 0.0) -> Problem:
-  """Reserved: next-token prediction on examples {'x': ids [T], 'mask': [T]}.
-
-  Raises:
-    NotImplementedError: always; a mask per position is not supported yet.
-  """
-  del apply, l2
-  raise NotImplementedError(
-    'language_modeling is reserved: give tda_jax.Problem your own outputs, loss,'
-    ' measure, sample and check'
   )
 
 

@@ -7,7 +7,6 @@ prepared queries, whatever N.
 import functools
 import os
 import pathlib
-import shutil
 import time
 from collections.abc import Callable
 from typing import Any
@@ -92,8 +91,9 @@ def score(
       batch_size,
       {**about, 'member': member, **(attributes or {})},
     )
-    told = (folder / 'facts.json').exists()
-    if not (told and store_lib.done(store).all()):
+    if not _told(folder):
+      store_lib.forget(store)  # else its seconds would be of nothing
+    if not store_lib.done(store).all():
       run = trees.row(runs, member)
       started = time.monotonic()
       prepared = prepare(run, train, queries, jax.random.fold_in(key, member))
@@ -183,10 +183,10 @@ def top_k(
   for batch in tqdm.tqdm(every, 'top k', total, disable=not progress):
     best = merge(best, jax.tree.map(jnp.asarray, batch))
     if path is not None and time.monotonic() - saved >= save_seconds:
-      _keep_top(path, best)
+      checkpoints.keep(path, 'top', int(best['next']), best)
       saved = time.monotonic()
-  if path is not None:
-    _keep_top(path, best)
+  if path is not None and first < n:
+    checkpoints.keep(path, 'top', int(best['next']), best)
   door.say_unconverged(prepared.solution, name)
   values = door.finite(np.asarray(best['values']), name, method.cure)
   return values, np.asarray(best['rows'])
@@ -195,20 +195,10 @@ def top_k(
 def _top_so_far(path, start, about):
   path = pathlib.Path(path)
   record.begin(path, {**about, 'k': start['rows'].shape[1]})
-  steps = [p.name.split('_')[1] for p in path.glob('top_*')]
-  steps = sorted(int(step) for step in steps if step.isdigit())
-  return checkpoints.load(path / f'top_{steps[-1]}', start) if steps else start
-
-
-def _keep_top(path, best):
-  """Saves what was found, then drops the older state."""
-  path = pathlib.Path(path)
-  older = list(path.glob('top_*'))
-  name = path / f'top_{int(best["next"])}'
-  if name not in older:
-    checkpoints.save(name, best)
-    for folder in older:
-      shutil.rmtree(folder)
+  last = checkpoints.newest(path, 'top')
+  return (
+    start if last is None else checkpoints.load(path / f'top_{last}', start)
+  )
 
 
 def about_of(
@@ -258,6 +248,14 @@ def _computed(method, problem, run, train, queries, key) -> str:
   return fingerprint.of_function(prepare, *given) + fingerprint.of_function(
     score, run, prepared, blocks
   )
+
+
+def _told(folder) -> bool:
+  """Whether it is known how scoring went; it is written before any block."""
+  try:
+    return bool(record.read_json(folder / 'facts.json'))
+  except ValueError:
+    return False
 
 
 def _fill(store, train, blocks: Callable) -> None:

@@ -113,7 +113,7 @@ def widened(tree: PyTree) -> PyTree:
 
 
 def _along(scale, leaf):
-  scale = jnp.asarray(scale)
+  scale = jnp.asarray(scale, leaf.dtype)  # the algebra keeps the leaves' types
   return (
     scale.reshape(scale.shape + (1,) * (leaf.ndim - scale.ndim))
     if scale.ndim

@@ -86,7 +86,7 @@ def test_multilabel_is_the_margin_of_the_whole_row_of_labels():
   )
 
 
-@pytest.mark.parametrize('size', [1e-3, 27.0, 28.0, 60.0, 300.0])
+@pytest.mark.parametrize('size', [1e-3, 5.0, 27.0, 28.0, 60.0, 300.0])
 def test_multilabel_measures_a_sure_model(size):
   """log Σ over the other rows of labels; values and gradients in float32."""
   problem = tda.multilabel(lambda p, x: x * p)
@@ -110,10 +110,10 @@ def test_sampled_labels_have_the_curvature_of_the_loss(name, k):
   problem, params = getattr(tda, name)(linear), weights(k)
   y = np.zeros((1, k), int) if k > 1 else np.zeros(1, int)
   many = jax.tree.map(lambda v: np.repeat(v, 20000, 0), {'x': X[:1], 'y': y})
-  v = {'w': jnp.asarray(RNG.normal(size=(4, k)), 'float32')}
+  v = {'w': jnp.sign(X[0])[:, None] * jnp.ones((4, k))}
   found = products.fisher(problem, params, tiny.batch(many), KEY)(v)
   want = products.ggn(problem, params, tiny.batch({'x': X[:1], 'y': y}))(v)
-  np.testing.assert_allclose(found['w'], want['w'], atol=0.03)
+  np.testing.assert_allclose(found['w'], want['w'], atol=0.01)
   assert np.abs(want['w']).max() > 0.1
 
 

@@ -136,7 +136,7 @@ def test_row_without_interval_and_cost(tmp_path):
   row = {'method': 'm', 'metric': 'damping', 'value': 0.003}
   row |= dict.fromkeys(('low', 'high', 'n', 'seconds', 'peak_mb'))
   page = results.render(write(tmp_path, rows=[row], claims=[]))
-  assert '| m | damping | 0.003 |  | – | – | – |' in page
+  assert '| m | damping | 0.003 | – | – | – | – |' in page
   assert '| claim |' not in page
 
 

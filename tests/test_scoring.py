@@ -8,7 +8,7 @@ import tiny
 
 from tda_jax import scoring
 from tda_jax.inverses import descent, exact
-from tda_jax.methods import gradients, influence
+from tda_jax.methods import baselines, gradients, influence
 from tda_jax.methods import method as method_lib
 from tda_jax.run import Run
 from tda_jax.storage import scores as store_lib
@@ -45,6 +45,23 @@ def test_stores_each_member_and_says_how_it_was_solved(tmp_path):
   facts = json.loads((tmp_path / '1' / 'facts.json').read_text())
   assert facts['damping'] == pytest.approx(0.1)
   assert facts['residual'][-1] < 1e-4
+
+
+def test_each_member_is_scored_with_a_key_of_its_own(tmp_path):
+  """Equal members differ only by what a method draws."""
+  t = tiny.classification()
+  same = jax.tree.map(lambda x: jnp.stack([x, x, x]), t.params)
+  got = scoring.score(
+    baselines.random(), t.problem, Run(same, None, None, None), t.train,
+    t.queries, tmp_path, name='random', key=KEY, progress=False,
+  )  # fmt: skip
+  for e in range(3):
+    want = method_lib.attribute(
+      baselines.random(), t.problem, t.params, t.train, t.queries,
+      key=jax.random.fold_in(KEY, e),
+    )  # fmt: skip
+    np.testing.assert_array_equal(got[e], want)
+  assert np.abs(got[0] - got[1]).max() > 1 < np.abs(got[1] - got[2]).max()
 
 
 def test_resumes_the_missing_blocks_only(tmp_path, monkeypatch):
@@ -219,6 +236,10 @@ def test_a_store_of_other_models_is_refused(tmp_path):
 def test_a_kill_before_the_facts_were_written_is_mended(tmp_path):
   t = tiny.classification()
   want = score(t, tmp_path)
-  (tmp_path / '0' / 'facts.json').unlink()
-  np.testing.assert_array_equal(score(t, tmp_path), want)
-  assert (tmp_path / '0' / 'facts.json').exists()
+  facts, chunk = tmp_path / '0' / 'facts.json', tmp_path / '0' / 'c/0/0'
+  for damage in (facts.unlink, lambda: facts.write_text('{"damping"')):
+    damage()
+    made = chunk.stat().st_mtime_ns
+    np.testing.assert_array_equal(score(t, tmp_path), want)
+    # Else the seconds of scoring would be those of nothing.
+    assert json.loads(facts.read_text()) and chunk.stat().st_mtime_ns > made

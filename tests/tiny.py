@@ -141,6 +141,48 @@ def model(name) -> Tiny:
   return Tiny(problem_lib.classification(apply), params, rows, rows)
 
 
+def padded_outputs(params, ids):
+  """Of one row: attention and a relu layer over ids that are not 0."""
+  real, h = ids != 0, params['embed'][ids]
+  weights = jnp.where(real, h @ params['keys'] @ h.T, -1e9)
+  h = h + jax.nn.softmax(weights) @ h @ params['values']
+  return h + jax.nn.relu(h @ params['in'] + 0.1) @ params['back'], real
+
+
+def _pooled(params, x):  # ids [B, T]
+  h, real = jax.vmap(padded_outputs, (None, 0))(params, x)
+  h = jnp.where(real[..., None], h, 0).sum(1) / real.sum(1, keepdims=True)
+  return h @ params['out']
+
+
+@_once
+def padded(extra, n=6, q=4) -> Tiny:
+  """Rows of 1 to 4 ids, in 4 + `extra` positions; 0 is padding."""
+  rng = np.random.default_rng(3)
+  x = rng.integers(1, 7, (n + q, 4))
+  x[np.arange(4) >= rng.integers(1, 5, (n + q, 1))] = 0
+  x = np.pad(x, ((0, 0), (0, extra)))
+  rows = {'x': x, 'y': np.arange(n + q) % 3}
+  shapes = {
+    'embed': (7, 4),
+    'keys': (4, 4),
+    'values': (4, 4),
+    'in': (4, 3),
+    'back': (3, 4),
+    'out': (4, 3),
+  }
+  params = {
+    name: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    for name, shape in shapes.items()
+  }
+  return Tiny(
+    problem_lib.classification(_pooled),
+    params,
+    rows_lib.take(rows, slice(0, n)),
+    rows_lib.take(rows, slice(n, n + q)),
+  )
+
+
 def batch(rows):
   n = rows_lib.count(rows)
   return rows_lib.Batch(rows, np.arange(n), np.ones(n, np.float32))

@@ -6,7 +6,9 @@ S = E[δ δᵀ] = Q_S Λ_S Q_Sᵀ, A = Q_A Λ_A Q_Aᵀ, and the Fisher block
   KFAC   F ≈ T·A ⊗ S             (T positions a layer is applied to: "expand")
   EKFAC  F ≈ (Q_A ⊗ Q_S) diag(Λ) (Q_A ⊗ Q_S)ᵀ,  Λ = E[(Q_Aᵀ ∇W Q_S)²],
 
-expectations over examples and over labels of the model. Martens & Grosse 2015;
+expectations over examples and over labels of the model. A and S are means over
+the positions that count in each row (`curvature.positions`), T is the mean of
+their number: of rows of different length, each position is one observation. Martens & Grosse 2015;
 George et al. 2018; Grosse et al. 2023, §2.4; Eschenhagen et al. 2023 (expand).
 """
 
@@ -20,7 +22,7 @@ import numpy as np
 
 from tda_jax import trees
 from tda_jax.curvature import layers as layers_lib
-from tda_jax.curvature import taps
+from tda_jax.curvature import positions, taps
 from tda_jax.data import rows
 from tda_jax.problem import Problem, bound, num_outputs
 
@@ -117,7 +119,7 @@ def _fitted(mean, problem, params, stack, key, kind, labels):
     moments = mean(first, labels, second_moments)
     if labels == 'exact':  # every one of the K passes has added the inputs
       k = num_outputs(problem, params, example)
-      moments = {name: (a / k, s) for name, (a, s) in moments.items()}
+      moments = {n: (a / k, s, t / k) for n, (a, s, t) in moments.items()}
     blocks = {n: _kfac(layer, *moments[n]) for n, layer in layers.items()}
   if kind != 'kfac':
     second = jax.random.fold_in(key, 1)
@@ -188,15 +190,20 @@ def mean_eigenvalue(blocks: dict[str, Block]) -> jax.Array:
 # --- statistics of one layer, for taps.collect ------------------------------
 
 
-def second_moments(layer, a, g, _):
-  """(Σ a aᵀ, Σ δ δᵀ) over examples and positions; [I] where diagonal."""
+def second_moments(layer, a, g, here):
+  """(Σ a aᵀ, Σ δ δᵀ, Σ 1) over the positions `here` [B, S]; [I] where diagonal."""
+  real = here[..., None] != 0  # padding may be not a number
+  g = jnp.where(real, g, 0)
   if layer.kind == 'embed':
-    inputs = jnp.zeros(layer.num_in).at[a.ravel()].add(1.0, mode='drop')
+    here = jnp.where(a < layer.num_in, here.astype(g.dtype), 0)
+    inputs = jnp.zeros(layer.num_in, g.dtype)
+    inputs = inputs.at[a.ravel()].add(here.ravel(), mode='drop')
   else:
+    a = jnp.where(real, a, 0)
     inputs = jnp.einsum('bsi,bsj->ij', a, a)
   if layer.kind == 'leaf':
-    return inputs, jnp.einsum('bso,bso->o', g, g)
-  return inputs, jnp.einsum('bso,bsp->op', g, g)
+    return inputs, jnp.einsum('bso,bso->o', g, g), here.sum()
+  return inputs, jnp.einsum('bso,bsp->op', g, g), here.sum()
 
 
 def turned(a, g, block):
@@ -225,10 +232,12 @@ def _embedding_squares(layer, ids, g):
   return zero.at[ids.ravel()].add(flat, mode='drop')
 
 
-def _kfac(layer, inputs, outputs):
+def _kfac(layer, inputs, outputs, count):
   (a, qa), (s, qs) = _eigh(inputs, layer.stack), _eigh(outputs, layer.stack)
-  # T·(A ⊗ S) from factors that are summed, not averaged, over T positions.
-  return Block(qa, qs, a[..., :, None] * s[..., None, :] / layer.positions)
+  # T·(A ⊗ S) from factors that are summed, not averaged, over T positions. An
+  # expert to which nothing was sent has none, and factors of zero.
+  t = jnp.where(count == 0, 1, count)[..., None, None]
+  return Block(qa, qs, a[..., :, None] * s[..., None, :] / t)
 
 
 def _refuse_shared(layers):
@@ -248,9 +257,13 @@ def _mean(problem, params, stack, key, labels, statistic, aux=None):
   """Mean over rows, expectation over labels, of a statistic of the layers."""
 
   def of_batch(batch):
+    of = aux
+    if statistic is second_moments:
+      of = positions.counted(problem, params, batch)
+
     def collect(loss):
       return taps.of_keyed_rows(
-        statistic, problem, loss, params, batch, key, aux
+        statistic, problem, loss, params, batch, key, of
       )
 
     if labels == 'exact':

@@ -2,10 +2,12 @@
 
 A jaxpr is a list of equations: a primitive, its parameters, its inputs and
 outputs. JAX may rename any of these between releases, so every name is in this
-file, and a name that is gone raises "JAX x.y changed ...".
+file or in `multiplications`, and a name that is gone raises "JAX x.y changed
+...".
 """
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,6 +26,8 @@ CALLS = {
   'core_call': 'call_jaxpr',
   **dict.fromkeys(REMAT, 'jaxpr'),
 }
+# The function itself, whose derivative is given beside it.
+CUSTOM = {'custom_jvp_call': 'call_jaxpr'}
 # Functions that are not entered: what they do with a parameter is unknown.
 OPAQUE = (
   'custom_jvp_call',
@@ -39,6 +43,30 @@ OPAQUE = (
   'scatter_mul',
   'scatter',
   'reduce',
+)
+# Choices by value: the derivative is zero where an input was not chosen.
+CHOICES = (
+  'abs',
+  'clamp',
+  'max',
+  'min',
+  'reduce_max',
+  'reduce_min',
+  'reduce_window_max',
+  'reduce_window_min',
+  'select_n',
+)
+# A factor or a choice, as of a mask; the second also moves or shifts.
+FACTORS = ('div', 'dot_general', 'mul', 'select_n')
+MASKS = (
+  *FACTORS,
+  'add',
+  'dynamic_slice',
+  'gather',
+  'scatter',
+  'scatter-add',
+  'scatter_add',
+  'sub',
 )
 CASTS = (
   'convert_element_type',
@@ -70,13 +98,14 @@ class Product(NamedTuple):
   rows: Callable  # input of the equation -> a [H, S, I]
   columns: Callable  # output of the equation -> y [H, S, O]
   axes: tuple  # of y: None for a position, else the rank among W's axes
+  entries: Callable | None = None  # numbers of gathered matrices -> of each S
 
 
 # --- equations that call functions ------------------------------------------
 
 
 @contextlib.contextmanager
-def _reading(e):
+def reading(e):
   """Turns a failed read into a sentence."""
   try:
     yield
@@ -99,13 +128,13 @@ def where(e) -> str:
 
 def inner(e):
   """(jaxpr, its constants) of an equation of CALLS or of a scan."""
-  with _reading(e):
-    return _opened(e.params[CALLS.get(name(e), 'jaxpr')])
+  with reading(e):
+    return _opened(e.params[{**CALLS, **CUSTOM}.get(name(e), 'jaxpr')])
 
 
 def branches(e):
   """(jaxpr, its constants) of each branch of a `cond`."""
-  with _reading(e):
+  with reading(e):
     return [_opened(branch) for branch in e.params['branches']]
 
 
@@ -119,7 +148,7 @@ def scan_split(e) -> tuple[int, int]:
 
   Read off the shapes: what is scanned over has one axis more outside.
   """
-  with _reading(e):
+  with reading(e):
     body, _ = _opened(e.params['jaxpr'])
 
     def same(outside, inside):
@@ -131,12 +160,12 @@ def scan_split(e) -> tuple[int, int]:
 
 
 def scan_options(e) -> dict[str, Any]:
-  with _reading(e):
+  with reading(e):
     return {k: e.params[k] for k in ('length', 'reverse', 'unroll')}
 
 
 def remat_options(e) -> dict[str, Any]:
-  with _reading(e):
+  with reading(e):
     return {k: e.params[k] for k in ('prevent_cse', 'policy')}
 
 
@@ -155,7 +184,7 @@ def rearrangement(e) -> list[Step] | None:
   """How each output is the first input rearranged; None if it is not."""
   kind, shape = name(e), e.outvars[0].aval.shape
   before = e.invars[0].aval.shape
-  with _reading(e):
+  with reading(e):
     if kind in RESHAPES and math.prod(before) == math.prod(shape):
       if e.params.get('dimensions') is not None and kind == 'reshape':
         return None
@@ -188,7 +217,7 @@ def broadcast_sizes(e) -> tuple[int, ...] | None:
   """Size of the input along each output axis, 1 where it is repeated."""
   if name(e) != 'broadcast_in_dim':
     return None
-  with _reading(e):
+  with reading(e):
     before, at = e.invars[0].aval.shape, list(e.params['broadcast_dimensions'])
     return tuple(
       before[at.index(axis)] if axis in at else 1
@@ -200,7 +229,7 @@ def moved_axes(e, axes: tuple) -> tuple | None:
   """`Product.axes` after a cast, a transpose or a change of unit axes."""
   before, after = e.invars[0].aval.shape, e.outvars[0].aval.shape
   if name(e) == 'transpose':
-    with _reading(e):
+    with reading(e):
       return tuple(axes[i] for i in e.params['permutation'])
   wide = [n for n in before if n != 1]
   if name(e) not in RESHAPES or wide != [n for n in after if n != 1]:
@@ -209,124 +238,61 @@ def moved_axes(e, axes: tuple) -> tuple | None:
   return tuple(next(rest) if n != 1 else None for n in after)
 
 
-# --- equations that multiply ------------------------------------------------
+# --- equations that choose --------------------------------------------------
 
 
-def product(e, operand: int) -> Product | None:
-  """The equation as a product with W = input number `operand`, if it is one."""
-  read = PRODUCTS.get(name(e))
-  if read is None:
-    return None
-  with _reading(e):
-    return read(e, operand, e.invars[operand].aval.shape)
+def bodies(e):
+  """(place after the equation's path, jaxpr, its inputs) of what it calls."""
+  if name(e) == 'cond':
+    return [((k,), b, e.invars[1:]) for k, (b, _) in enumerate(branches(e))]
+  if name(e) in (*CALLS, *CUSTOM, 'scan'):
+    return [((), inner(e)[0], e.invars)]
+  return []
 
 
-def _arrangement(shape, order, *shapes):
-  """The steps that transpose and then reshape, through each of `shapes`."""
-  steps = [Step('transpose', tuple(order), tuple(shape[i] for i in order))]
-  return (*steps, *(Step('reshape', s, s) for s in shapes))
+def chosen_from(e, on_model: list[bool]) -> tuple[int, ...]:
+  """The inputs of which the model's values choose one, or an entry of one.
+
+  Args:
+    on_model: of each input, whether it depends on the parameters.
+  """
+  if name(e) not in CHOICES or (name(e) == 'select_n' and not on_model[0]):
+    return ()
+  first = name(e) == 'select_n'
+  return tuple(i for i in range(first, len(on_model)) if on_model[i])
 
 
-def _dot(e, operand, shape):
-  contractions, batches = e.params['dimension_numbers']
-  contracted, x_contracted = contractions[operand], contractions[1 - operand]
-  batch, x_batch = batches[operand], batches[1 - operand]
-  x_shape = e.invars[1 - operand].aval.shape
-  free = [i for i in range(len(shape)) if i not in (*contracted, *batch)]
-  x_free = [
-    i for i in range(len(x_shape)) if i not in (*x_contracted, *x_batch)
-  ]
-  size = lambda axes: math.prod(shape[i] for i in axes)
-  h, i, o = size(batch), size(contracted), size(free)
-  s = math.prod(x_shape[j] for j in x_free)
-  heads, positions = tuple(range(len(batch))), (None,) * len(x_free)
-  outs = tuple(range(len(batch), len(batch) + len(free)))
-  axes = heads + (outs + positions if operand == 0 else positions + outs)
-  order = [
-    *heads,
-    *(j for j, axis in enumerate(axes) if axis is None),
-    *(axes.index(axis) for axis in outs),
-  ]
-  stack = (h,) if batch else ()
-  return Product(
-    'dense',
-    _arrangement(shape, (*batch, *contracted, *free), (*stack, i, o)),
-    stack,
-    lambda x: x.transpose(*x_batch, *x_free, *x_contracted).reshape(h, s, i),
-    lambda y: y.transpose(order).reshape(h, s, o),
-    axes,
-  )
+def unchosen(e, chosen: tuple[int, ...], operands) -> jax.Array:
+  """A smooth stand-in for a choice, to which each of its inputs adds."""
+  shape = e.outvars[0].aval.shape
+  with reading(e):
+    if name(e).startswith('reduce_window'):
+      p = e.params
+      return jax.lax.reduce_window(
+        operands[0],
+        jnp.zeros((), operands[0].dtype),
+        jax.lax.add,
+        p['window_dimensions'],
+        p['window_strides'],
+        p['padding'],
+        p['base_dilation'],
+        p['window_dilation'],
+      )
+    if name(e).startswith('reduce'):
+      # The value stays: a softmax is finite by it.
+      reduce = jnp.max if name(e) == 'reduce_max' else jnp.min
+      axes = e.params['axes']
+      return _leaning(reduce(operands[0], axes), operands[0], axes)
+  parts = [operands[i] / (1 + k) for k, i in enumerate(chosen)]
+  return jnp.broadcast_to(sum(parts), shape).astype(e.outvars[0].aval.dtype)
 
 
-def _convolution(e, operand, shape):
-  """Patches of the image times the kernel, one product per feature group."""
-  p = e.params
-  numbers, groups = p['dimension_numbers'], p['feature_group_count']
-  if operand != 1 or p['batch_group_count'] != 1:
-    return None
-  o, i, *space = numbers.rhs_spec
-  window = [shape[j] for j in space]
-  num_in, num_out = shape[i] * math.prod(window), shape[o] // groups
-  feature = numbers.out_spec[1]
-  options = (p['window_strides'], p['padding'], p['lhs_dilation'])
-  options = (*options, p['rhs_dilation'], numbers)
-
-  def grouped(y, size):
-    y = jnp.moveaxis(y, feature, -1).reshape(-1, groups, size)
-    return y.swapaxes(0, 1)
-
-  def rows(x):
-    patches = jax.lax.conv_general_dilated_patches(
-      x, window, *options, precision=jax.lax.Precision.HIGHEST
-    )
-    return grouped(patches, num_in)
-
-  stack = (groups,) if groups > 1 else ()
-  steps = _arrangement(shape, (i, *space, o), (num_in, groups, num_out))
-  last = (groups, num_in, num_out)
-  steps = (*steps, Step('transpose', (1, 0, 2), last))
-  if not stack:
-    steps = (*steps, Step('reshape', last[1:], last[1:]))
-  axes = tuple(0 if j == feature else None for j in range(len(shape)))
-  return Product(
-    'dense', steps, stack, rows, lambda y: grouped(y, num_out), axes
-  )
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _leaning(value, x, axes):
+  """value, with the derivative of the sum of x."""
+  return value
 
 
-def _gather(e, operand, shape):
-  """Whole rows of a table, chosen by one index: an embedding."""
-  d, sizes = e.params['dimension_numbers'], e.params['slice_sizes']
-  starts = d.start_index_map
-  # An index into an axis that is taken whole can only be 0.
-  chosen = [
-    r for r in starts if sizes[r] == 1 and (shape[r] > 1 or len(starts) == 1)
-  ]
-  if operand != 0 or len(chosen) != 1 or d.operand_batching_dims:
-    return None
-  (row,) = chosen
-  free = [i for i in range(len(shape)) if i != row]
-  whole = all(sizes[i] == shape[i] for i in free)
-  if d.collapsed_slice_dims not in ((row,), ()) or not whole:
-    return None
-  column = starts.index(row)
-  v, o = shape[row], math.prod(shape[i] for i in free)
-  y_shape, offset = e.outvars[0].aval.shape, d.offset_dims
-  positions = [j for j in range(len(y_shape)) if j not in offset]
-  return Product(
-    'embed',
-    _arrangement(shape, (row, *free), (v, o)),
-    (),
-    lambda ids: jnp.clip(ids[..., column].reshape(1, -1), 0, v - 1),
-    lambda y: y.transpose(*positions, *offset).reshape(1, -1, o),
-    tuple(
-      offset.index(j) if j in offset and n != 1 else None
-      for j, n in enumerate(y_shape)
-    ),
-  )
-
-
-PRODUCTS = {
-  'dot_general': _dot,
-  'conv_general_dilated': _convolution,
-  'gather': _gather,
-}
+@_leaning.defjvp
+def _leaning_jvp(axes, primals, tangents):
+  return primals[0], tangents[1].sum(axes)

@@ -43,6 +43,7 @@ class Layer(NamedTuple):
   why: str  # for 'leaf': the uses that are no product
   steps: tuple  # leaf -> W without its last row; see `walk.seen`
   bias_steps: tuple  # leaf -> the last row of W
+  routed: bool = False  # an entry of the stack has only positions sent to it
 
 
 class Plan(NamedTuple):
@@ -53,6 +54,8 @@ class Plan(NamedTuple):
   entered: frozenset[Path]  # the equations around these
   jaxpr: Any  # closed
   structure: Any  # of the outputs
+  gathers: dict[Path, tuple]  # whose numbers routed layers need; see `walk`
+  replaced: dict[Path, tuple]  # equations to evaluate otherwise; see `replay`
 
 
 class Coverage(NamedTuple):
@@ -172,26 +175,43 @@ def check_independent(
 
 def plan(outputs, params, example, as_leaf=()) -> Plan:
   """`find`, with where the layers are; for `taps`."""
-  example = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), example
-  )
-  jaxpr, shapes = jax.make_jaxpr(outputs, return_shape=True)(params, example)
+  bare = traced(outputs, params, example)
   names, leaves = trees.names(params), jax.tree.leaves(params)
   forced = trees.fitting(names, as_leaf, 'as_leaf')
-  found = _walked(jaxpr.jaxpr, leaves, forced)
+  found = _walked(bare.jaxpr.jaxpr, leaves, forced)
   sites = _settled(found, leaves)
   _refuse(found.escapes, forced, names, leaves)
   layers, name_of = _products(sites, names, leaves)
   for leaf, escapes in sorted(found.escapes.items()):
     layers[names[leaf]] = _held(leaf, names[leaf], leaves[leaf], escapes)
   sites = {path: (site, name_of[_key(site)]) for path, site in sites.items()}
-  entered = {path[:i] for path in sites for i in range(1, len(path))}
+  routes = {site.route for site, _ in sites.values() if site.route}
+  inside = (*sites, *routes)
+  entered = {path[:i] for path in inside for i in range(1, len(path))}
+  gathers = {path: found.gathers[path] for path in routes}
+  return bare._replace(
+    layers=layers, sites=sites, entered=frozenset(entered), gathers=gathers
+  )
+
+
+def traced(outputs, params, example) -> Plan:
+  """A model's plan before any layer is looked for."""
+  example = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), example
+  )
+  jaxpr, shapes = jax.make_jaxpr(outputs, return_shape=True)(params, example)
   structure = jax.tree.structure(shapes)
-  return Plan(layers, sites, frozenset(entered), jaxpr, structure)
+  return Plan({}, {}, frozenset(), jaxpr, structure, {}, {})
+
+
+def replacing(plan: Plan, equations: dict[Path, tuple]) -> Plan:
+  """The plan with some equations to be evaluated otherwise."""
+  around = {path[:i] for path in equations for i in range(1, len(path))}
+  return plan._replace(replaced=equations, entered=plan.entered | around)
 
 
 def _walked(jaxpr, leaves, forced):
-  found = Found({}, {})
+  found = Found({}, {}, {}, set())
   for leaf in forced:
     found.escapes[leaf] = [Escape('as_leaf', True)]
   values = [
@@ -318,6 +338,7 @@ def _layer(site, name):
     why='',
     steps=view.steps,
     bias_steps=bias.steps if bias else (),
+    routed=site.route is not None,
   )
 
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tda_jax.curvature import layers as layers_lib
-from tda_jax.curvature import taps, walk
+from tda_jax.curvature import replay, walk
 from tda_jax.problem import Problem
 
 PyTree = Any
@@ -127,8 +127,8 @@ def adapted(problem: Problem, alpha: float = 1.0) -> Problem:
     _check(plan, adapters, shapes)
     at_site = functools.partial(_added, plan, shapes, alpha)
     inputs = [*jax.tree.leaves(base), *jax.tree.leaves(example)]
-    extra = taps.Extra(None, adapters, {})
-    outs = taps.replayed(plan, inputs, extra, at_site)
+    extra = replay.Extra(None, adapters, {})
+    outs = replay.replayed(plan, inputs, extra, at_site)
     return jax.tree.unflatten(plan.structure, outs)
 
   return problem._replace(outputs=outputs, as_leaf=())

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from tda_jax import trees
+from tda_jax.curvature import reads
 from tda_jax.data import rows
 from tda_jax.problem import Problem
 
@@ -21,6 +22,8 @@ Product = Callable[[PyTree], PyTree]
 
 def hessian(problem: Problem, params: PyTree, batch: rows.Batch) -> Product:
   """v -> (1/B) Σ_i ∇²loss_i(θ) v + l2·v."""
+
+  problem = reads.agreeing(problem)
 
   def mean_loss(params):
     outputs = jax.vmap(problem.outputs, (None, 0))(params, batch.examples)
@@ -115,7 +118,7 @@ def gradients(of: Callable, problem: Problem, params: PyTree, rows: PyTree):
 
 def _jacobian(problem, params, batch):
   """Jacobian of the batch's outputs: (jvp, vjp, outputs [B, ..., K])."""
-  model = jax.vmap(problem.outputs, (None, 0))
+  model = jax.vmap(reads.agreeing(problem).outputs, (None, 0))
   outputs, jvp = jax.linearize(lambda p: model(p, batch.examples), params)
   transpose = jax.linear_transpose(jvp, params)
   return jvp, lambda u: transpose(u)[0], outputs
@@ -126,4 +129,5 @@ def _weights(batch):
 
 
 def _per_row(weights, values):
+  weights = weights.astype(values.dtype)
   return weights.reshape(weights.shape + (1,) * (values.ndim - 1))

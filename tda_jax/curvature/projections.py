@@ -9,9 +9,15 @@ independent signs in every layer and every entry of its stack:
 
   dense     φ = Rᵀ g / √k, R of signs [P, k]; costs B·P·k;
             Var⟨φ, φ'⟩ ≤ (‖g‖²‖g'‖² + ⟨g, g'⟩²) / k
-  factored  φ_j = Σ_layers Σ_s (a_s · p_j)(δ_s · r_j) / √k, p_j and r_j of
-            signs: R's columns are p_j ⊗ r_j. Costs B·S·(I + O)·k, forms no
+  factored  φ_j = Σ_layers Σ_s (a_s · p_j)(Hδ_s · r_j) / √k, p_j and r_j of
+            signs: R's columns are p_j ⊗ H r_j. Costs B·S·(I + O)·k, forms no
             gradient; Var⟨φ, φ'⟩ ≤ 9 ‖g‖²‖g'‖² / k
+
+H is the reflection of e_1 into (1, …, 1)/√O. The gradient δ of a softmax sums to 0
+over its O outputs, and r_j alone would annihilate it where its signs are all equal,
+in every row: in a share 2^(1 − O) of the columns, half of them for two classes. The
+first entry of Hδ is 0 instead, and no column misses the others. H is orthogonal: it
+changes neither expectation nor bound.
 
 Random signs for a Gaussian: Achlioptas 2003. Products p ⊗ r as columns are a
 Khatri-Rao product of two projections; 9 bounds the fourth moments of a form of
@@ -108,7 +114,7 @@ def check_apart(layers: dict[str, layers_lib.Layer], params: PyTree) -> None:
 
 
 def _factored(size, layer, a, g, key):
-  """Σ_s (a_s · p_j)(δ_s · r_j) / √k, [B, k]."""
+  """Σ_s (a_s · p_j)(Hδ_s · r_j) / √k, [B, k]."""
   left, right = jax.random.split(key)
   p, r = _words(left, layer.num_in, size), _words(right, layer.num_out, size)
   if layer.kind == 'embed':
@@ -116,7 +122,18 @@ def _factored(size, layer, a, g, key):
     along = inside * _signs(p.at[a].get(mode='clip'), size, g.dtype)
   else:
     along = a @ _signs(p, size, g.dtype)
-  return jnp.sum(along * (g @ _signs(r, size, g.dtype)), 1) / np.sqrt(size)
+  across = _reflected(g) @ _signs(r, size, g.dtype)
+  return jnp.sum(along * across, 1) / np.sqrt(size)
+
+
+def _reflected(g):
+  """H g on the last axis: g − 2 v (v·g)/‖v‖², v = e_1 − (1, …, 1)/√O."""
+  outs = g.shape[-1]
+  if outs == 1:
+    return g
+  v = np.eye(1, outs)[0] - outs**-0.5
+  v = jnp.asarray(v * np.sqrt(2 / (v @ v)), g.dtype)
+  return g - (g @ v)[..., None] * v
 
 
 def _dense(size, layer, a, g, key):

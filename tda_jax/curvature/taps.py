@@ -11,26 +11,17 @@ forms it.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend import core as jex
 
-from tda_jax.curvature import equations
+from tda_jax.curvature import equations, replay
 from tda_jax.curvature import layers as layers_lib
 from tda_jax.curvature.layers import Layer, Plan
 
 PyTree = Any
 Statistic = Callable[[Layer, jax.Array, jax.Array, PyTree], PyTree]
-
-
-class Extra(NamedTuple):
-  """What is handed to the taps, through every function of the model."""
-
-  mask: jax.Array  # of one example
-  aux: dict[str, PyTree]  # by layer, [*stack, ...]
-  slots: dict[str, PyTree]  # by layer, [*stack, ...]; or one for all, at ''
 
 
 def collect(
@@ -44,6 +35,7 @@ def collect(
   mask: jax.Array | None = None,
   total: bool = False,
   as_leaf=(),
+  changed: Callable[[Plan], Plan] = lambda plan: plan,
 ) -> dict[str, PyTree] | PyTree:
   """The statistic of each layer, of B examples at once.
 
@@ -61,11 +53,12 @@ def collect(
     examples: leaves [B, ...].
     aux: layer name -> tree of [*stack, ...], whose entry the statistic gets.
     mask: [B], 0 for padding: then a and g are 0, and row numbers are I, out of
-      range. Padding of positions inside an example is not known here; its a
-      count, its g are 0 if the loss leaves it out.
+      range. Padding of positions inside an example is not known here (see
+      `positions`): its g are 0, its a are not.
     total: sum over layers and their stacks; the statistic must then have the
       same shape for all.
     as_leaf: see `layers.find`.
+    changed: what is done to the model's plan before it is run.
 
   Returns:
     layer name -> [*stack, ...], the statistic; only the statistic if `total`.
@@ -77,14 +70,14 @@ def collect(
   one = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), examples
   )
-  plan = layers_lib.plan(outputs, params, one, as_leaf)
+  plan = changed(layers_lib.plan(outputs, params, one, as_leaf))
   mask = jnp.ones(size) if mask is None else jnp.asarray(mask)
   aux = {name: (aux or {}).get(name) for name in plan.layers}
   shapes = _shapes(statistic, plan, params, size, aux, total)
   dtype = _dtype(params)
 
   def of_example(slots, example, mask):
-    extra = Extra(mask, aux, slots)
+    extra = replay.Extra(mask, aux, slots)
     outs = _tapped(statistic, plan, params, example, extra, dtype)
     value = loss(jax.tree.unflatten(plan.structure, outs), example)
     if jnp.shape(value):
@@ -103,7 +96,9 @@ def collect(
   return sums[''] if total else sums
 
 
-def of_rows(statistic, problem, of, params, batch, aux=None, *, total=False):
+def of_rows(
+  statistic, problem, of, params, batch, aux=None, *, total=False, **options
+):
   """`collect` for the rows of a batch.
 
   Args:
@@ -120,6 +115,7 @@ def of_rows(statistic, problem, of, params, batch, aux=None, *, total=False):
     mask=batch.mask,
     total=total,
     as_leaf=problem.as_leaf,
+    **options,
   )
 
 
@@ -207,33 +203,57 @@ def _tap_example(statistic, y, x, mask, aux, slot):
 
   @identity.def_vmap
   def of_batch(size, batched, y, x, mask, aux, slot):
-    y, x = (
-      value if axis else jnp.broadcast_to(value, (size, *value.shape))
-      for value, axis in zip((y, x), batched[:2], strict=True)
+    y, x = jax.tree.map(
+      lambda value, axis: (
+        value if axis else jnp.broadcast_to(value, (size, *value.shape))
+      ),
+      (y, x),
+      tuple(batched[:2]),
     )
     return _tap(statistic, y, x, (mask, aux), slot), True
 
   return identity(y, x, mask, aux, slot)
 
 
-def _of_layer(statistic, layer, rows, columns, stacked, total, dtype):
-  """(x, ∂/∂y, (mask, aux)) of an equation -> the statistic of its layer."""
+def _of_layer(statistic, layer, product, total, dtype):
+  """(x, ∂/∂y, (mask, aux)) of an equation -> the statistic of its layer.
+
+  Of a routed layer x is (x, numbers of the matrices chosen).
+  """
+  stacked, entries = bool(product.stack), product.entries
 
   def of_batch(x, g, extra):
     mask, aux = extra
-    a, g = jax.vmap(rows)(x), jax.vmap(columns)(g)  # [B, H, S, ...]
+    if entries:
+      x, numbers = x
+      numbers = jax.vmap(entries)(numbers)
+    # [B, H, S, ...]
+    a, g = jax.vmap(product.rows)(x), jax.vmap(product.columns)(g)
     real = mask.reshape(-1, 1, 1, 1) != 0
-    g = jnp.where(real, g.astype(dtype), 0)
     if layer.kind == 'embed':
+      real = real & (a < layer.num_in)[..., None]
       a = jnp.where(real[..., 0], a, layer.num_in)
-    else:
+    g = jnp.where(real, g.astype(dtype), 0)
+    if layer.kind != 'embed':
       a = a.astype(dtype)
       if layer.bias is not None:
         a = jnp.concatenate([a, jnp.ones_like(a[..., :1])], -1)
       a = jnp.where(real, a, 0)
     of_entry = functools.partial(statistic, layer)
-    if stacked:
+    if entries:
+
+      def of_chosen(entry):
+        here = (numbers == entry[0])[..., None]
+        here_only = (jnp.where(here, v[:, 0], 0) for v in (a, g))
+        return of_entry(*here_only, entry[1])
+
+      # One at a time: a for every entry would be that much larger.
+      value = jax.lax.map(
+        of_chosen, (jnp.arange(product.stack[0], dtype=jnp.int32), aux)
+      )
+    elif stacked:
       value = jax.vmap(of_entry, (1, 1, 0))(a, g, aux)
+    if stacked:
       if total:
         value = jax.tree.map(lambda v: v.sum(0), value)
     else:
@@ -245,21 +265,32 @@ def _of_layer(statistic, layer, rows, columns, stacked, total, dtype):
 
 # --- the model with taps ----------------------------------------------------
 
+# y = W of a leaf.
+HELD = equations.Product(
+  'leaf',
+  (),
+  (),
+  lambda x: x.reshape(1, 1, 1),
+  lambda y: y.reshape(1, 1, -1),
+  (),
+)
+
 
 def _tapped(statistic, plan, params, example, extra, dtype):
   """The flat outputs of one example, with a tap at every layer."""
   total = '' in extra.slots
 
-  def tap(name, y, x, extra, rows, columns, stacked):
+  def tap(name, y, x, extra, product):
     layer, slot = plan.layers[name], extra.slots['' if total else name]
-    of = _of_layer(statistic, layer, rows, columns, stacked, total, dtype)
+    of = _of_layer(statistic, layer, product, total, dtype)
     return _tap_example(of, y, x, extra.mask, extra.aux[name], slot)
 
   def at_site(path, y, operands, extra):
     site, name = plan.sites[path]
-    product = site.product
-    functions = product.rows, product.columns, bool(product.stack)
-    return tap(name, y, operands[site.operand], extra, *functions)
+    x = operands[site.operand]
+    if site.route:
+      x = x, extra.numbers[site.route]
+    return tap(name, y, x, extra, site.product)
 
   leaves = list(jax.tree.leaves(params))
   for name, layer in plan.layers.items():
@@ -269,116 +300,7 @@ def _tapped(statistic, plan, params, example, extra, dtype):
         leaves[layer.leaf],
         jnp.ones((), dtype),
         extra,
-        lambda x: x.reshape(1, 1, 1),
-        lambda y: y.reshape(1, 1, -1),
-        False,
+        HELD,
       )
   inputs = [*leaves, *jax.tree.leaves(example)]
-  return replayed(plan, inputs, extra, at_site)
-
-
-def replayed(plan: Plan, inputs, extra: Extra, at_site: Callable) -> list:
-  """The flat outputs of the model, from the leaves of (params, example).
-
-  Args:
-    at_site: (path, y, operands, extra) -> what stands for the output y of the
-      equation at `path` of `plan.sites`.
-    extra: its `aux` and `slots` of layers in a scan are cut for each step.
-  """
-  jaxpr, consts = plan.jaxpr.jaxpr, plan.jaxpr.consts
-  return _replay(jaxpr, consts, inputs, extra, (), plan, at_site)
-
-
-def _replay(jaxpr, consts, inputs, extra, path, plan: Plan, at_site):
-  """Evaluates a jaxpr, with at_site applied to the output of every site."""
-  known = dict(zip(jaxpr.constvars, consts, strict=True))
-  known.update(zip(jaxpr.invars, inputs, strict=True))
-
-  def of(v):
-    return v.val if isinstance(v, jex.Literal) else known[v]
-
-  for i, e in enumerate(jaxpr.eqns):
-    here = (*path, i)
-    operands = [of(v) for v in e.invars]
-    if here in plan.entered:
-      enter = ENTER.get(equations.name(e), _enter_call)
-      outs = enter(e, operands, extra, here, plan, at_site)
-    else:
-      outs = _evaluated(jaxpr, e, operands)
-    if here in plan.sites:
-      outs = [at_site(here, outs[0], operands, extra)]
-    known.update(zip(e.outvars, outs, strict=True))
-  return [of(v) for v in jaxpr.outvars]
-
-
-def _evaluated(jaxpr, e, operands):
-  """One equation as JAX itself evaluates it."""
-  given = {
-    v: value
-    for v, value in zip(e.invars, operands, strict=True)
-    if not isinstance(v, jex.Literal)
-  }
-  wanted = [v for v in e.outvars if not isinstance(v, jex.DropVar)]
-  alone = jaxpr.replace(constvars=[], invars=[*given], outvars=wanted, eqns=[e])
-  function = jex.jaxpr_as_fun(jex.ClosedJaxpr(alone, ()))
-  outs = iter(function(*given.values()))
-  return [None if isinstance(v, jex.DropVar) else next(outs) for v in e.outvars]
-
-
-def _enter_call(e, operands, extra, path, plan, at_site):
-  jaxpr, consts = equations.inner(e)
-
-  def call(operands, extra):
-    return _replay(jaxpr, consts, operands, extra, path, plan, at_site)
-
-  if equations.name(e) in equations.REMAT:
-    call = jax.checkpoint(call, **equations.remat_options(e))
-  return call(operands, extra)
-
-
-def _enter_cond(e, operands, extra, path, plan, at_site):
-  def branch(k, jaxpr, consts):
-    def call(operands, extra):
-      inside = (*path, k)
-      return _replay(jaxpr, consts, operands, extra, inside, plan, at_site)
-
-    return call
-
-  calls = [branch(k, *of) for k, of in enumerate(equations.branches(e))]
-  return jax.lax.switch(operands[0], calls, operands[1:], extra)
-
-
-def _enter_scan(e, operands, extra, path, plan, at_site):
-  """The layers that the scan stacks get their slices of aux and slot."""
-  jaxpr, consts = equations.inner(e)
-  constants, carried = equations.scan_split(e)
-  given, carry, scanned = (
-    operands[:constants],
-    operands[constants : constants + carried],
-    operands[constants + carried :],
-  )
-  sites = plan.sites.values()
-  stacked = {
-    name for site, name in sites if path in [at for at, _ in site.view.scans]
-  }
-  # A slot for the total is one for all steps.
-  slices = [
-    {name: tree[name] for name in stacked if name in tree}
-    for tree in (extra.aux, extra.slots)
-  ]
-
-  def body(carry, slices):
-    scanned, aux, slots = slices
-    inside = extra._replace(
-      aux={**extra.aux, **aux}, slots={**extra.slots, **slots}
-    )
-    inputs = [*given, *carry, *scanned]
-    outs = _replay(jaxpr, consts, inputs, inside, path, plan, at_site)
-    return outs[:carried], outs[carried:]
-
-  options = equations.scan_options(e)
-  carry, outs = jax.lax.scan(body, carry, (scanned, *slices), **options)
-  return [*carry, *outs]
-
-
-ENTER = {'scan': _enter_scan, 'cond': _enter_cond}
+  return replay.replayed(plan, inputs, extra, at_site)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core as jex
 
-from tda_jax.curvature import equations
+from tda_jax.curvature import equations, multiplications
 from tda_jax.curvature.equations import Product, Step
 
 Path = tuple[int, ...]
@@ -36,6 +36,7 @@ class Value(NamedTuple):
   view: View | None = None  # it is this
   spread: tuple[View, tuple] | None = None  # it is this, of these sizes, spread
   product: tuple[Path, tuple] | None = None  # it is y of this site; its axes
+  chosen: tuple[Path, tuple] | None = None  # likewise, matrices by a gather
   on_params: bool = False  # depends on the parameters
   on_example: bool = False  # depends on the example
 
@@ -52,6 +53,7 @@ class Site(NamedTuple):
   operand: int  # which input of the equation is `a`
   num_positions: int  # S
   bias: View | None = None  # as [*stack, 1, O]
+  route: Path | None = None  # the gather that says which matrix is whose
 
 
 class Escape(NamedTuple):
@@ -66,6 +68,8 @@ class Found(NamedTuple):
 
   sites: dict[Path, Site]
   escapes: dict[int, list[Escape]]  # by leaf
+  gathers: dict[Path, tuple[int, Product]]  # (operand, as an embedding)
+  closed: set[Path]  # equations whose inner values stay inside: remat
 
 
 def then(view: View, *steps: Step) -> View:
@@ -113,7 +117,7 @@ def walk(jaxpr, values: list[Value], path: Path, found: Found) -> list[Value]:
       return Value()  # a constant
     # A y with another use has not the gradient of y + bias.
     alone = uses[v] == 1
-    return known[v] if alone else known[v]._replace(product=None)
+    return known[v] if alone else known[v]._replace(product=None, chosen=None)
 
   for i, e in enumerate(jaxpr.eqns):
     ins = [of(v) for v in e.invars]
@@ -133,12 +137,17 @@ def _equation(e, ins, used, path, found):
   )
   outs = [plain] * len(e.outvars)
   if name in equations.CALLS and any(v.parameter or v.product for v in ins):
+    if name in equations.REMAT:
+      found.closed.add(path)
     return walk(equations.inner(e)[0], ins, path, found)
   if not parameters:
-    if ins and ins[0].product:
-      site, axes = ins[0].product
-      axes = equations.moved_axes(e, axes)
-      outs[0] = plain._replace(product=axes and (site, axes))
+    if name == 'dot_general' and _routed(e, ins, path, found):
+      return outs
+    for what in ('product', 'chosen'):
+      if ins and getattr(ins[0], what):
+        site, axes = getattr(ins[0], what)
+        axes = equations.moved_axes(e, axes)
+        outs[0] = outs[0]._replace(**{what: axes and (site, axes)})
     return outs
   if not any(jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in e.outvars):
     return [v._replace(on_params=False) for v in outs]  # no gradient passes
@@ -176,21 +185,66 @@ def is_vector(shape: tuple[int, ...]) -> bool:
 
 def _product(e, ins, path, plain, found):
   """The outputs if the equation is a product with one parameter."""
-  if len(ins) != 2:
-    return None
-  for operand in (0, 1):
-    w, x = ins[operand], ins[1 - operand]
+  for operand, other in multiplications.pairs(e):
+    w, x = ins[operand], ins[other]
     given = x.on_example or not x.on_params  # else: a parameter's function
     if not w.view or x.parameter or not given:
       continue
-    product = equations.product(e, operand)
+    product = multiplications.product(e, operand)
     if product:
       view = then(w.view, *product.steps)
-      a = e.invars[1 - operand].aval
+      a = e.invars[other].aval
       a = jax.eval_shape(product.rows, jax.ShapeDtypeStruct(a.shape, a.dtype))
-      found.sites[path] = Site(product, view, 1 - operand, a.shape[1])
-      return [plain._replace(product=(path, product.axes))]
+      found.sites[path] = Site(product, view, other, a.shape[1])
+      chosen = _chosen(e, product, path, other, found)
+      return [plain._replace(product=(path, product.axes), chosen=chosen)]
   return None
+
+
+def _chosen(e, product, path, operand, found):
+  """(path, axes) of matrices that a gather chooses; None if it chooses rows."""
+  shape = e.outvars[0].aval.shape
+  wide = [j for j, n in enumerate(shape) if n != 1]
+  if (
+    product.kind != 'embed'
+    or sum(product.axes[j] is not None for j in wide) < 2
+  ):
+    return None
+  found.gathers[path] = operand, product
+  positions = [j for j in wide if product.axes[j] is None]
+  axes = [
+    -1 - positions.index(j) if j in positions else product.axes[j]
+    for j in range(len(shape))
+  ]
+  return path, tuple(axes)
+
+
+def _routed(e, ins, path, found):
+  """Whether an activation times gathered matrices is noted as their product.
+
+  The matrices are then a stack of layers, each applied where it was chosen, and
+  no longer rows of a table.
+  """
+  for operand, other in multiplications.pairs(e):
+    w, x = ins[operand], ins[other]
+    if not w.chosen or not (x.on_example or not x.on_params):
+      continue
+    gather, axes = w.chosen
+    site = found.sites[gather]
+    # Its numbers do not leave a remat.
+    around = {gather[:i] for i in range(1, len(gather))} & found.closed
+    if any(path[: len(at)] != at for at in around):
+      continue
+    product = multiplications.of_gathered(e, operand, axes, site.view.shape[0])
+    if product is None:
+      continue
+    view = then(site.view, *product.steps)
+    a = e.invars[other].aval
+    a = jax.eval_shape(product.rows, jax.ShapeDtypeStruct(a.shape, a.dtype))
+    del found.sites[gather]
+    found.sites[path] = Site(product, view, other, a.shape[1], None, gather)
+    return True
+  return False
 
 
 def _rearranged(e, ins, plain):
@@ -244,7 +298,7 @@ def _scan(e, ins, used, path, plain, found):
   constants, carried = equations.scan_split(e)
   inside = []
   for i, v in enumerate(ins):
-    v = v._replace(product=None)
+    v = v._replace(product=None, chosen=None)
     if constants <= i < constants + carried:
       escape(found, v, e, 'the carry of a scan')
       v = plain
@@ -267,7 +321,8 @@ def _scan(e, ins, used, path, plain, found):
 def _cond(e, ins, path, outs, found):
   before = len(found.sites)
   for k, (branch, _) in enumerate(equations.branches(e)):
-    for value in walk(branch, ins[1:], (*path, k), found):
+    inside = [v._replace(product=None, chosen=None) for v in ins[1:]]
+    for value in walk(branch, inside, (*path, k), found):
       escape(found, value, e, 'the output of a cond')
   if ins[0].on_example and len(found.sites) > before:
     raise ValueError(

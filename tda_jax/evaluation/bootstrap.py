@@ -20,7 +20,8 @@ class Estimate(NamedTuple):
 
   Attributes:
     value: the estimate from all queries and subsets.
-    low, high: ends of its 95% interval.
+    low, high: ends of its 95% interval; NaN where only one thing could be
+      drawn, so that nothing is known of the spread.
     resampled: [B], the estimate of each resample, with mean `value`.
     drawn: which resamples these are; two estimates with the same ones can be
       compared in pairs.
@@ -100,9 +101,8 @@ def ratio(a: Estimate, b: Estimate) -> Estimate:
     )
   with np.errstate(divide='ignore', invalid='ignore'):
     resampled = a.resampled / b.resampled
-  low, high = np.nanquantile(resampled, TAILS)
   return Estimate(
-    a.value / b.value, float(low), float(high), resampled, a.drawn
+    a.value / b.value, *_ends(resampled, a.drawn), resampled, a.drawn
   )
 
 
@@ -127,8 +127,7 @@ def estimate(value: float, resampled: np.ndarray, drawn: tuple) -> Estimate:
   holds some subsets twice, which by itself lowers rank correlations by O(1/M).
   """
   resampled = resampled - resampled.mean() + value
-  low, high = np.quantile(resampled, TAILS)
-  return Estimate(float(value), float(low), float(high), resampled, drawn)
+  return Estimate(float(value), *_ends(resampled, drawn), resampled, drawn)
 
 
 def draws(
@@ -157,6 +156,16 @@ def draws(
     counts(subsets, over == 'queries', 0),
     counts(queries, over == 'subsets', 1),
   )
+
+
+def _ends(resampled, drawn):
+  """(low, high) of the resamples; NaN where each could draw one thing only."""
+  subsets, queries, over, *_ = drawn
+  sizes = {'subsets': (subsets,), 'queries': (queries,)}
+  if max(sizes.get(over, (subsets, queries))) == 1:
+    return float('nan'), float('nan')
+  low, high = np.nanquantile(resampled, TAILS)
+  return float(low), float(high)
 
 
 def _paired(a, b):

@@ -47,7 +47,7 @@ def uncertainty(
     ValueError: fewer than two models, a score that is not finite, another test
       or rate.
   """
-  scores = _checked(scores)
+  scores = checked(scores)
   # The first model goes first, so that equal scores have deviation 0 exactly.
   shifted = scores - scores[0]
   mean = scores[0] + shifted.mean(0)
@@ -85,6 +85,17 @@ def p_values(
   else:
     p = 2 * special.ndtr(-ratio)
   return np.where(none, np.where(size == 0, 1.0, 0.0), p)
+
+
+def one_sided(values: np.ndarray) -> np.ndarray:
+  """One-sided p of H0: E values ≤ 0, by Student's t over axis 0, S − 1 degrees.
+
+  Where all S agree, p is 0 above 0 and 1 elsewhere.
+  """
+  shifted = values - values[0]  # so that equal values have deviation 0 exactly
+  mean, deviation = values[0] + shifted.mean(0), shifted.std(0, ddof=1)
+  p = stats.t.sf(ratio(mean, deviation) * len(values) ** 0.5, len(values) - 1)
+  return np.where(deviation == 0, np.where(mean > 0, 0.0, 1.0), p)
 
 
 def discoveries(p: np.ndarray, rate: float = 0.05) -> np.ndarray:
@@ -137,7 +148,8 @@ def correlations(values: np.ndarray, kind: str = 'pearson') -> np.ndarray:
   return found
 
 
-def _checked(scores):
+def checked(scores: np.ndarray) -> np.ndarray:
+  """Scores as float64 [S, N, Q]; ValueError: not of two models, not finite."""
   scores = np.asarray(scores, np.float64)
   if scores.ndim != 3 or len(scores) < 2:
     raise ValueError(

@@ -62,7 +62,7 @@ def dense(
       else damping,
       a.dtype,
     )
-    a = a + shift * jnp.eye(size)
+    a = a + shift * jnp.eye(size, dtype=a.dtype)
     return a, jnp.linalg.cholesky(a), shift
 
   def solve(state, problem, params, train, vectors, key):

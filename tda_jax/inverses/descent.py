@@ -290,7 +290,7 @@ def _rounds(how: Descent, system, v, steps, rounds, reports, tolerance):
     return x, left, trace, done + 1, shorter
 
   zero = jax.tree.map(jnp.zeros_like, v)
-  trace = jnp.zeros((1 + rounds * reports, len(norms)))
+  trace = jnp.zeros((1 + rounds * reports, len(norms)), norms.dtype)
   shorter = jnp.ones(len(norms), bool)
   x, _, trace, done, _ = jax.lax.while_loop(
     unfinished, refine, (zero, v, trace, 0, shorter)
@@ -339,7 +339,7 @@ def _probe(vectors, key):
   )
   keys = jax.tree.unflatten(jax.tree.structure(vectors), [*keys])
   return jax.tree.map(
-    lambda k, x: jax.random.normal(k, (1, *x.shape[1:])), keys, vectors
+    lambda k, x: jax.random.normal(k, (1, *x.shape[1:]), x.dtype), keys, vectors
   )
 
 

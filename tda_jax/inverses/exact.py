@@ -18,6 +18,7 @@ from tda_jax import trees
 from tda_jax.curvature import ekfac as ekfac_lib
 from tda_jax.curvature import gram as gram_lib
 from tda_jax.curvature import layers as layers_lib
+from tda_jax.curvature import reads
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import coordinates as coordinates_lib
 from tda_jax.inverses import inverse as inverse_lib
@@ -61,7 +62,9 @@ def exact(
       if damping != 'heuristic'
       else (0.1 * jnp.trace(matrix) / (n * trees.size(params)))
     )
-    shifted = matrix + (shift + problem.l2) * n * jnp.eye(n * k)
+    shifted = matrix + (shift + problem.l2) * n * jnp.eye(
+      n * k, dtype=matrix.dtype
+    )
     return jnp.linalg.cholesky(shifted), shift
 
   def solve(state, problem, params, train, vectors, key):
@@ -119,7 +122,7 @@ def _rows_of_ggn(problem, params, train, batch_size):
   root = jax.vmap(lambda z, e: ekfac_lib.loss_hessian_root(problem, z, e))
 
   def linear(batch):
-    model = jax.vmap(problem.outputs, (None, 0))
+    model = jax.vmap(reads.agreeing(problem).outputs, (None, 0))
     z, jvp = jax.linearize(lambda p: model(p, batch.examples), params)
     vjp = jax.linear_transpose(jvp, params)
     roots = root(z, batch.examples) * batch.mask[:, None, None]

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from tda_jax.curvature import layers as layers_lib
-from tda_jax.curvature import taps
+from tda_jax.curvature import positions, taps
 from tda_jax.data import rows as rows_lib
 from tda_jax.methods.method import Method, Prepared
 from tda_jax.settings import kept
@@ -29,8 +29,8 @@ def similarity(
       one. Its bias is left out. A scanned layer has the inputs of all its steps.
     kind: 'cosine', 'dot' or 'euclidean'.
     pool: of a layer that is applied at S positions, 'flat' takes all S·I
-      numbers, 'mean' the mean over positions (convolutions have patches for
-      inputs).
+      numbers, 0 where padding is, 'mean' the mean over those that are no
+      padding (convolutions have patches for inputs).
 
   Raises:
     ValueError: unknown kind, pool or layer; the layer has no inputs (the message
@@ -76,15 +76,19 @@ def _inputs(problem, params, batch, layer, pool):
   layer = layers_lib.dense(layers, layer)
   found = layers[layer]
 
-  def statistic(of, a, g, _):
+  def statistic(of, a, g, here):
     del g
     if of.name != layer:
       return ()
     h = a if of.bias is None else a[..., :-1]
-    return h.mean(1) if pool == 'mean' else h.reshape(len(h), -1)
+    h = jnp.where(here[..., None] != 0, h, 0)  # not where padding is
+    if pool == 'mean':
+      return h.sum(1) / jnp.maximum(here.sum(1), 1)[:, None]
+    return h.reshape(len(h), -1)
 
   any_loss = lambda outputs, example: jnp.sum(outputs)
-  h = taps.of_rows(statistic, problem, any_loss, params, batch)[layer]
+  here = positions.counted(problem, params, batch)
+  h = taps.of_rows(statistic, problem, any_loss, params, batch, here)[layer]
   depth = len(found.stack)
   h = h.reshape(-1, *h.shape[depth:])  # the stack's entries side by side
   return jnp.moveaxis(h, 0, 1).reshape(h.shape[1], -1)

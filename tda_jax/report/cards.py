@@ -29,7 +29,7 @@ class Evidence(NamedTuple):
 
   Attributes:
     standard_error: of an ensemble's score; None for one model's.
-    significant: whether the score is told from 0.
+    significant: whether models that did not pick the row confirm it.
   """
 
   example: Example
@@ -65,8 +65,8 @@ class Scored(NamedTuple):
   """Scores [N, Q], with how sure they are.
 
   Attributes:
-    standard_error: [N, Q]; None: of one model.
-    significant: [N, Q] bool, whether a score is marked; None: none is.
+    standard_error: [N, Q], `significance.uncertainty`; None: of one model.
+    significant: [N, Q] bool, `supporters.marked`; None: none is.
   """
 
   scores: np.ndarray

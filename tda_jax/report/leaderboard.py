@@ -139,6 +139,8 @@ def cell(metric: Metric, row: dict | None, axis: tuple[float, float]) -> Cell:
   if row is None or row['value'] is None or math.isnan(row['value']):
     return MISSING
   low, high = (_known(row.get(end)) for end in ('low', 'high'))
+  if low == high:  # nothing varied: its spread is not known
+    low = high = None
   start, end = axis
   place = lambda x: (
     None if x is None else 100 * min(max((x - start) / (end - start), 0), 1)

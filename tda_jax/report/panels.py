@@ -71,7 +71,7 @@ def correlations(
       panel.grid(False)
       panel.spines[:].set_visible(False)
       panel.set_title(matrix.title, fontsize=11)
-    return _save(figure, path)
+    return plots._save(figure, path)
 
 
 def lines(
@@ -116,7 +116,7 @@ def lines(
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, loc='outside lower center', ncols=len(names),
                   frameon=False, fontsize=9, handlelength=1.4)  # fmt: skip
-    return _save(figure, path)
+    return plots._save(figure, path)
 
 
 def histograms(
@@ -143,7 +143,7 @@ def histograms(
         panel.set_xlabel(unit)
       if i % columns == 0:
         panel.set_ylabel('share of pairs')
-    return _save(figure, path)
+    return plots._save(figure, path)
 
 
 def pairs(
@@ -173,7 +173,7 @@ def pairs(
           0.5, 0.14, pair.text, ha='center', va='top', fontsize=8.5,
           transform=panel.transAxes,
       )  # fmt: skip
-    return _save(figure, path)
+    return plots._save(figure, path)
 
 
 def _panels(count, columns, width, height, title):
@@ -191,10 +191,3 @@ def _panels(count, columns, width, height, title):
   if title:
     figure.suptitle(title, fontsize=13, x=0.01, ha='left')
   return figure, every[:count]
-
-
-def _save(figure, path):
-  figure.savefig(
-    path, format='png', facecolor='white', bbox_inches='tight', pad_inches=0.15
-  )
-  return os.fspath(path)

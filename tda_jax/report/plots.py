@@ -1,5 +1,6 @@
 """Plots of an evaluation, written as PNG files."""
 
+import io
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,6 +9,8 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from tda_jax.storage import files
 
 # After Okabe and Ito: told apart by colour-blind readers too.
 COLORS = (
@@ -248,8 +251,10 @@ def _figure(height):
 
 
 def _save(figure, path):
-  figure.savefig(path, format='png', facecolor='white', bbox_inches='tight',
+  data = io.BytesIO()
+  figure.savefig(data, format='png', facecolor='white', bbox_inches='tight',
                  pad_inches=0.15)  # fmt: skip
+  files.show(path, data.getvalue())
   return os.fspath(path)
 
 
@@ -272,6 +277,8 @@ def _bar_group(axes, y, spans, color):
       continue
     value, low, high = span
     axes.barh(at, value, height=0.38, color=color)
+    if not high > low:  # not known: a bar without a line
+      continue
     for color_, width in (('white', 3.0), (INK, 1.3)):  # seen on any bar
       axes.plot([low, high], [at, at], color=color_, linewidth=width)
 

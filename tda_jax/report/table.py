@@ -101,10 +101,14 @@ def number(value: Any) -> str:
 
 
 def interval(row: dict) -> str:
-  """'[low, high]' of a row of results.json; '' if it has none."""
-  if row.get('low') is None or row.get('high') is None:
+  """'[low, high]' of a row of results.json; '' if its spread is not known.
+
+  An interval without width says that nothing varied, not that nothing can.
+  """
+  ends = row.get('low'), row.get('high')
+  if None in ends or math.isnan(sum(ends)) or ends[0] == ends[1]:
     return ''
-  return f'[{number(row["low"])}, {number(row["high"])}]'
+  return f'[{number(ends[0])}, {number(ends[1])}]'
 
 
 def print_results(
@@ -178,6 +182,11 @@ def _cells(rows, separator):
   """Values and intervals of a column, each aligned with those above."""
   values = [number(row['value']) if row else '' for row in rows]
   spans = [interval(row) if row else '' for row in rows]
+  if any(spans):  # a dash where it is not known, beside those where it is
+    spans = [
+      span or ('–' if row else '')
+      for span, row in zip(spans, rows, strict=True)
+    ]
   if separator == '\n':
     return [
       Text(f'{value}\n{span}' if span else value)

@@ -1,5 +1,11 @@
-"""Trees of arrays on disk, through orbax."""
+"""Trees of arrays on disk, through orbax, with checksums of their files.
 
+A checkpoint is the folder that orbax writes and a list of its files in it, as
+`sha256sum` makes and checks them.
+"""
+
+import hashlib
+import logging
 import os
 import pathlib
 import shutil
@@ -9,13 +15,18 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from tda_jax.storage import files
+
 PyTree = Any
+_log = logging.getLogger(__name__)
+SUMS = 'sha256sums'
 
 
 def save(path: str | os.PathLike, tree: PyTree) -> None:
   """Writes `tree` to the folder `path`, which must not exist.
 
-  It is written aside and renamed: a killed process leaves no half of it.
+  It is written aside and renamed: neither a killed process nor a loss of power
+  leaves a half of it.
 
   Raises:
     ValueError: `path` exists.
@@ -27,7 +38,13 @@ def save(path: str | os.PathLike, tree: PyTree) -> None:
   shutil.rmtree(aside, ignore_errors=True)
   aside.parent.mkdir(parents=True, exist_ok=True)
   ocp.save(aside, jax.tree.map(np.asarray, tree))
+  parts = sorted(part for part in aside.rglob('*') if part.is_file())
+  names = [part.relative_to(aside) for part in parts]
+  (aside / SUMS).write_text(_sums(aside, names))
+  for part in [*aside.rglob('*'), aside]:
+    files.sync(part)
   os.replace(aside, path)
+  files.sync(path.parent)
 
 
 def load(path: str | os.PathLike, like: PyTree) -> PyTree:
@@ -37,19 +54,23 @@ def load(path: str | os.PathLike, like: PyTree) -> PyTree:
     like: a tree of arrays or ShapeDtypeStructs, whose values are not read.
 
   Raises:
-    ValueError: nothing is there, it cannot be read, or it has other shapes.
+    ValueError: nothing is there, it is damaged, or it is of another model.
   """
   path = pathlib.Path(path).absolute()
   if not path.exists():
     raise ValueError(f'there is no checkpoint at {path}: run the stage first')
   cure = 'delete that folder and run the same command again'
+  if not whole(path):
+    raise ValueError(
+      f'the checkpoint {path} is damaged or half-written: {cure}'
+    )
   empty = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
   try:
     tree = ocp.load(path, empty)
   except Exception as error:  # orbax and tensorstore raise a dozen kinds
     raise ValueError(
-      f'the checkpoint {path} cannot be read ({type(error).__name__}: it is'
-      f' damaged, half-written or of another model): {cure}'
+      f'the checkpoint {path} cannot be read ({type(error).__name__}: it is of'
+      f' another model): {cure}'
     ) from error
   found = jax.tree_util.tree_leaves_with_path(tree)
   for (name, leaf), wanted in zip(found, jax.tree.leaves(empty), strict=True):
@@ -60,3 +81,53 @@ def load(path: str | os.PathLike, like: PyTree) -> PyTree:
         f' run {wanted.shape}: {cure}'
       )
   return tree
+
+
+def whole(path: str | os.PathLike) -> bool:
+  """Whether the checkpoint is there and every file of it is as it was saved."""
+  path = pathlib.Path(path)
+  try:
+    text = (path / SUMS).read_text()
+    names = [line[66:] for line in text.splitlines()]
+    return bool(names) and _sums(path, names) == text
+  except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError):
+    return False
+
+
+def keep(folder: str | os.PathLike, name: str, number: int, tree: PyTree):
+  """Saves `tree` as NAME_number, then drops the others of that name."""
+  path = pathlib.Path(folder) / f'{name}_{number}'
+  shutil.rmtree(path, ignore_errors=True)  # a damaged one
+  save(path, tree)
+  for other in _numbers(folder, name):
+    if other != number:
+      shutil.rmtree(path.with_name(f'{name}_{other}'))
+
+
+def newest(folder: str | os.PathLike, name: str) -> int | None:
+  """The largest number of a whole NAME_number; None: there is none.
+
+  Work goes on from there, to the same numbers: that one is damaged is said.
+  """
+  for number in reversed(_numbers(folder, name)):
+    path = pathlib.Path(folder) / f'{name}_{number}'
+    if whole(path):
+      return number
+    _log.warning('%s is damaged: what it holds is computed again', path)
+  return None
+
+
+def _numbers(folder, name):
+  found = pathlib.Path(folder).glob(f'{name}_*')
+  texts = [path.name.removeprefix(f'{name}_') for path in found]
+  return sorted(int(text) for text in texts if text.isdigit())
+
+
+def _sums(path, names) -> str:
+  """A line for each file: its checksum and its name."""
+  lines = []
+  for name in names:
+    with open(path / name, 'rb') as file:
+      sha = hashlib.file_digest(file, 'sha256')
+    lines.append(f'{sha.hexdigest()}  {name}\n')
+  return ''.join(lines)

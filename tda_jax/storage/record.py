@@ -1,6 +1,8 @@
 """What a stage and an experiment write down: run.json, results.json."""
 
 import datetime
+import hashlib
+import io
 import json
 import math
 import os
@@ -14,6 +16,8 @@ from typing import Any
 
 import jax
 import numpy as np
+
+from tda_jax.storage import files
 
 ROW = ('method', 'metric', 'value', 'low', 'high', 'n', 'seconds', 'peak_mb')
 CLAIM = ('claim', 'source', 'expected', 'observed', 'holds')
@@ -35,7 +39,7 @@ def begin(path: str | os.PathLike, inputs: dict) -> bool:
   path.mkdir(parents=True, exist_ok=True)
   file = path / 'run.json'
   if file.exists():
-    found = read_json(file).get('inputs', {})
+    found = read_json(file, f'the folder {path}').get('inputs', {})
     same(found, plain(inputs), f'the folder {path}')
     return (path / 'complete').exists()
   foreign = sorted(p.name for p in path.iterdir() if p.name[0] != '.')
@@ -50,7 +54,9 @@ def begin(path: str | os.PathLike, inputs: dict) -> bool:
 
 def complete(path: str | os.PathLike) -> None:
   """Marks the stage folder `path` complete; the last thing a stage does."""
-  write_json(pathlib.Path(path) / 'complete', {'time': _now()})
+  file = pathlib.Path(path) / 'complete'
+  if not file.exists():
+    write_json(file, {'time': _now()})
 
 
 def same(found: dict, wanted: dict, name: str) -> None:
@@ -74,48 +80,73 @@ def _difference(field, there, now) -> str:
   return f'{field} is {_short(there)} there and {_short(now)} now'
 
 
+def safe_name(name: str, what: str) -> str:
+  """`name`, which becomes a folder's; ValueError if it would be another place.
+
+  Args:
+    what: it is the name of, as in 'the setting'.
+  """
+  if name in ('', '.', '..') or not set(name).isdisjoint('/\\\0'):
+    raise ValueError(
+      f'{what} is called {name!r}, which names no folder of its own: give a name'
+      ' without / and \\'
+    )
+  return name
+
+
 def write_json(path: str | os.PathLike, content: dict) -> None:
-  """Writes `content` aside and renames it, so that no half is ever seen.
+  """Writes `content` with its checksum, whole or not at all.
 
   NaN and infinity become null.
   """
-  text = json.dumps(plain(content), indent=2, allow_nan=False) + '\n'
-  _whole(path, lambda file: file.write(text.encode()))
+  files.write(path, _signed(content))
 
 
 def write_npz(path: str | os.PathLike, arrays: dict) -> None:
-  """Writes named arrays as NumPy's .npz, aside and renamed."""
-  _whole(path, lambda file: np.savez(file, **arrays))
+  """Writes named arrays as NumPy's .npz, whole or not at all."""
+  data = io.BytesIO()
+  np.savez(data, **arrays)
+  files.write(path, data.getvalue())
 
 
-def _whole(path, write):
-  path = pathlib.Path(path)
-  aside = path.with_name(f'.{path.name}.{os.getpid()}')
-  with open(aside, 'wb') as file:
-    write(file)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(aside, path)
+def read_json(path: str | os.PathLike, cure: str = 'that file') -> dict:
+  """The content of a JSON file, whose checksum, if it has one, agrees.
 
-
-def read_json(path: str | os.PathLike) -> dict:
-  """The content of a JSON file.
+  Args:
+    cure: what to delete when it is damaged, so that the same command makes it
+      again.
 
   Raises:
-    ValueError: it is absent or half-written.
+    ValueError: it is absent, half-written or changed.
   """
   path = pathlib.Path(path)
   try:
-    return json.loads(path.read_text())
+    content = json.loads(path.read_bytes())
   except FileNotFoundError:
     raise ValueError(
       f'there is no {path.name} in {path.parent}: run that stage first'
     ) from None
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
-    raise ValueError(
-      f'{path} is damaged or half-written: delete the folder {path.parent}'
-      ' and run the same command again'
-    ) from error
+  except (json.JSONDecodeError, UnicodeDecodeError):
+    content = None
+  if isinstance(content, dict):
+    checksum = content.pop('checksum', None)
+    if checksum in (None, _checksum(content)):
+      return content
+  raise ValueError(
+    f'{path} is damaged (half-written, or changed since): delete {cure} and run'
+    ' the same command again'
+  )
+
+
+def _signed(content) -> bytes:
+  content = plain(content)
+  content = {**content, 'checksum': _checksum(content)}
+  return (json.dumps(content, indent=2, allow_nan=False) + '\n').encode()
+
+
+def _checksum(content) -> str:
+  text = json.dumps(content, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def environment() -> dict:
@@ -165,15 +196,13 @@ def results(
   """
   _fields(rows, 'result', ROW[:3], ROW)
   _fields(claims, 'claim', CLAIM, CLAIM)
-  write_json(
-    path,
-    {
-      'experiment': experiment,
-      'setting': setting,
-      'rows': [{field: row.get(field) for field in ROW} for row in rows],
-      'claims': claims,
-    },
-  )
+  content = {
+    'experiment': experiment,
+    'setting': setting,
+    'rows': [{field: row.get(field) for field in ROW} for row in rows],
+    'claims': claims,
+  }
+  files.show(path, _signed(content))
 
 
 def plain(value: Any) -> Any:

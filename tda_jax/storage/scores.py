@@ -1,9 +1,13 @@
 """The score store: a zarr v3 array written in blocks of rows, with resume.
 
 NaN means not done yet. One block is one chunk, so a chunk has one writer; the
-marker of a block in `done/` is made after its chunk is durable.
+marker of a block, `done/<number>`, is made after its chunk is durable and holds
+the checksum of its values and of what the store says of itself. A block that is
+absent, damaged or of something else is not done.
 """
 
+import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -12,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorstore as ts
 
-from tda_jax.storage import record
+from tda_jax.storage import files, record
 
 
 class Store(NamedTuple):
@@ -23,12 +27,14 @@ class Store(NamedTuple):
     array: the tensorstore array, float32, `shape`.
     shape: (rows, ...).
     rows_per_block: rows of a block; the last block may have fewer.
+    about: what the store says of itself, as text.
   """
 
   path: pathlib.Path
   array: ts.TensorStore
   shape: tuple[int, ...]
   rows_per_block: int
+  about: str
 
 
 def create(
@@ -67,10 +73,15 @@ def create(
       'name': 'regular',
       'configuration': {'chunk_shape': chunk},
     },
-    'codecs': [{'name': 'bytes', 'configuration': {'endian': 'little'}}],
+    'codecs': [
+      {'name': 'bytes', 'configuration': {'endian': 'little'}},
+      {'name': 'crc32c'},
+    ],
   }
-  (path / 'done').mkdir(parents=True, exist_ok=True)
-  ts.open(_spec(path) | {'metadata': metadata}, create=True, open=True).result()
+  path.mkdir(parents=True, exist_ok=True)
+  with _writing(path):
+    spec = _spec(path) | {'metadata': metadata}
+    ts.open(spec, create=True, open=True).result()
   return open(path)
 
 
@@ -85,13 +96,14 @@ def open(path: str | os.PathLike) -> Store:
     raise ValueError(f'there is no score store at {path}: run the stage first')
   try:
     array = ts.open(_spec(path), open=True).result()
+    about = json.dumps(_attributes(path), sort_keys=True)
   except ValueError as error:
     raise ValueError(
-      f'the score store {path} cannot be read: delete that folder and run'
-      ' the same command again'
+      f'the score store {path} cannot be read: delete {path / "zarr.json"} and'
+      ' run the same command again, which keeps the blocks that are whole'
     ) from error
   rows = array.chunk_layout.write_chunk.shape[0]
-  return Store(path, array, tuple(array.shape), rows)
+  return Store(path, array, tuple(array.shape), rows, about)
 
 
 def blocks(store: Store) -> int:
@@ -120,30 +132,42 @@ def write(store: Store, start: int, block: np.ndarray) -> None:
       f'the block at row {start} has a value that is not finite, and NaN'
       ' means not done yet: find its cause before writing'
     )
-  marker = _marker(store, number)
-  if marker.exists():
+  if _values(store, number) is not None:
     raise ValueError(
-      f'the block at row {start} of {store.path} is written already: give'
-      ' each block one writer'
+      f'the block at row {start} of {store.path} is written already, by another'
+      ' process: wait until it ends and run the same command again'
     )
-  store.array[start : start + rows].write(block).result()
-  marker.touch()
+  # A part of a chunk is written into what is there, which may be damaged.
+  zeros = ['0'] * len(store.shape[1:])
+  store.path.joinpath('c', str(number), *zeros).unlink(missing_ok=True)
+  with _writing(store.path):
+    store.array[start : start + rows].write(block).result()
+  marker = _marker(store, number)
+  marker.parent.mkdir(exist_ok=True)
+  files.write(marker, _checksum(store, number, block))
 
 
 def read(store: Store) -> np.ndarray:
   """The whole array; NaN in blocks that are not done."""
-  values = np.array(store.array.read().result())
-  for number in np.flatnonzero(~done(store)):
+  values = np.full(store.shape, np.nan, np.float32)
+  for number in range(blocks(store)):
     first = number * store.rows_per_block
-    values[first : first + store.rows_per_block] = np.nan
+    found = _values(store, number)
+    if found is not None:
+      values[first : first + store.rows_per_block] = found
   return values
 
 
 def done(store: Store) -> np.ndarray:
-  """Which blocks are done, [n_blocks] bool."""
-  folder = store.path / 'done'
-  names = set(os.listdir(folder)) if folder.exists() else set()
-  return np.array([str(b) in names for b in range(blocks(store))])
+  """Which blocks are done and whole, [n_blocks] bool; reads them all."""
+  every = range(blocks(store))
+  return np.array([_values(store, b) is not None for b in every])
+
+
+def forget(store: Store) -> None:
+  """Makes every block one that is not done."""
+  for marker in (store.path / 'done').glob('*'):
+    marker.unlink()
 
 
 def attributes(store: Store) -> dict:
@@ -153,6 +177,37 @@ def attributes(store: Store) -> dict:
 
 def _attributes(path):
   return json.loads((path / 'zarr.json').read_text()).get('attributes', {})
+
+
+def _values(store, number) -> np.ndarray | None:
+  """A block [rows, ...] that is done and whole, or None."""
+  marker = _marker(store, number)
+  if not marker.is_file():
+    return None
+  first = number * store.rows_per_block
+  last = min(first + store.rows_per_block, store.shape[0])
+  try:
+    values = store.array[first:last].read().result()
+  except ValueError:  # short, or of another checksum
+    return None
+  wanted = _checksum(store, number, values)
+  return values if marker.read_bytes() == wanted else None
+
+
+@contextlib.contextmanager
+def _writing(path):
+  """tensorstore's errors of a disk as OSError, in a sentence."""
+  try:
+    yield
+  except ValueError as error:
+    why = str(error).split(' [', 1)[0]
+    raise OSError(f'the score store {path} cannot be written: {why}') from error
+
+
+def _checksum(store, number, values) -> bytes:
+  sha = hashlib.sha256(f'{store.about} {number} {values.shape}'.encode())
+  sha.update(np.ascontiguousarray(values, '<f4'))
+  return sha.hexdigest().encode()
 
 
 def _marker(store, number):

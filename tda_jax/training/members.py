@@ -1,6 +1,8 @@
 """Training many models at once: the member axis E."""
 
+import contextlib
 import functools
+import logging
 import os
 import pathlib
 import shutil
@@ -18,12 +20,13 @@ from tda_jax.data import rows as data
 from tda_jax.problem import Problem, bound
 from tda_jax.run import Run
 from tda_jax.storage import checkpoints as storage
-from tda_jax.storage import fingerprint, record
+from tda_jax.storage import files, fingerprint, record
 from tda_jax.storage.fingerprint import digest as digest
 from tda_jax.training import fit
 from tda_jax.training.fit import Member, Recipe, State
 
 PyTree = Any
+_log = logging.getLogger(__name__)
 
 
 class Segment(NamedTuple):
@@ -118,15 +121,15 @@ def train(
       f'{checkpoints} checkpoints of a run of {total} steps: give 0 to {total}'
     )
   steps = [round(total * (c + 1) / checkpoints) for c in range(checkpoints)]
-  folder = None
-  if directory is not None:
-    folder = pathlib.Path(directory) / 'state'
-    record.begin(folder, _inputs(problem, recipe, rows, members, steps))
-  state, kept = _followed(
-    problem, recipe, rows, members, steps, folder, save_seconds, progress
-  )
-  if folder is not None:
-    record.complete(folder)
+  folder = None if directory is None else pathlib.Path(directory) / 'state'
+  with contextlib.nullcontext() if folder is None else files.lock(folder):
+    if folder is not None:
+      record.begin(folder, _inputs(problem, recipe, rows, members, steps))
+    state, kept = _followed(
+      problem, recipe, rows, members, steps, folder, save_seconds, progress
+    )
+    if folder is not None:
+      record.complete(folder)
   stack = [kept[step] for step in steps]
   stack = jax.tree.map(lambda *x: np.stack(x, 1), *stack) if steps else None
   rates = _rates(recipe, total, steps)
@@ -271,33 +274,29 @@ def _followed(
           _keep_snapshot(folder, part.done, state.params)
       due = part.done == total or time.monotonic() - saved >= save_seconds
       if folder is not None and due:
-        _keep_state(folder, part.done, state)
+        storage.keep(folder, 'step', part.done, state)
         saved = time.monotonic()
       bar.update(part.last - part.first)
   return state, kept
 
 
 def _resumed(recipe, n, members, steps, folder):
-  """The state to go on from, its step, and the snapshots before it."""
-  found = [] if folder is None else _saved_steps(folder)
-  if not found:
+  """The state to go on from, its step, and the snapshots before it.
+
+  Without one of those snapshots, training starts again.
+  """
+  step = None if folder is None else storage.newest(folder, 'step')
+  snapshots = [s for s in steps if step is not None and s <= step]
+  paths = {s: folder / f'snapshot_{s}' for s in snapshots}
+  lost = [path for path in paths.values() if not storage.whole(path)]
+  if lost:
+    _log.warning('%s is lost or damaged: training starts again', lost[0])
+  if step is None or lost:
     return start(recipe, n, members.key), 0, {}
   like = jax.eval_shape(lambda keys: start(recipe, n, keys), members.key)
-  state = on_device(storage.load(folder / f'step_{found[-1]}', like))
-  kept = {
-    step: storage.load(folder / f'snapshot_{step}', like.params)
-    for step in steps
-    if step <= found[-1]
-  }
-  return state, found[-1], kept
-
-
-def _keep_state(folder, step, state: State):
-  """Saves the state, then drops the older ones."""
-  older = _saved_steps(folder)
-  storage.save(folder / f'step_{step}', state)
-  for step in older:
-    shutil.rmtree(folder / f'step_{step}')
+  state = on_device(storage.load(folder / f'step_{step}', like))
+  kept = {s: storage.load(path, like.params) for s, path in paths.items()}
+  return state, step, kept
 
 
 def _keep_snapshot(folder, step, params):
@@ -305,11 +304,6 @@ def _keep_snapshot(folder, step, params):
   path = folder / f'snapshot_{step}'
   shutil.rmtree(path, ignore_errors=True)
   storage.save(path, params)
-
-
-def _saved_steps(folder):
-  names = [path.name.split('_')[1] for path in folder.glob('step_*')]
-  return sorted(int(name) for name in names if name.isdigit())
 
 
 def own_rows(rows, members: Member):

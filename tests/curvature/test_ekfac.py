@@ -204,3 +204,78 @@ def test_refuses_shared_layers_and_unknown_names():
     fit(t, labels='true')
   with pytest.raises(ValueError, match="kind='full' is unknown"):
     fit(t, kind='full')
+
+
+def one_row():
+  """A linear model on one row: what a label gives is known."""
+  t = tiny.classification(n=1, widths=(3, 3))
+  labels = [{**t.train, 'y': np.full(1, y)} for y in range(3)]
+  return t, [tiny.gradients(t.problem.loss, t, rows_)[0] for rows_ in labels]
+
+
+def test_the_eigenvalues_are_of_labels_drawn_afresh():
+  """With the labels of the factors every row would lie on one direction."""
+  t, _ = one_row()
+  stack = rows.stacked(t.train, 1)
+  draw = lambda key: ekfac.fit(t.problem, t.params, stack, key)
+  many = jax.jit(jax.vmap(draw))(jax.random.split(KEY, 30))
+  (block,) = many.values()
+  values = np.sort(np.asarray(block.eigenvalues).reshape(30, -1))
+  assert (values[:, -2] > 1e-3 * values[:, -1]).mean() > 0.2
+
+
+def test_each_checkpoint_draws_its_own_labels():
+  """Two equal checkpoints: some means are of two labels' Fishers."""
+  t, gradients = one_row()
+  stack = rows.stacked(t.train, 1)
+  twice = jax.tree.map(lambda x: jnp.stack([x, x]), t.params)
+  draw = lambda key: ekfac.fit_average(
+    t.problem, twice, stack, key, kind='diagonal'
+  )
+  (block,) = jax.jit(jax.vmap(draw))(jax.random.split(KEY, 30)).values()
+  traces = np.asarray(block.eigenvalues).reshape(30, -1).sum(1)
+  of_label = np.array([g @ g for g in gradients])
+  means = (of_label[:, None] + of_label) / 2
+  off = np.abs(traces[:, None] - means.ravel()).min(1)
+  np.testing.assert_allclose(off, 0, atol=1e-4 * of_label.max())
+  alone = np.abs(traces[:, None] - of_label).min(1) < 1e-3 * of_label.max()
+  assert 0 < alone.sum() < 30
+
+
+def test_each_row_draws_its_own_label():
+  """Rows that are alike: their mean is not the Fisher of one label."""
+  t, gradients = one_row()
+  alike = {name: np.repeat(x, 8, 0) for name, x in t.train.items()}
+  blocks = fit(t._replace(train=alike), kind='diagonal', size=3)
+  trace = sum(float(block.eigenvalues.sum()) for block in blocks.values())
+  of_label = np.array([g @ g for g in gradients])
+  assert of_label.min() < trace < of_label.max()
+  assert np.abs(trace - of_label).min() > 0.05 * np.ptp(of_label)
+
+
+def test_kfac_is_t_times_the_factors_of_a_position():
+  """T·A ⊗ S, A and S means over rows and T positions."""
+  keys = jax.random.split(KEY, 3)
+  x = np.asarray(jax.random.normal(keys[0], (4, 5, 3)))
+  params = {'w': jax.random.normal(keys[1], (3, 2))}
+  out = jax.random.normal(keys[2], (2, 3))
+
+  def apply(params, x):
+    return (jnp.tanh(x @ params['w']) @ out).mean(1)
+
+  train = {'x': x, 'y': np.arange(4) % 3}
+  t = tiny.Tiny(problem_lib.classification(apply), params, train, train)
+  (block,) = fit(t, kind='kfac', labels='data').values()
+
+  def loss(y, row):  # of the layer's outputs y [T, 2]
+    return t.problem.loss((jnp.tanh(y) @ out).mean(0), row)
+
+  delta = np.asarray(jax.vmap(jax.grad(loss))(x @ params['w'], train))
+  a = np.einsum('bti,btj->ij', x, x) / 20
+  s = np.einsum('bto,btp->op', delta, delta) / 20
+  np.testing.assert_allclose(
+    np.sort(np.ravel(block.eigenvalues)),
+    np.sort(5 * np.outer(*map(np.linalg.eigvalsh, (a, s))).ravel()),
+    rtol=1e-3,
+    atol=1e-7,
+  )

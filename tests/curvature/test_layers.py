@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from layer_cases import normal
 
-from tda_jax.curvature import equations, layers
+from tda_jax.curvature import equations, layers, multiplications
 
 
 def find(case, **kwargs):
@@ -205,7 +205,7 @@ def test_a_renamed_parameter_of_an_equation_is_named(monkeypatch):
   def renamed(e, operand, shape):
     return e.params['dimension_digits']
 
-  monkeypatch.setitem(equations.PRODUCTS, 'dot_general', renamed)
+  monkeypatch.setitem(multiplications.PRODUCTS, 'dot_general', renamed)
   with pytest.raises(RuntimeError, match="JAX .* changed .*'dot_general'"):
     find(case)
 

@@ -70,3 +70,12 @@ def test_sampled_labels_do_not_depend_on_the_batch_size():
     y = products.sampled(t.problem, key, outputs(batch), batch)['y']
     parts.append(np.asarray(y)[batch.mask > 0])
   np.testing.assert_array_equal(np.concatenate(parts), drawn)
+
+
+def test_every_row_draws_a_label_of_its_own():
+  t = tiny.classification()
+  examples = {'x': np.zeros((40, 5)), 'y': np.zeros(40, np.int32)}  # alike
+  batch = rows.Batch(examples, np.arange(40), np.ones(40))
+  key, outputs = jax.random.key(3), jnp.zeros((40, 3))
+  drawn = products.sampled(t.problem, key, outputs, batch)['y']
+  assert {*drawn.tolist()} == {0, 1, 2}

@@ -105,12 +105,27 @@ def test_it_is_one_matrix_of_signs_cut_in_blocks_or_not(kind, monkeypatch):
   g = tiny.gradients(t.problem.loss, t, t.train)
   monkeypatch.setattr(projections, 'BLOCK', 3 * 96 * 2)  # 3 rows of 2 outputs
   r = tiny.projection(t, 96, kind, KEY)
-  np.testing.assert_allclose(np.abs(r), 1 / np.sqrt(96), atol=1e-6)
+  length = np.sqrt(len(r) / 96)  # of signs, reflected or not
+  np.testing.assert_allclose(np.linalg.norm(r, axis=0), length, rtol=1e-5)
+  if kind == 'dense':
+    np.testing.assert_allclose(np.abs(r), 1 / np.sqrt(96), atol=1e-6)
   assert abs(r.mean()) < 5 / np.sqrt(96 * r.size)
   assert np.linalg.matrix_rank(r) == min(r.shape)
   monkeypatch.undo()
   phi = projected(t.problem, t.params, tiny.batch(t.train), 96, kind)
   np.testing.assert_allclose(phi, g @ r, atol=1e-5 * np.abs(phi).max())
+
+
+@pytest.mark.parametrize('classes', [2, 3])
+def test_no_column_misses_a_softmax(classes):
+  """Its gradients sum to 0 over outputs, as columns of equal signs would need."""
+  t = tiny.classification(n=11, widths=(5, classes))
+  g = tiny.gradients(t.problem.loss, t, t.train)
+  phi = projected(t.problem, t.params, tiny.batch(t.train), 20000, 'factored')
+  squares = np.sum(g**2, 1)
+  assert_unbiased(phi, g, 9 * np.outer(squares, squares))
+  reached = (np.abs(phi) > 1e-4 * np.abs(phi).max()).any(0)
+  assert reached.all()  # of signs alone, a share 2^(1 − classes) is not
 
 
 def test_tied_parameters_are_refused_until_they_are_held():

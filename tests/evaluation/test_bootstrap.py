@@ -55,3 +55,20 @@ def test_a_constant_has_no_spread():
 def test_bad_input(values, message):
   with pytest.raises(ValueError, match=message):
     bootstrap.of_queries(values)
+
+
+def test_what_could_not_be_drawn_otherwise_has_no_interval():
+  one = bootstrap.of_queries(np.array([0.3]))
+  assert one.value == 0.3 and np.isnan([one.low, one.high]).all()
+  for other in (bootstrap.difference(one, one), bootstrap.ratio(one, one)):
+    assert np.isnan([other.low, other.high]).all()
+  several = np.linspace(0, 1, 9)
+  for drawn, known in (
+    ((1, 1, 'both', 9, 0), False),
+    ((5, 1, 'queries', 9, 0), False),
+    ((1, 5, 'subsets', 9, 0), False),
+    ((5, 1, 'both', 9, 0), True),
+    ((5, 1, 'subsets', 9, 0), True),
+  ):
+    found = bootstrap.estimate(0.5, several, drawn)
+    assert np.isfinite(found.low) == np.isfinite(found.high) == known

@@ -243,3 +243,19 @@ def test_bad_input_is_named():
   for wrong in (lds.lds, lds.interval):
     with pytest.raises(ValueError, match="'tau': use one of spearman, kendall"):
       wrong(scores, outcomes, subsets, kind='tau')
+
+
+def test_an_ensemble_of_a_size_is_averaged_over_draws():
+  rng = np.random.default_rng(4)
+  scores = rng.normal(size=(4, 30, 3))
+  subsets = np.argsort(rng.random((25, 30)), axis=1)[:, :15]
+  outcomes = lds.predictions(scores[0], subsets)
+  pairs = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+  each = [
+    lds.lds(scores[[*pair]].mean(0), outcomes, subsets).mean() for pair in pairs
+  ]
+  (many,) = lds.by_size(
+    (scores,), outcomes, subsets, [2], draws=300, resamples=2
+  )
+  assert np.ptp(each) > 0.5
+  assert abs(many.value - np.mean(each)) < 0.06

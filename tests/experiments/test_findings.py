@@ -3,7 +3,8 @@
 import numpy as np
 
 from experiments import findings
-from tda_jax.evaluation import agreement, factors, lds
+from tda_jax.evaluation import agreement, bootstrap, factors, lds
+from tda_jax.report import table
 
 
 def test_a_models_own_run_is_predicted_by_its_own_scores():
@@ -14,11 +15,9 @@ def test_a_models_own_run_is_predicted_by_its_own_scores():
   outcomes = np.concatenate([sums[:, :1], -sums[:, 1:]], 1)
   estimate = lds.interval(scores, outcomes.mean(1), kept, resamples=2)
   found = {
-    'all': findings.Finding(
-      (scores,), estimate, 0.0, estimate, [], [], 3, [], None
-    ),
+    'all': findings.Finding((scores,), estimate, estimate, [], [], 3, [], None),
     'first': findings.Finding(
-      (scores[:1],), estimate, 0.0, estimate, [], [], 1, [], None
+      (scores[:1],), estimate, estimate, [], [], 1, [], None
     ),
   }
   both, first = findings.same_run_rows(found, kept, outcomes)
@@ -50,7 +49,33 @@ def test_an_ensemble_of_factors_is_the_product_of_their_means():
   np.testing.assert_allclose(gap.value, alone)
   effects = rng.normal(size=(6, 1, 5))
   left = findings.left_out_rows({'trak': found}, np.arange(6), effects)
-  value = agreement.pearson(whole[:6], effects[:, 0]).mean()
-  np.testing.assert_allclose(left[1]['value'], value)
+  value = agreement.pearson(whole[:6], effects[:, 0])
+  np.testing.assert_allclose(left[1]['value'], value.mean())
+  mean = bootstrap.of_queries(value, resamples=findings.RESAMPLES)
+  assert (left[1]['low'], left[1]['high']) == (mean.low, mean.high)
   same = findings.same_run_rows({'trak': found}, subsets, true.outcomes)
   np.testing.assert_allclose(same[0]['value'], of(products[0]))
+
+
+def test_one_model_has_the_interval_of_its_lds_and_one_query_none():
+  rng = np.random.default_rng(0)
+  scores, outcomes = rng.normal(size=(1, 40, 5)), rng.normal(size=(30, 2, 5))
+  subsets = np.argsort(rng.random((30, 40)), axis=1)[:, :20]
+  ceiling = lds.interval(scores[0], outcomes[:, 0], subsets, resamples=300)
+  true = findings.Truth(subsets, outcomes, ceiling._replace(value=0.5))
+  found = {'random': findings.of_scores((scores,), true)}
+  row = findings.rows(found, true)[0]
+  want = lds.interval(scores, outcomes.mean(1), subsets, resamples=300)
+  assert (row['metric'], row['n']) == ('lds_single', 1)
+  assert (row['low'], row['high']) == (want.low, want.high)
+  assert row['low'] < row['value'] < row['high']
+  (left, _) = findings.left_out_rows(found, np.arange(6), outcomes[:6])
+  assert left['low'] < left['value'] < left['high']
+  one = findings.of_scores(
+    (scores[..., :1],), true._replace(outcomes=outcomes[..., :1])
+  )
+  (left, _) = findings.left_out_rows(
+    {'random': one}, np.arange(6), outcomes[:6, :, :1]
+  )
+  assert np.isnan([left['low'], left['high']]).all()
+  assert '–' in table.number(left['low']) and table.interval(left) == ''

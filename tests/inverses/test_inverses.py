@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from jax.flatten_util import ravel_pytree
 
 from tda_jax import trees
 from tda_jax.curvature import ekfac as blocks_lib
@@ -111,6 +112,18 @@ def test_vmapped_over_members_is_each_alone(name):
     # Stochastic solvers may take one more round beside a slower member.
     loose = 5e-3 if name in STOCHASTIC else 1e-3
     assert np.abs(got - want).max() < loose * np.abs(want).max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', [*SOLVERS, *CLOSED])
+def test_padding_positions_count_for_nothing(name):
+  solver = {**SOLVERS, **CLOSED}[name]
+  found = [
+    tiny.flat(solve(solver, t, tiny.vectors(t)).x)
+    for t in (tiny.padded(0), tiny.padded(5))
+  ]
+  loose = 5e-3 if name in STOCHASTIC else 1e-3
+  np.testing.assert_allclose(*found, atol=loose * np.abs(found[0]).max())
 
 
 def test_ekfac_solve_is_the_inverse_of_its_own_matrix():
@@ -290,3 +303,48 @@ def test_parameters_that_are_not_finite_are_said_to_be():
   params = jax.tree.map(lambda x: x * jnp.nan, t.params)
   found = solve(EXACT(), t._replace(params=params), tiny.vectors(t))
   assert np.isnan(tiny.flat(found.x)).all()
+
+
+def test_every_step_of_a_descent_draws_its_own_minibatch():
+  """Steps on one minibatch end at the solution of that minibatch's system."""
+  t = tiny.classification()
+  v = tiny.vectors(t)
+  solver = descent.descent(
+    DAMPING, precondition=EXACT(), batch_size=2, steps=300, step_size=0.1,
+    decay=0.5,
+  )  # fmt: skip
+  got = tiny.flat(solve(solver, t, v).x)
+  ggn = tiny.dense_ggn(t, t.train)
+  system = ggn + DAMPING * np.eye(len(ggn))
+  want = np.linalg.solve(system, tiny.flat(v).T).T
+  error = np.linalg.norm(got - want, axis=1) / np.linalg.norm(want, axis=1)
+  assert error.max() < 0.15
+
+
+def test_cg_moves_no_query_that_has_converged():
+  t = tiny.classification()
+  v = tiny.vectors(t)
+  ggn = tiny.dense_ggn(t, t.train)
+  # An eigenvector and a little more: one step is enough, others go on.
+  _, vectors = np.linalg.eigh(ggn)
+  matrix = tiny.flat(v)
+  matrix[0] = vectors[:, -1] + 0.02 * matrix[0] / np.linalg.norm(matrix[0])
+  _, unravel = ravel_pytree(t.params)
+  v = jax.vmap(unravel)(jnp.asarray(matrix, jnp.float32))
+  alone = jax.tree.map(lambda x: jnp.stack([x[0]] * 3), v)
+  solver = cg.cg(DAMPING, tolerance=0.1)
+  one, all_ = (solve(solver, t, x) for x in (alone, v))
+  assert one.steps[-1] == 1 < all_.steps[-1]
+  np.testing.assert_allclose(
+    tiny.flat(all_.x)[0], tiny.flat(one.x)[0], rtol=1e-4, atol=1e-5
+  )
+
+
+def test_refinement_squares_the_error_of_a_factorisation():
+  v = {'w': jnp.array([[1.0, -2.0], [4.0, 0.0]])}
+  found = inverse.refined(
+    lambda b: trees.scaled(0.49, b), lambda x: trees.scaled(2.0, x), v, 0.1
+  )
+  # (1 − 2·.49)² of v is left, where .02 was after one solve.
+  np.testing.assert_allclose(found.x['w'], (1 - 4e-4) * v['w'] / 2, rtol=1e-6)
+  np.testing.assert_allclose(found.residuals, 4e-4, rtol=1e-3)

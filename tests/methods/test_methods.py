@@ -94,6 +94,25 @@ def test_scores_do_not_depend_on_the_batch_size(name):
   )
 
 
+@pytest.mark.parametrize(
+  'name',
+  [
+    name
+    if name in ('ekfac', 'logra')
+    else pytest.param(name, marks=pytest.mark.slow)
+    for name in METHODS
+  ],
+)
+def test_scores_do_not_depend_on_padding_positions(name, monkeypatch):
+  inputs = similarity.similarity('back')
+  monkeypatch.setitem(METHODS, 'similarity', inputs)
+  scores = [attribute(name, tiny.padded(extra)) for extra in (0, 5)]
+  assert np.abs(scores[0]).max() > 0
+  np.testing.assert_allclose(
+    *scores, rtol=1e-4, atol=1e-4 * np.abs(scores[0]).max()
+  )
+
+
 @pytest.mark.parametrize('name', ['grad_cos', 'ekfac', 'exact'])
 def test_an_ensemble_is_the_mean_of_its_members(name):
   t = tiny.classification()
@@ -234,3 +253,58 @@ def test_bad_rows_are_refused_before_anything_is_computed():
     y = t.queries['y'].copy()
     y[2] = 7
     attribute('exact', t._replace(queries={**t.queries, 'y': y}))
+
+
+def test_the_key_that_is_given_is_the_methods():
+  t = tiny.classification()
+  args = (METHODS['random'], t.problem, t.params, t.train, t.queries)
+  for key in jax.random.split(jax.random.key(7), 2):
+    got = method_lib.attribute(*args, key=key)
+    np.testing.assert_array_equal(got, drawn(t, key))
+  none = method_lib.attribute(*args)
+  np.testing.assert_array_equal(none, drawn(t, jax.random.key(0)))
+
+
+def drawn(t, key):
+  """What baselines.random scores by a key."""
+  keys = jax.random.split(key, len(t.queries['y']))
+  return np.stack(
+    [
+      [jax.random.normal(jax.random.fold_in(k, i)) for k in keys]
+      for i in range(len(t.train['y']))
+    ]
+  )
+
+
+def test_members_have_keys_of_their_own():
+  """Equal members differ only by what a method draws."""
+  t = tiny.classification()
+  same = jax.tree.map(lambda x: jnp.stack([x, x]), t.params)
+  run, key = Run(same, None, None, None), jax.random.key(7)
+  got = method_lib.attribute(
+    method_lib.ensemble(METHODS['random']), t.problem, run, t.train, t.queries,
+    key=key,
+  )  # fmt: skip
+  keys = jax.random.split(key, 2)
+  want = [drawn(t, k) for k in keys]
+  assert np.abs(want[0] - want[1]).max() > 1
+  np.testing.assert_allclose(got, np.mean(want, 0), atol=1e-6)
+  number = lambda problem, run, train, key: jax.random.normal(key, (3,))
+  of_itself = method_lib.ensemble(METHODS['random']._replace(own=number)).own
+  want = [jax.random.normal(k, (3,)) for k in keys]
+  np.testing.assert_allclose(
+    of_itself(t.problem, run, t.train, key), np.mean(want, 0), atol=1e-6
+  )
+
+
+def test_the_cosine_of_a_zero_gradient_is_zero():
+  problem = problem_lib.regression(lambda p, x: x @ p['w'])
+  x = np.array([[1.0, 2], [0, 0], [3, -1]], np.float32)
+  rows = {'x': x, 'y': np.array([5.0, 2, 1], np.float32)}
+  params = {'w': jnp.ones(2)}
+  got = method_lib.attribute(gradients.grad_cos(), problem, params, rows, rows)
+  assert (got[1] == 0).all() and (got[:, 1] == 0).all()
+  np.testing.assert_allclose(np.diag(got), [1, 0, 1], atol=1e-5)
+  run = Run(params, None, None, None)
+  own = gradients.grad_cos().own(problem, run, rows, None)
+  np.testing.assert_allclose(own, [1, 0, 1], atol=1e-5)

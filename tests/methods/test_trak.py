@@ -96,6 +96,20 @@ def test_its_two_factors_are_methods():
   assert_close(attribute(trak.trak(K, ridge=0.1), t), kernel * slope)
 
 
+def test_two_classes_have_scores_whatever_the_key():
+  """Signs alone annihilate half of a linear model's columns: K is singular."""
+  t, method = tiny.classification(n=40, widths=(20, 2)), trak.trak(K)
+  first, *others = [
+    method_lib.attribute(
+      method, t.problem, t.params, t.train, t.queries, key=key
+    )
+    for key in jax.random.split(KEY, 4)
+  ]
+  want = dense(t, 'factored', 0.0, jax.random.split(KEY, 4)[0])
+  assert_close(first, want * slopes(t)[:, None], 1e-3)
+  assert np.isfinite(others).all()
+
+
 def test_a_singular_kernel_is_an_error_that_names_the_cure():
   t = tiny.classification()
   with pytest.raises(ValueError, match='projection_dim=12 is above the 11'):

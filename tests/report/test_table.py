@@ -53,6 +53,19 @@ def test_values_are_aligned_with_and_without_interval():
   assert len(ends) == 1
 
 
+def test_a_spread_that_is_not_known_is_a_dash():
+  ends = [(0.1, 0.3), (None, None), (float('nan'),) * 2, (0.126, 0.126)]
+  rows = [
+    row(f'm{i}', 'LDS', 0.126, low=low, high=high)
+    for i, (low, high) in enumerate(ends)
+  ]
+  lines = [
+    re.search(rf'm{i} +0.126 +(.*)', printed(160, rows))[1].strip()
+    for i in range(4)
+  ]
+  assert lines == ['[0.100, 0.300]', '–', '–', '–']
+
+
 def test_cost_is_the_largest_of_a_method():
   rows = [row('a', 'x', 1.0, seconds=2.0), row('a', 'y', 1.0, seconds=5.0)]
   _, (method,) = table.by_method(rows)

@@ -1,3 +1,5 @@
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,19 +45,72 @@ def test_a_save_that_was_cut_is_not_a_checkpoint(tmp_path, monkeypatch):
   assert not (tmp_path / 'a').exists()
 
 
+def test_all_of_it_is_on_the_disk_before_its_name(tmp_path, monkeypatch):
+  order, replace = [], os.replace
+  monkeypatch.setattr(checkpoints.files, 'sync', order.append)
+
+  def renamed(aside, path):
+    if path == tmp_path / 'a':
+      every = {*aside.rglob('*'), aside}
+      assert {*order} == every and checkpoints.whole(aside)
+      order.clear()
+    replace(aside, path)
+
+  monkeypatch.setattr(checkpoints.os, 'replace', renamed)
+  checkpoints.save(tmp_path / 'a', tree())
+  assert order == [tmp_path]
+
+
 def test_never_overwrites(tmp_path):
   checkpoints.save(tmp_path / 'a', tree())
   with pytest.raises(ValueError, match='exists already'):
     checkpoints.save(tmp_path / 'a', tree())
 
 
-def test_truncated(tmp_path):
+def files(path):
+  return sorted(file for file in path.rglob('*') if file.is_file())
+
+
+def halved(data):
+  return data[: len(data) // 2]
+
+
+def flipped(data):
+  return data[:-1] + bytes([data[-1] ^ 1])
+
+
+@pytest.mark.parametrize('damage', [halved, flipped, None])
+def test_every_file_of_a_checkpoint_is_checked(tmp_path, damage):
   checkpoints.save(tmp_path / 'a', tree())
-  for file in (tmp_path / 'a').rglob('*'):
-    if file.is_file():
-      file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-  with pytest.raises(ValueError, match='/a cannot be read .*delete that'):
-    checkpoints.load(tmp_path / 'a', tree())
+  assert checkpoints.whole(tmp_path / 'a')
+  assert not checkpoints.whole(tmp_path / 'b')
+  for file in files(tmp_path / 'a'):
+    was = file.read_bytes()
+    if not was:  # orbax's mark that it is done
+      continue
+    file.unlink() if damage is None else file.write_bytes(damage(was))
+    assert not checkpoints.whole(tmp_path / 'a')
+    with pytest.raises(ValueError, match='/a is damaged .*delete that folder'):
+      checkpoints.load(tmp_path / 'a', tree())
+    file.write_bytes(was)
+  assert checkpoints.whole(tmp_path / 'a')
+
+
+def test_the_newest_whole_one_is_gone_on_from(tmp_path):
+  assert checkpoints.newest(tmp_path, 'step') is None
+  for number in (2, 10, 9):
+    checkpoints.save(tmp_path / f'step_{number}', {'n': np.full(3, number)})
+  (tmp_path / 'step_11.partial').mkdir()
+  assert checkpoints.newest(tmp_path, 'step') == 10
+  for file in files(tmp_path / 'step_10'):
+    file.write_bytes(b'')
+  assert checkpoints.newest(tmp_path, 'step') == 9
+  checkpoints.keep(tmp_path, 'step', 10, {'n': np.full(3, 10)})
+  assert checkpoints.newest(tmp_path, 'step') == 10
+  assert sorted(p.name for p in tmp_path.iterdir()) == [
+    'step_10',
+    'step_11.partial',
+  ]
 
 
 def test_of_another_model(tmp_path):

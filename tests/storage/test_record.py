@@ -47,15 +47,38 @@ def test_a_kill_before_run_json_leaves_a_usable_folder(tmp_path):
 def test_json_is_whole_or_refused(tmp_path):
   file = tmp_path / 'a.json'
   record.write_json(file, {'x': np.float32(1.5), 'y': float('nan'), 'z': (1,)})
-  assert json.loads(file.read_text()) == {'x': 1.5, 'y': None, 'z': [1]}
+  kept = json.loads(file.read_text())
+  assert len(kept.pop('checksum')) == 64
+  assert kept == {'x': 1.5, 'y': None, 'z': [1]} == record.read_json(file)
   with pytest.raises(TypeError):
     record.write_json(file, {'x': object()})
   assert record.read_json(file)['x'] == 1.5
-  file.write_text(file.read_text()[:9])
-  with pytest.raises(ValueError, match='half-written: delete the folder'):
-    record.read_json(file)
+  whole = file.read_text()
+  for changed in (whole[:9], '', '3', whole.replace('1.5', '1.6')):
+    file.write_text(changed)
+    with pytest.raises(ValueError, match='is damaged .*: delete that file and'):
+      record.read_json(file)
+  file.write_text('{"by": "hand"}')
+  assert record.read_json(file) == {'by': 'hand'}
   with pytest.raises(ValueError, match='no b.json in .*: run that stage first'):
     record.read_json(tmp_path / 'b.json')
+
+
+def test_a_damaged_record_of_a_stage_names_the_folder(tmp_path):
+  record.begin(tmp_path / 's', INPUTS)
+  file = tmp_path / 's' / 'run.json'
+  file.write_text(file.read_text().replace('0.1', '0.2'))
+  with pytest.raises(ValueError, match='delete the folder .*/s and run the'):
+    record.begin(tmp_path / 's', INPUTS)
+
+
+@pytest.mark.parametrize('name', ['', '.', '..', '../x', '/x', 'a/b', 'a\\b'])
+def test_names_that_are_paths(name):
+  assert record.safe_name('exact_.1', 'a method') == 'exact_.1'
+  with pytest.raises(
+    ValueError, match='a method is called .* no folder of its'
+  ):
+    record.safe_name(name, 'a method')
 
 
 def test_results(tmp_path):

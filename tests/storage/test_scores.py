@@ -102,8 +102,95 @@ def test_absent_damaged_or_empty(tmp_path):
   make(tmp_path / 's')
   file = tmp_path / 's' / 'zarr.json'
   file.write_bytes(file.read_bytes()[:50])
-  with pytest.raises(ValueError, match='cannot be read: delete that folder'):
+  with pytest.raises(
+    ValueError, match='cannot be read: delete .*zarr.json and run'
+  ):
     make(tmp_path / 's')
+
+
+@pytest.mark.parametrize(
+  'damage',
+  [
+    lambda chunk, marker: chunk.unlink(),
+    lambda chunk, marker: chunk.write_bytes(chunk.read_bytes()[:20]),
+    lambda chunk, marker: chunk.write_bytes(b''),
+    lambda chunk, marker: marker.write_bytes(b''),
+    lambda chunk, marker: marker.write_bytes(marker.read_bytes()[::-1]),
+    lambda chunk, marker: marker.write_bytes(other(marker).read_bytes()),
+    lambda chunk, marker: chunk.write_bytes(other(chunk.parent).read_bytes()),
+    lambda chunk, marker: [
+      mine.write_bytes(of.read_bytes())
+      for mine, of in ((chunk, other(chunk.parent)), (marker, other(marker)))
+    ],
+  ],
+)
+def test_a_damaged_block_is_not_done_and_written_again(tmp_path, damage):
+  fill(make(tmp_path / 'whole'), [0, 1, 2])
+  store = make(tmp_path / 's')
+  fill(store, [0, 1, 2])
+  damage(tmp_path / 's' / 'c' / '1' / '0', tmp_path / 's' / 'done' / '1')
+  again = make(tmp_path / 's')
+  np.testing.assert_array_equal(scores.done(again), [True, False, True])
+  assert np.isnan(scores.read(again)[4:8]).all()
+  fill(again, [1])
+  assert contents(tmp_path / 's') == contents(tmp_path / 'whole')
+  with pytest.raises(ValueError, match='written already, by another process'):
+    fill(again, [1])
+
+
+def other(path):
+  """What block 0 has where block 1 has `path`."""
+  return path.with_name('0') / ('0' if path.is_dir() else '')
+
+
+def test_every_bit_of_a_chunk_counts(tmp_path):
+  store = make(tmp_path / 's')
+  fill(store, [0, 1, 2])
+  chunk = tmp_path / 's' / 'c' / '2' / '0'
+  whole = chunk.read_bytes()
+  for i in range(8 * len(whole)):
+    data = bytearray(whole)
+    data[i // 8] ^= 1 << i % 8
+    chunk.write_bytes(data)
+    found = scores.read(make(tmp_path / 's'))
+    assert np.isnan(found[8:]).all() or (found == VALUES).all()
+  fill(store, [2])  # a part of a chunk, into which tensorstore writes
+  assert chunk.read_bytes() == whole
+
+
+def test_blocks_outlive_lost_metadata_only_of_the_same_run(tmp_path):
+  fill(make(tmp_path / 's'), [0, 2])
+  (tmp_path / 's' / 'zarr.json').unlink()
+  np.testing.assert_array_equal(
+    scores.done(make(tmp_path / 's')), [True, False, True]
+  )
+  (tmp_path / 's' / 'zarr.json').unlink()
+  other = {**ATTRIBUTES, 'damping': 0.01}
+  store = scores.create(tmp_path / 's', VALUES.shape, 4, other)
+  assert not scores.done(store).any()
+
+
+def test_zarr_metadata_with_any_byte_changed_is_never_believed(tmp_path):
+  fill(make(tmp_path / 's'), [0, 1, 2])
+  file = tmp_path / 's' / 'zarr.json'
+  whole = file.read_bytes()
+  for i in range(len(whole)):
+    data = bytearray(whole)
+    data[i] ^= 1
+    file.write_bytes(data)
+    try:
+      found = scores.read(make(tmp_path / 's'))
+    except ValueError as error:
+      assert 'delete' in str(error)
+    else:
+      assert ((found == VALUES) | np.isnan(found)).all()
+
+
+def test_forgotten_blocks_are_not_done(tmp_path):
+  store = make(tmp_path / 's')
+  fill(store, [0, 1])
+  scores.forget(store)
+  assert not scores.done(store).any()
 
 
 def write_every_other(path, first):

@@ -10,6 +10,7 @@ import pytest
 from killed import killed
 
 from tda_jax.problem import classification, regression
+from tda_jax.storage import files
 from tda_jax.training import members
 from tda_jax.training.fit import Recipe, order, steps_per_epoch
 
@@ -188,18 +189,18 @@ def test_resumes_from_a_state_on_disk(tmp_path, monkeypatch):
     members.train, PROBLEM, recipe(), rows(), KEYS, checkpoints=5
   )
   whole = train()
-  kept, calls = members._keep_state, []
+  kept, calls = members.storage.keep, []
 
-  def dies(folder, step, state):
-    kept(folder, step, state)
+  def dies(folder, name, step, state):
+    kept(folder, name, step, state)
     calls.append(step)
     if len(calls) == 3:
       raise KeyboardInterrupt
 
-  monkeypatch.setattr(members, '_keep_state', dies)
+  monkeypatch.setattr(members.storage, 'keep', dies)
   with pytest.raises(KeyboardInterrupt):
     train(directory=tmp_path, save_seconds=0)
-  monkeypatch.setattr(members, '_keep_state', kept)
+  monkeypatch.setattr(members.storage, 'keep', kept)
   # What a kill amid saving leaves: a half folder, and a snapshot too many.
   (tmp_path / 'state' / 'step_12.partial').mkdir()
   (tmp_path / 'state' / 'snapshot_10').mkdir()
@@ -220,17 +221,35 @@ def test_resumes_from_a_state_on_disk(tmp_path, monkeypatch):
   near((whole.params, whole.checkpoints), (third.params, third.checkpoints), 0)
 
 
-def test_refuses_another_runs_folder_and_damage(tmp_path):
+def test_refuses_another_runs_folder(tmp_path):
   members.train(PROBLEM, recipe(), rows(), KEYS, directory=tmp_path)
   with pytest.raises(ValueError, match='epochs is 3 there and 4 now'):
     members.train(PROBLEM, recipe(epochs=4), rows(), KEYS, directory=tmp_path)
   with pytest.raises(ValueError, match='keys is'):
     members.train(PROBLEM, recipe(), rows(), KEYS[::-1], directory=tmp_path)
-  for file in (tmp_path / 'state' / 'step_12').rglob('*'):
-    if file.is_file():
-      file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-  with pytest.raises(ValueError, match='step_12.*delete that folder and run'):
-    members.train(PROBLEM, recipe(), rows(), KEYS, directory=tmp_path)
+  with files.lock(tmp_path / 'state'):
+    with pytest.raises(ValueError, match='is in use by process'):
+      members.train(PROBLEM, recipe(), rows(), KEYS, directory=tmp_path)
+
+
+@pytest.mark.parametrize('name', ['step_12', 'snapshot_6', 'snapshot_12'])
+def test_a_damaged_checkpoint_is_made_again(tmp_path, caplog, name):
+  train = lambda: members.train(
+    PROBLEM, recipe(), rows(), KEYS, checkpoints=2, directory=tmp_path
+  )
+  first = train()
+  path = tmp_path / 'state' / name
+  file = max(path.rglob('d/*'), key=lambda file: file.stat().st_size)
+  data = bytearray(file.read_bytes())
+  data[-3] ^= 1
+  file.write_bytes(data)
+  for said in (True, False):
+    caplog.clear()
+    again = train()
+    near(
+      (first.params, first.checkpoints), (again.params, again.checkpoints), 0
+    )
+    assert (f'{name} is ' in caplog.text) == said
 
 
 BAD = [
