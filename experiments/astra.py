@@ -25,6 +25,7 @@ def main(config, workdir: pathlib.Path) -> None:
     kept, outcomes = stages.same_run(config, task, models.runs, workdir)
     rows += findings_lib.same_run_rows(found, kept, outcomes)
   claims = claims_lib.computed(config, found, truth, rows)
+  claims = results.judged(config, claims)
   # An ablation shares the models of a workdir, not its results.
   folder = workdir / config.setting if config.ablation else workdir
   folder.mkdir(exist_ok=True)

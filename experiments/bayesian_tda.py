@@ -78,15 +78,34 @@ def main(config, workdir: pathlib.Path) -> None:
   rows = [row for name in found for row in part_rows(name, found[name])]
   rows += [r for name in found for r in correlation_rows(name, found[name])]
   claims = claims_lib.computed(found, parts, config.false_rate)
+  claims = results.judged(config, claims)
   results.tell(config, workdir, rows, claims, tabled=False)
   drawn = plots_lib.draw(config, found, workdir)
   name, part = next(iter(found.items()))
   method = next(m for m in ('influence', *part.scores) if m in part.scores)
-  shown = evidence.queries(
-    config, of_rows(part), part.runs, (part.scores[method],), config.false_rate
-  )
-  label = f'{method}, {name}'
-  results.page(config, workdir, __doc__, rows, claims, drawn, shown, label)
+  shown = evidence.shown(
+    config, of_rows(part), part.runs, (part.scores[method],),
+    f'{method}, {name}', rate=config.false_rate,
+    again=again(parts[name], method, part, workdir / name),
+  )  # fmt: skip
+  results.page(config, workdir, __doc__, rows, claims, drawn, shown)
+
+
+def again(config, method, part: Part, workdir):
+  """Query rows -> their scores; None of a method that trains models for them."""
+  if method in LEFT_OUT:
+    return None
+  settings = dampings.resolved(stages.methods_of(config)[method], {})
+
+  def score(queries):
+    label, of = scores_lib.predicted(method, queries), part.task
+    of = of._replace(queries=queries)
+    found, _ = scored(
+      config, label, settings, of, part.runs, part.rows, workdir
+    )
+    return (found,)
+
+  return score
 
 
 def of_rows(part: Part) -> Task:

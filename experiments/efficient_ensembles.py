@@ -89,11 +89,24 @@ def main(config, workdir: pathlib.Path) -> None:
   rows = [*result_rows(found, true), *claims_lib.saving_rows(savings)]
   rows += claims_lib.control_rows(found)
   claims = claims_lib.computed(config, found, savings)
+  claims = results.judged(config, claims)
   results.tell(config, workdir, rows, claims)
   drawn = draw(config, found, true, workdir / 'plots')
   method = evidence.pictured(of_models)
-  shown = evidence.queries(config, task, models.runs, of_models[method])
-  results.page(config, workdir, __doc__, rows, claims, drawn, shown, method)
+  settings = stages.methods_of(config)[method]
+
+  def again(queries):
+    label = scores_lib.predicted(method, queries)
+    of = task._replace(queries=queries)
+    parts, _ = scored(config, label, 'naive', settings, of, made, workdir)
+    return tuple(part.scores[:, 0] for part in parts)
+
+  shown = evidence.shown(
+    config, task, models.runs, of_models[method], method,
+    unit=scores_lib.unit(config, dampings.resolved(settings, {}), task),
+    again=again,
+  )  # fmt: skip
+  results.page(config, workdir, __doc__, rows, claims, drawn, shown)
 
 
 def check(config) -> None:
@@ -238,7 +251,7 @@ def draw(config, found: dict, true, folder: pathlib.Path) -> list[str]:
           f'{cost}, {unit}',
           'LDS',
           ceiling=(top.value, top.low, top.high),
-          title=f'{name}: LDS against {cost}, {config.setting}',
+          title=f'{name}: LDS against {cost}, {results.name_of(config)}',
           ticks=False,
         )
       )

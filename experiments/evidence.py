@@ -1,18 +1,47 @@
-"""Some queries with the rows that support and oppose them, for a report page."""
+"""What a report page says first: predictions, and the rows behind them."""
 
-import jax
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import numpy as np
 
+from experiments import looks as looks_lib
+from experiments import tasks
 from experiments.tasks import Task
 from tda_jax import problem as problem_lib
 from tda_jax import trees
 from tda_jax.data import rows as rows_lib
-from tda_jax.evaluation import significance, supporters
+from tda_jax.evaluation import predictions, significance, supporters
 from tda_jax.evaluation.factors import Factors, shares
-from tda_jax.report import page
+from tda_jax.evaluation.predictions import Predictions
+from tda_jax.report import cards
 from tda_jax.run import Run
 
 PICTURED = ('exact', 'cg', 'astra', 'astra_paper', 'ekfac')
+UNITS = {  # `Method.unit` -> in words
+  'measure, removal of one row': (
+    'By how much the measure is estimated to be larger with the row among the'
+    ' training rows than without it.'
+  ),
+  'measure, one step': (
+    'By how much one more step of training on the row moves the measure.'
+  ),
+  'loss': 'A loss of the training row, whatever the query.',
+  'none': 'Without a unit: its sign and order count, its size does not.',
+}
+
+
+class Shown(NamedTuple):
+  """Attributes:
+  queries: `cards.queries`.
+  method: whose scores they show.
+  told: what must be known to read them, name -> words.
+  """
+
+  queries: list[cards.Query]
+  method: str
+  told: dict[str, str]
 
 
 def pictured(names) -> str:
@@ -20,41 +49,140 @@ def pictured(names) -> str:
   return next((m for m in PICTURED if m in names), next(iter(names)))
 
 
-def queries(
-  config, task: Task, runs: Run, factors: Factors, rate: float = 0.05
-) -> list[page.Query]:
-  """The first config.report.queries by the scores of the ensemble.
+def shown(
+  config,
+  task: Task,
+  runs: Run,
+  factors: Factors,
+  method: str,
+  *,
+  unit: str = 'measure, removal of one row',
+  again: Callable[[Any], Factors] | None = None,
+  rate: float = 0.05,
+) -> Shown:
+  """config.report.queries by the scores of the ensemble: wrong ones first.
 
-  Where there are several models each score has its standard error, and is
-  marked where models that did not pick its row confirm it (`supporters`, at a
-  false discovery rate of `rate`). Predictions
-  are the first model's.
+  Then those that the models are least sure of; of numbers, the largest errors
+  first; where neither is known, in their own order. Predictions are the mean of
+  the models'. Where there are several models each score has its standard error,
+  and is marked where models that did not pick its row confirm it (`supporters`,
+  at a false discovery rate of `rate`).
+
+  Args:
+    factors: of the scores of `method` for all queries.
+    unit: its `Method.unit`.
+    again: query rows -> their factors by the same method, which the wrong ones
+      are scored by once more with what was predicted as their label; None: only
+      their labels are asked about.
   """
-  if task.shown is None:
-    return []
-  outputs = jax.vmap(outputs_of(task, runs), (None, 0))
-  found = np.asarray(outputs(trees.row(runs.params, 0), task.queries))
-  scores, sure = shares(factors), {}
-  if len(scores) > 1:
-    u = significance.uncertainty(scores, rate=rate)
-    k = min(config.report.evidence, scores.shape[1])
-    marks = supporters.marked(scores, k, rate=rate)
-    sure = {'standard_error': u.standard_error, 'significant': marks}
-  return page.queries(
-    scores.mean(0),
-    task.shown['train'],
-    np.asarray(task.train['y']),
-    task.shown['queries'],
-    np.asarray(task.queries['y']),
-    found.argmax(-1) if found.ndim > 1 else found,
-    range(min(config.report.queries, rows_lib.count(task.queries))),
+  scored = lambda of: _scored(of, config.report.evidence, rate)
+  found = predictions.of_models(task.problem, runs, task.queries)
+  queries, rivals = np.arange(rows_lib.count(task.queries)), None
+  if found is not None:
+    queries = predictions.order(found)
+  which = queries[: config.report.queries]
+  if again and found is not None and found.wrong is not None:
+    wrong = which[found.wrong[which]]
+    if len(wrong):
+      asked = predictions.asked(task.queries, found, wrong)
+      rivals = scored(again(asked))
+  looks = looks_lib.of(task)
+  drawn = cards.queries(
+    scored(factors),
+    looks,
+    _answers(task, looks, found),
+    [int(q) for q in which],
     count=config.report.evidence,
-    classes=task.shown.get('classes'),
-    columns=task.shown.get('columns'),
-    **sure,
+    rivals=rivals,
   )
+  told = {
+    'model': _model(config, runs),
+    **_success(task, found, runs),
+    'measure': measure_in_words(task.problem) + _unit(task),
+    'score': UNITS.get(unit, f'In the unit {unit}.'),
+  }
+  return Shown(drawn, method, told)
 
 
 def outputs_of(task: Task, runs: Run):
   """The outputs of the first model."""
   return problem_lib.bound(task.problem, trees.row(runs.frozen, 0)).outputs
+
+
+def measure_in_words(problem) -> str:
+  """The first sentence of what documents the problem's measure."""
+  text = inspect.isfunction(problem.measure) and problem.measure.__doc__
+  if not text:
+    return 'That of the task, which does not say what it is (by a docstring).'
+  return ' '.join(inspect.cleandoc(text).split('\n\n')[0].split())
+
+
+def _unit(task) -> str:
+  if 'target' not in (task.shown or {}):
+    return ''
+  _, deviation = task.shown['target']
+  return (
+    ' It predicts in standard deviations of the training targets, of'
+    f' {float(deviation):.4g} each.'
+  )
+
+
+def _scored(factors, count, rate) -> cards.Scored:
+  """The ensemble's scores; of several models, how sure they are."""
+  scores = shares(factors)
+  if len(scores) < 2:
+    return cards.Scored(scores.mean(0))
+  u = significance.uncertainty(scores, rate=rate)
+  marks = supporters.marked(scores, min(count, scores.shape[1]), rate=rate)
+  return cards.Scored(scores.mean(0), u.standard_error, marks)
+
+
+def _answers(task, looks, found: Predictions | None) -> cards.Answers:
+  if found is None:
+    return cards.Answers()
+  if found.error is None:
+    return cards.Answers(found.labels, found.wrong, found.chances)
+  labels = looks_lib.targets(task, found.labels)
+  error = np.abs(labels - looks.query_labels).reshape(len(labels), -1).sum(-1)
+  return cards.Answers(labels, error=error)
+
+
+def _model(config, runs) -> str:
+  """Its kind, size and number."""
+  count = trees.count(runs.params)
+  size = trees.size(runs.params) // count
+  kind = f'that of {config.task}'
+  if not tasks.own(config):
+    kind = config.model.kind
+    if kind == 'mlp':
+      kind += f' with hidden layers of {_joined(config.model.widths)}'
+  many = f'; {count} of them, trained alike' if count > 1 else ''
+  return f'{kind}, {size:,} parameters{many}'
+
+
+def _joined(widths) -> str:
+  return ', '.join(map(str, widths)) or 'no units'
+
+
+def _success(task, found: Predictions | None, runs) -> dict[str, str]:
+  """How often, or how closely, the models are right."""
+  if found is None:
+    return {}
+  count, models = len(found.labels), len(found.alone)
+  alone = found.alone.mean()
+  if found.error is None:
+    right = (~found.wrong).mean()
+    text = f'{right:.1%} of the {count} queries ({found.wrong.sum()} wrong)'
+    each = f'{alone:.1%}'
+  else:
+    _, unit = (task.shown or {}).get('target', (0, 1))
+    scale = lambda value: f'{float(np.mean(value * unit)):.4g}'
+    spread = np.abs(task.queries['y'] - task.queries['y'].mean(0)).mean(0)
+    text = (
+      f'{scale(found.error.mean())}, mean over the {count} queries (always'
+      f' predicting their mean: {scale(np.sum(spread))})'
+    )
+    each = scale(alone)
+  if models > 1:
+    text += f', by the mean of {models} models; one alone: {each}'
+  return {'accuracy' if found.error is None else 'mean error': text}

@@ -52,6 +52,7 @@ def main(config, workdir: pathlib.Path) -> None:
   points = config.further.points
   rows = result_rows(found, points)
   claims = claims_lib.computed(found, points, config.plotted)
+  claims = results.judged(config, claims)
   results.tell(config, workdir, rows, claims)
   drawn = draw(config, found, workdir / 'plots')
   results.page(config, workdir, __doc__, rows, claims, drawn)
@@ -107,7 +108,7 @@ def draw(config, found: dict[str, Found], folder: pathlib.Path) -> list[str]:
       folder / f'{config.setting}_{metric}.png',
       'epochs of further training',
       f'{metric} over rows left out, mean over queries',
-      title=f'Agreement with further training: {config.setting}',
+      title=f'Agreement with further training: {results.name_of(config)}',
     )
     for metric in AGREEMENTS
   ]
@@ -121,7 +122,7 @@ def draw(config, found: dict[str, Found], folder: pathlib.Path) -> list[str]:
       folder / f'{config.setting}_seeds.png',
       'seeds averaged in further training',
       'cosine at the best epoch, mean over queries',
-      title=f'Agreement by averaged seeds: {config.setting}',
+      title=f'Agreement by averaged seeds: {results.name_of(config)}',
     )
   )
   return paths

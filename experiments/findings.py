@@ -1,11 +1,13 @@
 """What an experiment measured of its methods, as result rows."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from absl import logging
 
 from experiments import dampings, ensembles, stages
+from experiments import scores as scores_lib
 from experiments.ensembles import Members
 from tda_jax.evaluation import agreement, bootstrap, lds, reliability
 from tda_jax.evaluation import factors as factors_lib
@@ -26,6 +28,8 @@ class Finding(NamedTuple):
     members: how many models.
     facts: of each member: seconds, residuals, damping.
     peak_mb: while it was scored; None if that was done before.
+    unit: `Method.unit`.
+    again: other query rows -> their factors by the same method.
   """
 
   factors: Factors
@@ -36,6 +40,8 @@ class Finding(NamedTuple):
   members: int
   facts: list[dict]
   peak_mb: float | None
+  unit: str = ''
+  again: Callable | None = None
 
 
 class Truth(NamedTuple):
@@ -69,7 +75,12 @@ def measure(
       config, name, settings, task, made, ending, workdir
     )
     peak, name = stages.peak_memory(), name + ending
-    found[name] = of_scores(factors, true)._replace(facts=facts, peak_mb=peak)
+    found[name] = of_scores(factors, true)._replace(
+      facts=facts,
+      peak_mb=peak,
+      unit=scores_lib.unit(config, settings, task),
+      again=_again(config, name, settings, task, made, workdir),
+    )
     logging.info(
       '%s: LDS %.3f single, %.3f ensemble of %d',
       name,
@@ -78,6 +89,19 @@ def measure(
       found[name].members,
     )
   return found
+
+
+def _again(config, name, settings, task, made, workdir):
+  """Query rows -> their factors, kept beside those of the task's queries."""
+  return lambda queries: ensembles.scores(
+    config,
+    scores_lib.predicted(name, queries),
+    settings,
+    task._replace(queries=queries),
+    made,
+    '',
+    workdir,
+  )[0]
 
 
 def gap(a: Finding, b: Finding, kind: str, true: Truth) -> bootstrap.Estimate:

@@ -48,6 +48,7 @@ def main(config, workdir: pathlib.Path) -> None:
   rows += mislabelled.rows(config, target, every, workdir)
   rows += [claims_lib.flip_row(name, f) for name, f in flipped.items()]
   claims = claims_lib.computed(config, found, flipped, rows)
+  claims = results.judged(config, claims)
   results.tell(config, workdir, rows, claims)
   drawn = draw(config, found, truth, workdir / 'plots')
   of_target = {
@@ -56,12 +57,12 @@ def main(config, workdir: pathlib.Path) -> None:
     if name.startswith(TARGET)
   }
   method = evidence.pictured(of_target)
-  shown = evidence.queries(
-    config, target, every[TARGET].runs, of_target[method]
-  )
-  results.page(
-    config, workdir, __doc__, rows, claims, [drawn], shown, f'{TARGET}/{method}'
-  )
+  name = f'{TARGET}/{method}'
+  shown = evidence.shown(
+    config, target, every[TARGET].runs, of_target[method], name,
+    unit=found[name].unit, again=found[name].again,
+  )  # fmt: skip
+  results.page(config, workdir, __doc__, rows, claims, [drawn], shown)
 
 
 def check(config) -> None:
@@ -145,7 +146,7 @@ def draw(config, found, truth: Truth, folder: pathlib.Path) -> str:
     f'LDS to the target, mean of {config.members} models a proxy',
     ceiling=(ceiling.value, ceiling.low, ceiling.high),
     floor=_span(found['random']),
-    title=f'Attribution by proxies: {config.setting}',
+    title=f'Attribution by proxies: {results.name_of(config)}',
   )
 
 
@@ -156,7 +157,14 @@ def _finding(proxy: Proxy, name, settings, truth: Truth) -> Finding:
     scores_lib.uncertainty(proxy.config, proxy.folder, name, factors)
   label = f'{proxy.folder.name}/{name}'
   logging.info('%s: LDS %.3f', label, found.ensemble.value)
-  return found._replace(facts=facts)
+
+  def again(queries):
+    asked = proxy._replace(task=proxy.task._replace(queries=queries))
+    label = scores_lib.predicted(name, queries)
+    return proxies.scores(asked, label, settings)[0]
+
+  unit = scores_lib.unit(proxy.config, settings, proxy.task)
+  return found._replace(facts=facts, unit=unit, again=again)
 
 
 def _span(finding: Finding | None):

@@ -5,7 +5,7 @@ import pathlib
 import jax
 import numpy as np
 
-from experiments import evidence
+from experiments import evidence, results, tasks
 from tda_jax import chosen
 from tda_jax.curvature import layers
 from tda_jax.data import rows as rows_lib
@@ -18,16 +18,19 @@ def report(
 ) -> str:
   """Writes the plots and report.html into `folder`; returns its path."""
   method = evidence.pictured(found)
+  shown = evidence.shown(
+    config, task, runs, found[method].factors, method,
+    unit=found[method].unit, again=found[method].again,
+  )  # fmt: skip
   return page.write(
     folder / 'report.html',
-    title=f'{config.experiment}: {config.setting}',
+    title=results.title(config),
     facts={**record.environment(), 'config': config.to_dict()},
     rows=rows,
     claims=claims,
     plots=draw(config, found, truth, workdir, folder),
     coverage=_coverage(task, runs),
-    queries=evidence.queries(config, task, runs, found[method].factors),
-    method=method,
+    **shown._asdict(),
   )
 
 
@@ -70,7 +73,7 @@ def draw(config, found, truth, workdir, folder) -> list[page.Plot]:
         plots.damping(
           curves,
           folder / f'{config.setting}_damping.png',
-          literal=config.paper_damping or None,
+          literal=not tasks.own(config) and config.paper_damping or None,
         ),
         'LDS against damping',
         'LDS by damping, a line for each solver',

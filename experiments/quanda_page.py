@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from experiments import quanda_metrics as metrics_lib
-from tda_jax.report import leaderboard, page
+from tda_jax.report import cards, leaderboard
 from tda_jax.storage import record
 
 PICTURED_BY = 'ekfac'  # whose supporters are shown, or the first method's
@@ -81,7 +81,7 @@ def of_groups(world, count, best):
       world,
       'train',
       i,
-      f'{page.label_text(known["labels"][i], names)}, group {y[i]}',
+      f'{cards.label_text(known["labels"][i], names)}, group {y[i]}',
     )
     for i in range(count)
   ]
@@ -90,7 +90,9 @@ def of_groups(world, count, best):
 def of_shortcut(world, count, best):
   del best
   true, names = world.task.known['true'], world.task.shown.get('classes')
-  return _misled(world, count, 'row', lambda q: page.label_text(true[q], names))
+  return _misled(
+    world, count, 'row', lambda q: cards.label_text(true[q], names)
+  )
 
 
 def of_mixed(world, count, best):
@@ -101,7 +103,7 @@ def of_mixed(world, count, best):
 def _misled(world, count, row, query):
   """Flagged rows, then queries that are taken for their class."""
   known = world.task.known
-  taken = page.label_text(known['label'], world.task.shown.get('classes'))
+  taken = cards.label_text(known['label'], world.task.shown.get('classes'))
   rows = np.flatnonzero(known['flagged'])[:count]
   asked = np.flatnonzero(metrics_lib.misled(world))[:count]
   return [_picture(world, 'train', i, f'{row}: {taken}') for i in rows] + [
@@ -116,7 +118,7 @@ def of_mislabelled(world, count, best):
   return [
     _picture(
       world, 'train', i,
-      f'{page.label_text(known["labels"][i], names)}, labelled'
+      f'{cards.label_text(known["labels"][i], names)}, labelled'
       f' {_label(world.task, "train", i)}',
     )
     for i in np.flatnonzero(known['flagged'])[: 2 * count]
@@ -130,7 +132,9 @@ def _picture(world, part, i, caption):
 
 
 def _label(task, part, i):
-  return page.label_text(getattr(task, part)['y'][i], task.shown.get('classes'))
+  return cards.label_text(
+    getattr(task, part)['y'][i], task.shown.get('classes')
+  )
 
 
 PICTURED = {

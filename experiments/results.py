@@ -3,9 +3,27 @@
 import pathlib
 from collections.abc import Sequence
 
+from experiments import tasks
+from experiments.evidence import Shown
 from tda_jax.report import summary, table
-from tda_jax.report.page import Query
 from tda_jax.storage import record
+
+
+def name_of(config) -> str:
+  """What the results are of: the setting, or a user's own task by its name."""
+  return config.task if tasks.own(config) else config.setting
+
+
+def title(config) -> str:
+  """Of a page: the experiment and its setting, or a user's own task."""
+  if tasks.own(config):
+    return config.task
+  return f'{config.experiment}: {config.setting}'
+
+
+def judged(config, claims) -> list:
+  """The claims, which are about the papers' own tasks: none of a user's."""
+  return [] if tasks.own(config) else claims
 
 
 def tell(
@@ -17,10 +35,10 @@ def tell(
     tabled: whether rows are printed, which some print as they come.
   """
   record.results(
-    folder / 'results.json', config.experiment, config.setting, rows, claims
+    folder / 'results.json', config.experiment, name_of(config), rows, claims
   )
   if tabled:
-    table.print_results(rows, f'{config.experiment} {config.setting}')
+    table.print_results(rows, f'{config.experiment} {name_of(config)}')
   if claims:
     table.print_claims(claims)
 
@@ -32,24 +50,22 @@ def page(
   rows,
   claims,
   plots: Sequence[str],
-  queries: Sequence[Query] = (),
-  method: str = '',
+  shown: Shown | None = None,
 ) -> None:
   """Writes report.html into the workdir, and says where it and the plots are.
 
   Args:
-    queries, method: experiments.evidence, and whose scores it is by.
+    shown: experiments.evidence; None: no queries.
   """
   for path in plots:
     print(f'plot: {path}')
   path = summary.write(
     workdir / 'report.html',
-    title=f'{config.experiment}: {config.setting}',
+    title=title(config),
     about=about,
     rows=rows,
     claims=claims,
     plots=plots,
-    queries=queries,
-    method=method,
+    **({} if shown is None else shown._asdict()),
   )
   print(f'report: {path}')

@@ -2,7 +2,8 @@
 
 <workdir>/scores/SETTING/<method>/<member> is [N, Q]; of TRAK of several members
 there are <method>/slopes/<member>, [N, 1], and <method>/kernel/<member>, [N, Q].
-Beside them <method>/uncertainty is what all say of each pair.
+<method>_predicted/W is of the W wrong queries of a page, asked about what was
+predicted. Beside them <method>/uncertainty is what all say of each pair.
 """
 
 import functools
@@ -119,6 +120,20 @@ def self_influence(
     )
     store_lib.write(store, 0, found)
   return store_lib.read(store)
+
+
+def predicted(name: str, queries) -> str:
+  """Name of a method's scores for queries asked about what was predicted.
+
+  A page that shows more queries has more wrong ones, and scores of its own.
+  """
+  return f'{name}_predicted/{rows_lib.count(queries)}'
+
+
+def unit(config, settings: dict, task: Task) -> str:
+  """The unit of a method's scores."""
+  settings = {**settings, 'members': None}
+  return _method(config, settings, task, None)[0].unit
 
 
 def _method(config, settings, task, runs):

@@ -27,6 +27,7 @@ IMAGE_FILES = {
   'cifar10': images_lib.cifar10,
 }
 CLASSES = {
+    'breast_cancer': ('malignant', 'benign'),
     'fashion_mnist': (
         'T-shirt', 'trouser', 'pullover', 'dress', 'coat', 'sandal', 'shirt',
         'sneaker', 'bag', 'boot',
@@ -39,13 +40,14 @@ CLASSES = {
 
 
 def read(data):
-  """(rows, columns) of a packaged table, or of a user's file.
+  """(rows, columns, classes or None) of a packaged table, or a user's file.
 
   Raises:
     ValueError: there is no such table.
   """
   if data.name in TABLES:
-    return TABLES[data.name](), tables.columns(data.name)
+    rows, columns = TABLES[data.name](), tables.columns(data.name)
+    return rows, columns, CLASSES.get(data.name)
   path = data.path if data.name in FILES else data.name
   if not path.endswith(('.csv', '.csv.gz', '.npz')):
     if data.name in FILES:
@@ -64,4 +66,4 @@ def read(data):
     one_hot=data.one_hot,
     drop=[name.strip() for name in data.drop.split(',') if name.strip()],
   )
-  return read.rows, read.columns
+  return read.rows, read.columns, read.classes or None

@@ -33,8 +33,9 @@ class Task(NamedTuple):
     member axis).
   train, queries: rows.
   shown: inputs as people look at them, for the report: {'train', 'queries',
-    'classes' (names, or None), 'columns' of a table, 'split' (which rows of the
-    source they are, for the record)}; None: nothing to show.
+    'classes' (names, or None), 'columns' of a table, 'target' (mean and
+    deviation of standardised targets), 'split' (which rows of the source they
+    are, for the record)}; None: the rows themselves (`experiments.looks`).
   known: what was changed in the rows on purpose (`experiments.worlds`).
   """
 
@@ -80,10 +81,19 @@ def entered(task: Task) -> Task:
   return task._replace(recipe=made, train=train, queries=queries)
 
 
+def own(config) -> bool:
+  """Whether the task is a user's, of which no paper claims anything."""
+  return not config.task.startswith('experiments.')
+
+
 def by_loss(task: Task) -> Task:
   """The same task with minus the loss for its measure."""
   loss = task.problem.loss
-  measure = lambda outputs, example: -loss(outputs, example)
+
+  def measure(outputs, example):
+    """Minus the loss that the model is trained with, in the loss's own unit."""
+    return -loss(outputs, example)
+
   return task._replace(problem=task.problem._replace(measure=measure))
 
 
@@ -165,17 +175,19 @@ def table(config) -> Task:
   `data.target`.
   """
   data = config.data
-  rows, columns = sources.read(data)
+  rows, columns, classes = sources.read(data)
   rows_lib.check(rows, data.name)
   (train, queries), index = prepare.split(
     rows, data.seed, data.train, data.queries
   )
   regression = np.issubdtype(rows['y'].dtype, np.floating)
   shown = {'train': train['x'], 'queries': queries['x'], 'columns': columns}
-  shown = {**shown, 'classes': None, 'split': _split(index)}
+  shown = {**shown, 'classes': classes, 'split': _split(index)}
+  mean, deviation = train['y'].mean(0), train['y'].std(0)
   train, queries = prepare.standardise(train, queries, target=regression)
   if not regression:
     return classifier(config, train, queries, shown)
+  shown = {**shown, 'target': (mean, deviation)}
   init, apply = _network(config, 1, train['x'].shape[1:])
   one = lambda params, x, *key: apply(params, x, *key)[:, 0]
   return Task(

@@ -73,6 +73,7 @@ def classification(apply: Callable, l2: float = 0.0, **options) -> Problem:
     return -jax.nn.log_softmax(outputs)[_number_of(example)]
 
   def measure(outputs, example):
+    """The margin of the label: its log-odds log p − log(1 − p), in nats."""
     y = _number_of(example)
     own = jnp.arange(outputs.shape[-1]) == y
     return outputs[y] - jax.nn.logsumexp(outputs, where=~own)
@@ -97,14 +98,18 @@ def binary(apply: Callable, l2: float = 0.0, **options) -> Problem:
     l2: see `Problem`.
     options: `inputs`, `as_leaf`, `leave_out`, `only`; see `ready`.
   """
-  own = lambda outputs, example: jnp.sum(_own_logits(outputs, example))
-  loss = lambda outputs, example: jax.nn.softplus(-own(outputs, example))
+
+  def measure(outputs, example):
+    """The margin of the label: its log-odds log p − log(1 − p), in nats."""
+    return jnp.sum(_own_logits(outputs, example))
+
+  loss = lambda outputs, example: jax.nn.softplus(-measure(outputs, example))
 
   def sample(key, outputs, example):
     one = jax.random.bernoulli(key, jax.nn.sigmoid(outputs)).reshape(())
     return {**example, 'y': one.astype(jnp.int32)}
 
-  return ready(apply, loss, own, sample, labels.check_two, l2, **options)
+  return ready(apply, loss, measure, sample, labels.check_two, l2, **options)
 
 
 def multilabel(apply: Callable, l2: float = 0.0, **options) -> Problem:
@@ -127,10 +132,11 @@ def multilabel(apply: Callable, l2: float = 0.0, **options) -> Problem:
     return jnp.sum(jax.nn.softplus(-_own_logits(outputs, example)))
 
   def measure(outputs, example):
-    """log P − log(1 − P) = −log(exp(loss) − 1)."""
+    """The margin of all labels together: log P − log(1 − P), in nats."""
     against = -_own_logits(outputs, example)
     cost = jnp.sum(jax.nn.softplus(against))
-    tiny = cost < 1e-12  # then exp(loss) − 1 is Σ_k exp(−z_k) to rounding
+    # −log(exp(cost) − 1)
+    tiny = cost < 1e-12  # then exp(cost) − 1 is Σ_k exp(−z_k) to rounding
     safe = jnp.where(tiny, 1.0, cost)
     wide = safe + jnp.log(-jnp.expm1(-safe))
     return -jnp.where(tiny, jax.nn.logsumexp(against), wide)
@@ -166,6 +172,7 @@ def regression(apply: Callable, l2: float = 0.0, **options) -> Problem:
     return jnp.sum(error(outputs, example) ** 2)
 
   def measure(outputs, example):
+    """Minus the absolute error, in the unit that the model predicts in."""
     return -jnp.sum(jnp.abs(error(outputs, example)))
 
   def sample(key, outputs, example):

@@ -14,7 +14,7 @@ import matplotlib.image
 import numpy as np
 
 from tda_jax.report import table
-from tda_jax.storage import files
+from tda_jax.report.cards import Query
 
 COLUMNS = 12  # of a table row; what is beyond is counted, not shown
 
@@ -25,130 +25,6 @@ class Plot(NamedTuple):
   path: str | os.PathLike
   title: str
   text: str
-
-
-class Example(NamedTuple):
-  """A row of data as people look at it.
-
-  Attributes:
-    row: its number.
-    label: as text.
-    image: [H, W], [H, W, 1] or [H, W, 3] in [0, 1]; None for a table's row.
-    cells: column -> value or text; None for an image.
-  """
-
-  row: int
-  label: str
-  image: np.ndarray | None = None
-  cells: dict[str, float | str] | None = None
-
-
-class Evidence(NamedTuple):
-  """A training row and its score for a query: positive supports it.
-
-  Attributes:
-    standard_error: of an ensemble's score; None for one model's.
-    significant: whether models that did not pick the row confirm it.
-  """
-
-  example: Example
-  score: float
-  standard_error: float | None = None
-  significant: bool = False
-
-
-class Query(NamedTuple):
-  """A query, what the model makes of it, and its strongest evidence.
-
-  Attributes:
-    supporters: highest score first.
-    opponents: lowest score first.
-  """
-
-  example: Example
-  predicted: str
-  supporters: Sequence[Evidence]
-  opponents: Sequence[Evidence]
-
-
-def queries(
-  scores: np.ndarray,
-  train: np.ndarray,
-  labels: Sequence,
-  shown: np.ndarray,
-  shown_labels: Sequence,
-  predicted: Sequence,
-  which: Sequence[int],
-  *,
-  count: int = 6,
-  classes: Sequence[str] | None = None,
-  columns: Sequence[str] | None = None,
-  standard_error: np.ndarray | None = None,
-  significant: np.ndarray | None = None,
-) -> list[Query]:
-  """The strongest supporters and opponents of some queries.
-
-  Args:
-    scores: [N, Q].
-    train, shown: rows and queries to look at; images [N, H, W], [N, H, W, 1 or
-      3], scaled together to [0, 1], or tables [N, D] of numbers or texts.
-    labels, shown_labels: of the rows and of the queries.
-    predicted: [Q], the model's labels or values.
-    which: numbers of the queries to show.
-    count: supporters, and opponents, of each; fewer where fewer rows have a
-      score of that sign.
-    classes: names of the labels; None: as they are.
-    columns: names of a table's columns; None: numbered.
-    standard_error, significant: of each score, [N, Q], as
-      `significance.uncertainty` and `supporters.marked` have them; None: of one
-      model.
-
-  Raises:
-    ValueError: scores of other rows or queries.
-  """
-  for given in (scores, standard_error, significant):
-    if given is not None and given.shape != (len(train), len(shown)):
-      raise ValueError(
-        f'scores of shape {given.shape} do not fit {len(train)} rows and'
-        f' {len(shown)} queries to show: give those that were scored'
-      )
-  train, shown = np.asarray(train), np.asarray(shown)
-  if train.ndim > 2:
-    low = min(train.min(), shown.min())
-    scale = max(train.max(), shown.max()) - low or 1.0
-  names = columns or [f'x{i}' for i in range(train.shape[-1])]
-
-  def example(rows, labels, i):
-    label = label_text(labels[i], classes)
-    if rows.ndim > 2:
-      return Example(int(i), label, image=(rows[i] - low) / scale)
-    cells = dict(zip(names, rows[i], strict=True))
-    return Example(int(i), label, cells=cells)
-
-  def evidence(q, order, sign):
-    rows = [i for i in order[:count] if sign * scores[i, q] > 0]
-    return [
-      Evidence(
-        example(train, labels, i),
-        scores[i, q],
-        None if standard_error is None else float(standard_error[i, q]),
-        significant is not None and bool(significant[i, q]),
-      )
-      for i in rows
-    ]
-
-  found = []
-  for q in which:
-    order = np.argsort(-scores[:, q], kind='stable')
-    found.append(
-      Query(
-        example(shown, shown_labels, q),
-        label_text(predicted[q], classes),
-        evidence(q, order, 1),
-        evidence(q, order[::-1], -1),
-      )
-    )
-  return found
 
 
 def write(
@@ -163,15 +39,21 @@ def write(
   coverage: Sequence[tuple] = (),
   queries: Sequence[Query] = (),
   method: str = '',
+  told: dict[str, str] | None = None,
 ) -> str:
   """Writes the page; what is left empty is left out.
+
+  The queries go first: why did the model answer so is what a reader asks.
 
   Args:
     facts: name -> text, number or list of them; a dict is folded away.
     about: what the page is of; an empty line begins a paragraph.
     rows, claims: those of results.json.
     coverage: rows (name, kind, parameters, fraction).
-    method: whose scores the queries show.
+    queries: `cards.queries`.
+    method: whose scores they show.
+    told: what must be known to read them, name -> words: the model, how often
+      it is right, what a score is a change of.
 
   Returns:
     The path.
@@ -196,6 +78,7 @@ def write(
       power=_power(queries),
       uncertain=any(one.standard_error is not None for one in _evidence(queries)),
       method=method,
+      told=told or {},
       columns=COLUMNS,
   )  # fmt: skip
 
@@ -207,8 +90,11 @@ def render(path: str | os.PathLike, template: str, **content) -> str:
     The path.
   """
   text = _environment().get_template(template).render(**content)
-  files.show(path, text.encode())
-  return os.fspath(path)
+  path = pathlib.Path(path)
+  aside = path.with_name(f'.{path.name}.{os.getpid()}')
+  aside.write_text(text, encoding='utf-8')
+  os.replace(aside, path)
+  return str(path)
 
 
 def listed(facts: dict[str, Any]) -> dict[str, list]:
@@ -258,7 +144,7 @@ def _environment():
   )
   environment.filters.update(
       number=table.number, interval=table.interval, verdict=table.verdict,
-      png=png, signed=_signed, error=_error, cell=_cell,
+      png=png, signed=_signed, error=_error, cell=_cell, sides=_sides,
       share=lambda x: f'{100 * x:.1f}%',
   )  # fmt: skip
   return environment
@@ -290,15 +176,6 @@ def _fact(value):
   return '–' if value is None else str(value)
 
 
-def label_text(value, classes=None) -> str:
-  """A label as people read it: its class's name, or the number."""
-  if classes is not None:
-    return str(classes[int(value)])
-  if np.issubdtype(np.asarray(value).dtype, np.floating):
-    return f'{float(value):.4g}'
-  return str(value)
-
-
 def _power(queries):
   """The power of ten that scores are shown in; 0 where they need none."""
   scores = [abs(one.score) for one in _evidence(queries)]
@@ -310,7 +187,21 @@ def _power(queries):
 
 def _evidence(queries):
   return [
-    one for query in queries for one in (*query.supporters, *query.opponents)
+    one
+    for query in queries
+    for side in (query.supporters, query.opponents, query.rivals or ())
+    for one in side
+  ]
+
+
+def _sides(query):
+  """(heading, kind, evidence) of the two sides that a query is shown with."""
+  ups, downs = ('Supporters', 'supporter'), ('Opponents', 'opponent')
+  if query.rivals is None:
+    return [(*ups, query.supporters), (*downs, query.opponents)]
+  return [
+    (f'Supports its label: {query.example.label}', ups[1], query.supporters),
+    (f'Supports the prediction: {query.predicted}', downs[1], query.rivals),
   ]
 
 

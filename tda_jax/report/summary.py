@@ -4,7 +4,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from tda_jax.report import page
+from tda_jax.report import cards, page
 from tda_jax.storage import record
 
 
@@ -16,8 +16,9 @@ def write(
   rows: Sequence[dict] = (),
   claims: Sequence[dict] = (),
   plots: Sequence[str | os.PathLike] = (),
-  queries: Sequence[page.Query] = (),
+  queries: Sequence[cards.Query] = (),
   method: str = '',
+  told: dict[str, str] | None = None,
 ) -> str:
   """Writes the page, with the command, commit and versions of this process.
 
@@ -25,7 +26,7 @@ def write(
     about: what the experiment is; an empty line begins a paragraph.
     rows, claims: those of results.json.
     plots: PNG files, titled by their names.
-    queries, method: as `page.write`.
+    queries, method, told: as `page.write`.
 
   Returns:
     The path.
@@ -43,6 +44,7 @@ def write(
     plots=[_plot(plot) for plot in plots],
     queries=queries,
     method=method,
+    told=told,
   )
 
 

@@ -26,19 +26,20 @@ def test_marks_are_of_rows_that_other_models_confirm():
     shown={'train': t.train['x'], 'queries': t.queries['x']},
   )  # fmt: skip
   config = types.SimpleNamespace(
-    report=types.SimpleNamespace(queries=3, evidence=4)
+    report=types.SimpleNamespace(queries=3, evidence=4), task='my:task'
   )
-  shown = evidence.queries(config, task, runs, (scores,))
+  shown = evidence.shown(config, task, runs, (scores,), 'm').queries
   marks = supporters.marked(scores, 4)
   assert len(shown) == 3
-  for q, query in enumerate(shown):
+  for query in shown:
+    q = query.example.row
     for one in (*query.supporters, *query.opponents):
       assert one.significant == marks[one.example.row, q]
     of = [one.example.row for one in query.supporters if one.significant]
     assert sorted(of) == [0, 1]
     assert query.opponents[0].example.row == 2
     assert query.opponents[0].significant
-  few = evidence.queries(config, task, runs, (scores[:3],))
+  few = evidence.shown(config, task, runs, (scores[:3],), 'm').queries
   every = [one for q in few for one in (*q.supporters, *q.opponents)]
   assert not any(one.significant for one in every)
   assert every[0].standard_error > 0

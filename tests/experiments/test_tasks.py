@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from configs.astra import base
-from experiments import tasks
+from experiments import looks, tasks
 from tda_jax import problem as problem_lib
-from tda_jax.report import page
+from tda_jax.report import cards
 
 
 def config(**fields):
@@ -35,11 +35,13 @@ def test_reviews_are_word_ids_for_a_transformer():
   example = jax.tree.map(lambda x: x[0], task.train)
   assert jax.eval_shape(task.problem.outputs, params, example).shape == (2,)
   shown = task.shown
-  (query,) = page.queries(
-    np.ones((32, 8)), shown['train'], task.train['y'], shown['queries'],
-    task.queries['y'], np.zeros(8, int), [0], count=1,
-    classes=shown['classes'], columns=shown['columns'],
-  )  # fmt: skip
+  (query,) = cards.queries(
+    cards.Scored(np.ones((32, 8))),
+    looks.of(task),
+    cards.Answers(),
+    [0],
+    count=1,
+  )
   assert query.example.cells['review'] == shown['queries'][0, 0]
 
 

@@ -10,7 +10,7 @@ import pytest
 from matplotlib import image
 from sklearn import datasets
 
-from tda_jax.report import page, plots
+from tda_jax.report import cards, page, plots
 
 ROWS = [
     {'method': 'ASTRA <auto>', 'metric': 'LDS', 'value': 0.61, 'low': 0.59,
@@ -65,10 +65,13 @@ def digits(count=3):
   scores -= scores.mean(axis=0)
   predicted = data.target[200:220].copy()
   predicted[1] = (predicted[1] + 1) % 10
-  found = page.queries(
-      scores, train, data.target[:200], shown, data.target[200:220], predicted,
-      [1, 4], count=count,
-  )  # fmt: skip
+  found = cards.queries(
+    cards.Scored(scores),
+    cards.Looks(train, data.target[:200], shown, data.target[200:220]),
+    cards.Answers(predicted),
+    [1, 4],
+    count=count,
+  )
   return found, scores, data
 
 
@@ -84,10 +87,10 @@ def test_evidence_is_the_strongest_of_each_sign():
     one = query.supporters[0].example
     assert one.label == str(data.target[one.row])
     np.testing.assert_allclose(one.image, data.images[one.row] / 16)
-  few = page.queries(
-      np.array([[1.0], [0.0], [-1.0]]), np.ones((3, 2)), [0.5, 1, 2],
-      np.ones((1, 2)), [1.25], [1.5], [0], columns=['a', 'b'],
-  )[0]  # fmt: skip
+  looks = cards.Looks(np.ones((3, 2)), [0.5, 1, 2], np.ones((1, 2)), [1.25],
+                      columns=['a', 'b'])  # fmt: skip
+  scored = cards.Scored(np.array([[1.0], [0.0], [-1.0]]))
+  few = cards.queries(scored, looks, cards.Answers([1.5]), [0])[0]
   assert len(few.supporters) == len(few.opponents) == 1
   assert few.opponents[0].example.row == 2 and few.example.label == '1.25'
   assert few.example.cells == {'a': 1.0, 'b': 1.0}
@@ -134,10 +137,9 @@ def test_scores_of_an_ensemble_show_how_sure_they_are(tmp_path):
     np.ones((3, 2)),
     np.random.default_rng(0).uniform(size=(3, 4, 4)),
   ):
-    found = page.queries(
-        scores, rows, [0, 1, 2], rows[:2], [0, 1], [0, 1], [0],
-        standard_error=error, significant=sure,
-    )  # fmt: skip
+    looks = cards.Looks(rows, [0, 1, 2], rows[:2], [0, 1])
+    scored = cards.Scored(scores, error, sure)
+    found = cards.queries(scored, looks, cards.Answers(), [0])
     path = tmp_path / 'page.html'
     page.write(path, title='t', facts={}, queries=found)
     text = re.sub(r'\s+', ' ', read(path)[2])
@@ -145,10 +147,7 @@ def test_scores_of_an_ensemble_show_how_sure_they_are(tmp_path):
     assert '−2.00 ± 0.5' in text and '* marks rows that some' in text
     assert text.count('±') == 4
   with pytest.raises(ValueError, match=r'shape \(2, 2\) do not fit'):
-    page.queries(
-        scores, rows, [0] * 3, rows[:2], [0, 1], [0, 1], [0],
-        standard_error=error[:2],
-    )  # fmt: skip
+    cards.queries(cards.Scored(scores, error[:2]), looks, cards.Answers(), [0])
   page.write(path, title='t', facts={}, queries=digits()[0])
   assert '±' not in path.read_text()
 
@@ -180,20 +179,84 @@ def test_table_rows_and_their_columns(tmp_path):
   rng = np.random.default_rng(0)
   train, shown = rng.normal(size=(30, 14)), rng.normal(size=(2, 14))
   train[:, 0] = 1040.0
-  found = page.queries(
-      train @ shown.T, train, np.arange(30) % 3, shown, [0, 2], [0, 1], [1],
-      count=4, classes=['x', 'y', '<z>'], columns=[f'c{i}' for i in range(14)],
+  looks = cards.Looks(
+      train, np.arange(30) % 3, shown, [0, 2], ['x', 'y', '<z>'],
+      [f'c{i}' for i in range(14)],
   )  # fmt: skip
+  found = cards.queries(
+    cards.Scored(train @ shown.T), looks, cards.Answers([0, 1]), [1], count=4
+  )
   path = tmp_path / 'page.html'
   page.write(path, title='t', facts={}, queries=found)
   content, reader, text = read(path)
-  assert 'label <z>, predicted y' in text and '<z>' not in content
+  assert 'label <z> predicted y' in text and '<z>' not in content
   assert 'c11' in text and 'c12' not in text
   assert 'The first 12 of 14 columns' in text and '1040' in text
   rows = [attrs.get('class') for tag, attrs in reader.tags if tag == 'tr']
   count = len(found[0].supporters), len(found[0].opponents)
-  assert rows == [None, 'query', *['supporter'] * count[0],
-                  *['opponent'] * count[1]]  # fmt: skip
+  assert rows == [
+      None, 'query', 'group supporter', *['supporter'] * count[0],
+      'group opponent', *['opponent'] * count[1],
+  ]  # fmt: skip
+
+
+@pytest.mark.parametrize('images', [True, False])
+def test_a_wrong_prediction_has_what_supports_it(tmp_path, images):
+  shape = (5, 4, 4) if images else (5, 3)
+  rows = np.random.default_rng(0).uniform(size=shape)
+  names = ['cat', '<dog>', 'a & b']
+  looks = cards.Looks(rows, [0, 1, 2, 1, 1], rows[:3], [0, 1, 2], names)
+  chances = np.array([[0.2, 0.7, 0.1], [0.0, 1.0, 0.0], [0.4, 0.3, 0.3]])
+  answers = cards.Answers(
+    chances.argmax(1), chances.argmax(1) != [0, 1, 2], chances
+  )
+  scores = np.tile([[1.0], [0.5], [-0.5], [-1.0], [0.0]], (1, 3))
+  against = np.array([[-1.0, 3], [0, 2], [0, 1], [2, 0], [1, 0]])
+  found = cards.queries(
+    cards.Scored(scores), looks, answers, [2, 0, 1], count=2,
+    rivals=cards.Scored(against),
+  )  # fmt: skip
+  of = lambda side: [one.example.row for one in side]
+  assert [of(q.rivals or ()) for q in found] == [[3, 4], [0, 1], []]
+  assert [of(q.supporters) for q in found] == [[0, 1]] * 3
+  assert [q.wrong for q in found] == [True, True, False]
+  assert found[1].chances == [('<dog>', 0.7), ('cat', 0.2), ('a & b', 0.1)]
+  path = tmp_path / 'page.html'
+  told = {'model': 'an <mlp>', 'measure': 'log p, in nats'}
+  page.write(path, title='t', facts={}, queries=found, told=told)
+  content, _, text = read(path)
+  for words in (
+      'Supports its label: cat', 'Supports the prediction: <dog>',
+      'predicted <dog>: wrong', 'predicted <dog>: right', '70.0%',
+      'an <mlp>', 'in nats', 'Wrong predictions come first', 'asked about the',
+  ):  # fmt: skip
+    assert words in text, words
+  assert text.count('Opponents') == 1  # of the right one
+  assert '<dog>' not in content and 'a & b' not in content
+  with pytest.raises(
+    ValueError, match=r'shape \(5, 1\) do not fit 5 rows and 2'
+  ):
+    cards.queries(cards.Scored(scores), looks, answers, [0, 2],
+                  rivals=cards.Scored(against[:, :1]))  # fmt: skip
+
+
+def test_numbers_show_how_far_off_they_are(tmp_path):
+  looks = cards.Looks(np.eye(3), [1.0, 2.0, 3.5], np.eye(3)[:2], [2.0, 40.0])
+  answers = cards.Answers(np.array([2.5, 30.0]), error=np.array([0.5, 10.0]))
+  found = cards.queries(cards.Scored(np.eye(3)[:, :2]), looks, answers, [1, 0])
+  path = tmp_path / 'page.html'
+  page.write(path, title='t', facts={}, queries=found)
+  text = read(path)[2]
+  assert 'target 40 , predicted 30 : off by 10' in text
+  assert 'The largest errors come first' in text and 'wrong' not in text
+
+
+def test_labels_as_text():
+  assert cards.label_text(np.float32(1.25)) == '1.25'
+  assert cards.label_text(np.bool_(True)) == '1'
+  assert cards.label_text(np.array([1, 0, 1]), ['a', 'b', 'c']) == 'a, c'
+  assert cards.label_text(np.zeros(2, int)) == 'none'
+  assert cards.label_text(np.array([0.0, 1.0])) == '0, 1'
 
 
 def test_scores_have_their_sign_and_unit():
@@ -203,8 +266,8 @@ def test_scores_have_their_sign_and_unit():
   example = digits()[0][0].example
 
   def power(score):
-    evidence = page.Evidence(example, score)
-    return page._power([page.Query(example, '1', [], [evidence])])
+    evidence = cards.Evidence(example, score)
+    return page._power([cards.Query(example, '1', [], [evidence])])
 
   assert [power(s) for s in (-4.6e-5, 0.3, -12.0, 0.0)] == [-5, 0, 0, 0]
   assert page._power([]) == 0
@@ -219,11 +282,14 @@ def test_images_keep_their_pixels():
 
 
 def test_bad_input_is_named(tmp_path):
+  looks = cards.Looks(np.ones((3, 2)), [0] * 3, np.ones((2, 2)), [0] * 2)
   with pytest.raises(ValueError, match='plot .*gone.png is not there'):
     page.write(tmp_path / 'p.html', title='t', facts={},
                plots=[page.Plot(tmp_path / 'gone.png', 'a', 'b')])  # fmt: skip
   with pytest.raises(ValueError, match=r'shape \(2, 2\) do not fit 3 rows'):
-    page.queries(np.ones((2, 2)), np.ones((3, 2)), [0] * 3, np.ones((2, 2)),
-                 [0] * 2, [0] * 2, [0])  # fmt: skip
+    cards.queries(cards.Scored(np.ones((2, 2))), looks, cards.Answers(), [0])
+  few = looks._replace(classes=['a'], query_labels=[0, 1])
+  with pytest.raises(ValueError, match='1 classes and labels of 2: name every'):
+    cards.queries(cards.Scored(np.ones((3, 2))), few, cards.Answers(), [0])
   with pytest.raises(ValueError, match=r'shape \(4,\) cannot be shown'):
     page.png(np.ones(4))

@@ -1,0 +1,250 @@
+"""Cards of a report page: a query, what models make of it, and its evidence."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+LIKELY = 3  # classes whose probabilities are shown, beside the query's own
+
+
+class Example(NamedTuple):
+  """A row of data as people look at it.
+
+  Attributes:
+    row: its number.
+    label: as text.
+    image: [H, W], [H, W, 1] or [H, W, 3] in [0, 1]; None for a table's row.
+    cells: column -> value or text; None for an image.
+  """
+
+  row: int
+  label: str
+  image: np.ndarray | None = None
+  cells: dict[str, float | str] | None = None
+
+
+class Evidence(NamedTuple):
+  """A training row and its score for a query: positive supports it.
+
+  Attributes:
+    standard_error: of an ensemble's score; None for one model's.
+    significant: whether models that did not pick the row confirm it.
+  """
+
+  example: Example
+  score: float
+  standard_error: float | None = None
+  significant: bool = False
+
+
+class Query(NamedTuple):
+  """A query, what the models make of it, and its strongest evidence.
+
+  Attributes:
+    supporters: of its label, highest score first.
+    opponents: lowest score first.
+    rivals: of a wrong one, the supporters of what was predicted instead; None:
+      it is right, or what was predicted has no scores.
+    wrong: None where that is no question, as of numbers.
+    chances: (class, probability), the likeliest first.
+    error: of a predicted number, as text.
+  """
+
+  example: Example
+  predicted: str
+  supporters: Sequence[Evidence]
+  opponents: Sequence[Evidence]
+  rivals: Sequence[Evidence] | None = None
+  wrong: bool | None = None
+  chances: Sequence[tuple[str, float]] = ()
+  error: str = ''
+
+
+class Scored(NamedTuple):
+  """Scores [N, Q], with how sure they are.
+
+  Attributes:
+    standard_error: [N, Q], `significance.uncertainty`; None: of one model.
+    significant: [N, Q] bool, `supporters.marked`; None: none is.
+  """
+
+  scores: np.ndarray
+  standard_error: np.ndarray | None = None
+  significant: np.ndarray | None = None
+
+
+class Looks(NamedTuple):
+  """Rows and queries as people look at them.
+
+  Attributes:
+    train, queries: images [N, H, W], [N, H, W, 1] or [N, H, W, 3], scaled
+      together to [0, 1], or tables [N, D] of numbers or texts.
+    labels, query_labels: [N] and [Q], or [N, K] and [Q, K] of several.
+    classes: names of the labels; None: as they are.
+    columns: names of a table's columns; None: numbered.
+  """
+
+  train: np.ndarray
+  labels: np.ndarray
+  queries: np.ndarray
+  query_labels: np.ndarray
+  classes: Sequence[str] | None = None
+  columns: Sequence[str] | None = None
+
+
+class Answers(NamedTuple):
+  """What models make of the queries; each [Q, ...], None where not known.
+
+  Attributes:
+    predicted: labels or values, like the queries' labels.
+    wrong: bool.
+    chances: probability of each class, [Q, K].
+    error: of predicted numbers.
+  """
+
+  predicted: np.ndarray | None = None
+  wrong: np.ndarray | None = None
+  chances: np.ndarray | None = None
+  error: np.ndarray | None = None
+
+
+def queries(
+  scored: Scored,
+  looks: Looks,
+  answers: Answers,
+  which: Sequence[int],
+  *,
+  count: int = 6,
+  rivals: Scored | None = None,
+) -> list[Query]:
+  """The strongest supporters and opponents of some queries.
+
+  Args:
+    which: numbers of the queries to show, in this order.
+    count: supporters, and opponents, of each; fewer where fewer rows have a
+      score of that sign.
+    rivals: of the W wrong ones of `which`, in its order, [N, W]: their scores
+      when asked about what was predicted; None: there are none.
+
+  Raises:
+    ValueError: scores of other rows or queries; a label without a name.
+  """
+  known = answers.wrong is not None
+  wrong = [q for q in which if answers.wrong[q]] if known else []
+  _check(scored, looks, len(looks.queries))
+  if rivals is not None:
+    _check(rivals, looks, len(wrong))
+  draw = _drawing(looks)
+  text = lambda value: label_text(value, looks.classes)
+  found = []
+  for q in which:
+    query = Query(
+      draw('queries', q),
+      '' if answers.predicted is None else text(answers.predicted[q]),
+      _strongest(scored, q, 1, count, draw),
+      _strongest(scored, q, -1, count, draw),
+      chances=_likely(answers.chances, looks, q),
+    )
+    if answers.wrong is not None:
+      query = query._replace(wrong=bool(answers.wrong[q]))
+    if answers.error is not None:
+      query = query._replace(error=f'{answers.error[q]:.4g}')
+    if query.wrong and rivals is not None:
+      against = _strongest(rivals, wrong.index(q), 1, count, draw)
+      query = query._replace(rivals=against)
+    found.append(query)
+  return found
+
+
+def label_text(value, classes: Sequence[str] | None = None) -> str:
+  """A label as people read it: its class's name, or the number.
+
+  Of several labels of 0 or 1 (integers) the names of those that are 1; of
+  several numbers all of them.
+  """
+  value = np.asarray(value)
+  if value.ndim:
+    if np.issubdtype(value.dtype, np.floating):
+      return ', '.join(label_text(one) for one in value.ravel())
+    ones = [label_text(i, classes) for i in np.flatnonzero(value)]
+    return ', '.join(ones) or 'none'
+  if classes is not None:
+    return str(classes[int(value)])
+  if value.dtype == bool:
+    return str(int(value))
+  if np.issubdtype(value.dtype, np.floating):
+    return f'{float(value):.4g}'
+  return str(value)
+
+
+def _check(scored, looks, count):
+  for given in scored:
+    if given is not None and given.shape != (len(looks.train), count):
+      raise ValueError(
+        f'scores of shape {given.shape} do not fit {len(looks.train)} rows and'
+        f' {count} queries to show: give those that were scored'
+      )
+  labels = [np.asarray(looks.labels), np.asarray(looks.query_labels)]
+  if looks.classes is not None:
+    several = labels[0].ndim > 1
+    most = labels[0].shape[1] if several else 1 + max(map(np.max, labels))
+    if len(looks.classes) < most:
+      raise ValueError(
+        f'there are names for {len(looks.classes)} classes and labels of'
+        f' {int(most)}: name every class, or give classes=None'
+      )
+
+
+def _drawing(looks):
+  """('train' or 'queries', i) -> Example, all images in one scale."""
+  train, asked = np.asarray(looks.train), np.asarray(looks.queries)
+  parts = {
+    'train': (train, looks.labels),
+    'queries': (asked, looks.query_labels),
+  }
+  pictures = train.ndim > 2
+  if pictures:
+    low = min(train.min(), asked.min())
+    scale = max(train.max(), asked.max()) - low or 1.0
+  names = looks.columns or [f'x{i}' for i in range(train.shape[-1])]
+
+  def draw(part, i):
+    rows, labels = parts[part]
+    label = label_text(labels[i], looks.classes)
+    if pictures:
+      return Example(int(i), label, image=(rows[i] - low) / scale)
+    return Example(int(i), label, cells=dict(zip(names, rows[i], strict=True)))
+
+  return draw
+
+
+def _strongest(scored, q, sign, count, draw):
+  """Evidence of one sign, strongest first."""
+  column = scored.scores[:, q]
+  order = np.argsort(-column, kind='stable')[::sign][:count]
+  error, marks = scored.standard_error, scored.significant
+  return [
+    Evidence(
+      draw('train', i),
+      column[i],
+      None if error is None else float(error[i, q]),
+      marks is not None and bool(marks[i, q]),
+    )
+    for i in order
+    if sign * column[i] > 0
+  ]
+
+
+def _likely(chances, looks, q):
+  """(class, probability) of the likeliest classes, and of the query's own."""
+  if chances is None:
+    return ()
+  own = np.asarray(looks.query_labels[q])
+  own = np.flatnonzero(own) if own.ndim else [int(own)]
+  order = np.argsort(-chances[q], kind='stable')
+  return [
+    (label_text(k, looks.classes), float(chances[q, k]))
+    for place, k in enumerate(order)
+    if place < LIKELY or k in own
+  ]
