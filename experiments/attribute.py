@@ -14,9 +14,11 @@ import pathlib
 
 from experiments import dampings, ensembles, launch, stages, tasks
 from experiments import scores as scores_lib
+from experiments import settings as settings_lib
 
 
 def main(config, workdir: pathlib.Path) -> None:
+  settings_lib.check(config, 'attribute')
   task = tasks.load(config)
   models = ensembles.trained(config, task, workdir)
   made, ending = ensembles.asked(config, task, models, workdir)

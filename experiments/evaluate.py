@@ -25,6 +25,7 @@ from absl import flags, logging
 
 from experiments import ensembles, findings, launch, quanda, tasks
 from experiments import quanda_metrics as metrics_lib
+from experiments import settings as settings_lib
 from tda_jax.data import rows as rows_lib
 from tda_jax.report import table
 from tda_jax.storage import foreign, record
@@ -45,6 +46,7 @@ _ORIENTATION = flags.DEFINE_enum(
 
 
 def main(config, workdir: pathlib.Path) -> None:
+  settings_lib.check(config, 'evaluate')
   folder = workdir / 'evaluate'
   given = _SCORES.value or _OWN.value
   check(config, given)

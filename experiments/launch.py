@@ -10,7 +10,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments import spent
+from experiments import sentences, spent
 from tda_jax import parallel
 from tda_jax.storage import record
 
@@ -26,12 +26,13 @@ def launch(main: Callable) -> None:
 
   Writes <workdir>/run.json (resolved config, command, commit, versions, devices,
   and seconds, with those of commands that were killed or ended in an error). Bad
-  input ends the program with one sentence and status 1.
+  input ends the program with one sentence and status 1, a fault of the library
+  with one line and status 2; `--traceback` shows where either arose.
   """
 
   def run(argv):
     if len(argv) > 1:
-      raise app.UsageError(f'unknown arguments {argv[1:]}')
+      raise ValueError(f'unknown arguments {argv[1:]}: a flag begins with --')
     parallel.start()
     config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
     begun = time.time()
@@ -45,22 +46,46 @@ def launch(main: Callable) -> None:
         earlier = record.read_json(file)
       with spent.counted(clock, workdir):
         main(config, workdir)
-    except (ValueError, OSError) as error:
+    except Exception:
       # What an earlier command ran with stays known, and a damaged file as it is.
       if workdir.is_dir() and (earlier or not file.exists()):
         with contextlib.suppress(OSError, ValueError):
           record.write_json(file, {**facts, **earlier, **seconds()})
-      if _TRACEBACK.value:
-        raise
-      print(f'error: {error}', file=sys.stderr)
-      sys.exit(1)
+      raise
     facts |= seconds()
     record.write_json(file, facts)
     _sign_results(workdir, facts, begun)
     logging.info('done in %.0f s', facts['seconds'])
 
   flags.mark_flags_as_required(['config', 'workdir'])
-  app.run(run)
+  app.run(lambda argv: _told(run, argv), flags_parser=_parsed)
+
+
+def _told(run: Callable, argv) -> None:
+  """Runs it; an exception becomes one line, and a status."""
+  try:
+    run(argv)
+  except KeyboardInterrupt:
+    print('interrupted: the same command continues', file=sys.stderr)
+    sys.exit(130)
+  except Exception as error:
+    if _TRACEBACK.value:
+      raise
+    line, status = sentences.of_error(error)
+    print(f'error: {line}', file=sys.stderr)
+    sys.exit(status)
+
+
+def _parsed(argv: list[str]) -> list[str]:
+  """What is left of the arguments; a flag or config that is bad ends it."""
+  try:
+    sentences.check_config_file(argv)
+    return flags.FLAGS(argv)
+  except Exception as error:
+    if '--traceback' in argv:
+      raise
+    print(f'error: {sentences.of_flags(error, argv)}', file=sys.stderr)
+    sys.exit(1)
 
 
 def keep_programs(workdir: pathlib.Path) -> None:
