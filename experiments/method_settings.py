@@ -173,9 +173,11 @@ def _chosen(config, path, value):
 
 def sizes(config, path: str, settings: dict) -> None:
   """What depends on how many rows and checkpoints there are."""
+  if path.partition('.')[2] not in stages.methods_of(config):
+    return
   kind, count = settings['kind'], config.checkpoints
   follows = config.experiment != 'limited_access'  # which leaves them out
-  if kind in FOLLOW and not count and follows and _asked(config, path):
+  if kind in FOLLOW and not count and follows:
     raise ValueError(
       f'{path} follows a run by its checkpoints, and checkpoints=0: give'
       ' --config.checkpoints=6, say, or other methods by --config.method'
@@ -192,15 +194,11 @@ def sizes(config, path: str, settings: dict) -> None:
       f' kernel is singular: give {n} or less, or a ridge above 0'
     )
   segments = settings.get('segments', 3)
-  if kind == 'source' and count % segments and _asked(config, path):
+  if kind == 'source' and count % segments and follows:
     raise ValueError(
       f'{path}: checkpoints={count} cannot be cut into {segments} equal'
       f' segments: give --config.checkpoints={2 * segments}, say'
     )
-
-
-def _asked(config, path):
-  return path.partition('.')[2] in stages.methods_of(config)
 
 
 def made(path: str, settings: dict) -> None:

@@ -105,7 +105,7 @@ FIELDS = {
   'distilled': several(several(text, 2), least=0),
   'unseen': several(text, least=0),
   **_under('data', {
-      'name': text, 'path': text, 'seed': SEED, 'train': whole(1),
+      'name': text, 'path': text, 'seed': SEED, 'train': whole(2),
       'queries': whole(1), 'held_out': whole(0), 'classes': whole(2),
       'per_class': whole(1), 'label_noise': share, 'pool': whole(0),
       'symmetric': flag, 'target': text, 'drop': text, 'classification': flag,
@@ -132,7 +132,7 @@ FIELDS = {
   **_under('lora', {**LORA, **_under('training', TRAINING)}),
   **_under('truth', {
       'subsets': whole(2), 'validation': whole(2), 'fraction': open_share,
-      'repeats': whole(1), 'at_once': whole(1),
+      'repeats': whole(2), 'at_once': whole(1),
   }),
   **_under('left_out', {
       'rows': whole(0), 'repeats': whole(0), 'at_once': whole(1),
@@ -306,6 +306,7 @@ def _limits(config, command, n, q) -> Iterator[tuple[str, int | None, str]]:
     ('report.queries', q, asked),
     ('report.evidence', n, rows),
     ('brittleness.queries', q, asked),
+    ('training.batch_size', n, rows),
   ):
     if field in changed:  # a config's own is what is shown at most
       yield field, most, what

@@ -36,6 +36,6 @@ def get_config(arg=None):
   c.worlds.shortcut.training = {'learning_rate': 0.1, 'epochs': 96}
   c.worlds.mixed.training = {'learning_rate': 0.1, 'epochs': 96}
   c.worlds.mislabelled.training = {'epochs': 24}
-  c.truth.update(subsets=100, repeats=1)
+  c.truth.update(subsets=100, repeats=2)
   base.at_full_size(c)
   return base.smoke(c) if a['smoke'] else c
