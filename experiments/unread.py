@@ -39,6 +39,12 @@ DATA = {  # task -> the fields of config.data that it reads
 }
 NAMES = {'digits': ('digits', 'digits3'), 'reviews': ('reviews',)}
 FILE = ('target', 'drop', 'classification', 'one_hot')  # of a user's table
+OTHERS = {  # fields of a config that another experiment reads
+  'efficient_ensembles': (
+    *('claims', 'left_out', 'same_run', 'paper_damping', 'choose'),
+    'damping_grid',
+  ),
+}
 SCORED = ('astra', 'attribute', 'evaluate', 'train')  # read config.ensemble
 
 
@@ -130,6 +136,8 @@ def unread(config, command: str) -> Iterator[tuple[str, str]]:
   """(field or section, why it is not read)."""
   for field in ('experiment', 'ablation'):
     yield field, 'the config file sets it, by its arguments'
+  for field in OTHERS.get(command, ()):
+    yield field, f'experiments.{command} has no use for it'
   if not is_own(config):
     yield from _of_data(config)
     yield from _of_model(config)
