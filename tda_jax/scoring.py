@@ -218,7 +218,9 @@ def about_of(
   """
   run, train, queries, key, member = entered
   asked = train if queries is None else queries
-  functions = fingerprint.of_problem(problem, member[0], asked, member[1])
+  functions = fingerprint.of_problem(
+    problem, member[0], train, member[1], asked
+  )
   made = settings.of(method)
   if made is None or not made.known:  # known by what it computes, then
     functions['method'] = _computed(method, problem, one, train, asked, key)

@@ -275,7 +275,7 @@ def retrained(
   params = jax.eval_shape(recipe.init, jax.random.key(0))
   own = bound(problem, frozen)
   door.labelled(own, params, queries, 'queries', 'measure')
-  functions = fingerprint.of_problem(problem, params, queries, frozen)
+  functions = fingerprint.of_problem(problem, params, train, frozen, queries)
   n = members.own_rows(train, first)
   attributes = {
     **attributes,

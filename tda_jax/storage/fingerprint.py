@@ -62,15 +62,22 @@ def of_rows(rows: PyTree) -> PyTree:
 
 
 def of_problem(
-  problem: Problem, params: PyTree, rows: PyTree, frozen: PyTree = None
+  problem: Problem,
+  params: PyTree,
+  rows: PyTree,
+  frozen: PyTree = None,
+  queries: PyTree = None,
 ) -> dict[str, str]:
   """Name of a function of the problem -> hash of it and of its derivative.
 
   Args:
     params, frozen: of one model, arrays or their shapes.
-    rows: arrays [N, ...], or their shapes.
+    rows: arrays [N, ...], or their shapes, that have a loss.
+    queries: those that have a measure, which may lack what only a loss needs
+      (the teacher of a distilled one); None: `rows`.
   """
-  own = abstract(params), of_rows(rows), abstract(frozen)
+  asked = rows if queries is None else queries
+  own = abstract(params), of_rows(rows), of_rows(asked), abstract(frozen)
   return dict(_of_problem(problem, *map(_hashable, own)))
 
 
@@ -103,14 +110,14 @@ def of_jaxpr(closed) -> str:
 
 
 @functools.lru_cache(64)
-def _of_problem(problem, params, example, frozen):
-  params, example, frozen = map(_tree, (params, example, frozen))
+def _of_problem(problem, params, example, asked, frozen):
+  params, example, asked, frozen = map(_tree, (params, example, asked, frozen))
   own, shape = _outputs(problem, params, example, frozen)
   given = (shape, example)
   found = {
     'outputs': own,
     'loss': of_function(_derived(problem.loss), *given),
-    'measure': of_function(_derived(problem.measure), *given),
+    'measure': of_function(_derived(problem.measure), shape, asked),
   }
   # A problem whose labels are never drawn may have no way to draw them.
   with contextlib.suppress(Exception):

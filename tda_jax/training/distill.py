@@ -88,8 +88,8 @@ def distilled(
         f' student {shape}: distil between models of the same classes'
       )
 
-  reads = problem.reads and (*problem.reads, 'teacher')
-  return problem._replace(loss=loss, sample=sample, check=check, reads=reads)
+  # `reads` stays: queries, which have a measure and no loss, need no teacher.
+  return problem._replace(loss=loss, sample=sample, check=check)
 
 
 def with_teacher(problem: Problem, params: PyTree, rows: PyTree) -> PyTree:

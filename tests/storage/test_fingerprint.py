@@ -13,6 +13,7 @@ import tda_jax as tda
 from tda_jax import scoring, settings
 from tda_jax.evaluation import further_training, retraining
 from tda_jax.storage import fingerprint
+from tda_jax.training import distill
 
 T = tiny.classification()
 RATE = lambda steps: optax.constant_schedule(0.1)
@@ -178,6 +179,16 @@ def test_a_rule_of_its_own_counts():
     return fingerprint.of_problem(problem, T.params, T.train)['loss']
 
   assert made(1.0) != made(2.0)
+
+
+def test_queries_need_not_have_what_a_loss_needs():
+  """Of a distilled problem they have no teacher."""
+  problem = distill.distilled(T.problem, 0.5, 2.0, 'teacher||student')
+  rows = distill.with_teacher(T.problem, T.params, T.train)
+  found = fingerprint.of_problem(problem, T.params, rows, queries=T.queries)
+  plain = fingerprint.of_problem(T.problem, T.params, T.train)
+  assert found['loss'] != plain['loss']
+  assert found['measure'] == plain['measure']
 
 
 def test_a_rate_of_dropout_counts_in_training():
