@@ -60,7 +60,6 @@ def number(
     lambda v: (
       isinstance(v, (int, float))
       and not isinstance(v, bool)
-      and math.isfinite(v)
       and above < v < below
       and least <= v <= most
     ),

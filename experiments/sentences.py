@@ -40,7 +40,9 @@ def of_error(error: Exception) -> tuple[str, int]:
   frames = traceback.extract_tb(error.__traceback__)
   file = pathlib.Path(frames[-1].filename) if frames else pathlib.Path()
   ours = any(file.is_relative_to(folder) for folder in OURS)
-  if isinstance(error, OSError) or (ours and isinstance(error, ValueError)):
+  line = frames[-1].line if frames else ''
+  meant = ours and (not line or line.startswith('raise'))  # not by int('x')
+  if isinstance(error, OSError) or (meant and isinstance(error, ValueError)):
     return text, 1
   return f'{type(error).__name__}: {text}; {FAULT}', 2
 

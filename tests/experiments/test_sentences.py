@@ -1,15 +1,17 @@
 """Whatever ends a command is one line, and no fault is taken for bad input."""
 
+import datetime
 import sys
 import types
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from absl import flags
 from ml_collections import config_flags
 
 from experiments import launch, sentences, tasks
-from tda_jax.data import prepare
+from tda_jax.data import prepare, worlds
 
 SMOKE = '--config=configs/astra/digits.py:smoke'
 
@@ -66,7 +68,11 @@ def of_our_own(argv):
 
 
 def of_another_package(argv):
-  jnp.ones(3).reshape(7)
+  datetime.datetime.strptime('x', '%Y')
+
+
+def of_a_line_of_ours_that_raises_nothing(argv):
+  worlds.patched({'x': np.ones((1, 2, 2))}, size=1, value=1, corner=(1,))
 
 
 def of_no_disk(argv):
@@ -84,6 +90,7 @@ def test_what_was_given_and_what_was_not_foreseen_are_told_apart(
   assert of(of_our_own)[0] == 1 and of(of_no_disk)[0] == 1
   status, line = of(of_a_bug)
   assert status == 2 and line.startswith("error: KeyError: 'absent'; this is a")
+  assert of(of_a_line_of_ours_that_raises_nothing)[0] == 2
   status, line = of(of_another_package)
   assert status == 2 and 'run again with --traceback and report it' in line
   monkeypatch.setattr(launch, '_TRACEBACK', types.SimpleNamespace(value=True))

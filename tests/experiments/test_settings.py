@@ -61,7 +61,7 @@ def test_every_config_of_the_package_passes():
 
 OUT_OF_RANGE = {
   'members': (0, -1),
-  'checkpoints': (-1, 999999),
+  'checkpoints': (-1, 21, 999999),
   'batch_size': (0, -5),
   'seed': (-1, 2**40),
   'damping': (0.0, -1.0, math.nan),
@@ -94,7 +94,7 @@ OUT_OF_RANGE = {
   'truth__fraction': (0.0, 1.0, 2.0, math.nan, 0.001, 0.999),
   'truth__repeats': (0, 1, -1),
   'truth__at_once': (0, -1),
-  'left_out__rows': (-1, 999),
+  'left_out__rows': (-1, 129, 999),
   'left_out__repeats': (0,),
   'same_run__subsets': (-1, 1),
   'same_run__dropped': (0.0, 1.0),
@@ -179,6 +179,8 @@ def test_the_same_change_where_it_is_read_passes():
     (DIGITS, {'method': 'exact', 'methods__exact__damping': '0.5'}),
     (DIGITS, {'same_run__subsets': 4, 'same_run__dropped': 0.2}),
     (DIGITS, {'model__widths': ()}),
+    (DIGITS, {'checkpoints': 20, 'methods__source__segments': 5}),
+    (DIGITS, {'left_out__rows': 128}),
     (DIGITS, {'data__queries': 1}),
     ('bayesian_tda/digits3', {'parts__cnn2_4__training__epochs': 7}),
     ('limited_access/mnist5k', {'proxies__s1_width__training__epochs': 2}),
