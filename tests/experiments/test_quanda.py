@@ -100,6 +100,11 @@ def test_scores_from_elsewhere_are_measured_alike(smoke, tmp_path):
     ({'scores': 'F'}, 'quanda.digits', 'need --sign=supports or harms'),
     ({}, 'quanda.digits', 'give --scores=FILE, or --own=FILE'),
     ({'own': 'F'}, 'astra.digits', 'the experiment astra has no world'),
+    ({'sign': 'harms'}, 'astra.digits', '--sign=harms would not be read'),
+    ({'zeros': True}, 'astra.digits', 'would not be read without --scores'),
+    ({'name': 'mine'}, 'astra.digits', 'without --scores or --own'),
+    ({'world': 'mixed'}, 'astra.digits', 'without a config of quanda'),
+    ({'scores': 'F', 'name': '../x'}, 'quanda.digits', '--name=.*give a name'),
     (
       {
         'scores': 'F',

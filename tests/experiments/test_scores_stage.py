@@ -79,3 +79,13 @@ def test_trak_is_refused_before_its_kernel_is_made(tmp_path):
   with pytest.raises(ValueError, match='a function of the measure'):
     scores.by_model(config, 'trak', settings, task, runs, tmp_path)
   assert not [*tmp_path.rglob('kernel')]
+
+
+def test_settings_of_an_experiment_are_not_a_methods():
+  """`attribute` takes any config, those of efficient_ensembles too."""
+  config = config_dict.create(seed=0)
+  task = tasks.Task(None, None, None, None)
+  settings = {'kind': 'grad_dot', 'models': 3, 'varied': 1, 'variants': 2}
+  settings |= {'score_loss': 'own', 'without': ('own',)}
+  _, _, about = scores._method(config, settings, task, None)
+  assert about['config'] == {'kind': 'grad_dot'}

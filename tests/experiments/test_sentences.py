@@ -54,6 +54,15 @@ def test_flags_and_config_files_end_in_one_line(line, message, monkeypatch):
   assert message in told and '\n' not in told and 'Traceback' not in told
 
 
+def test_a_bad_config_ends_before_flags_are_read(capsys):
+  with pytest.raises(SystemExit) as end:
+    launch._parsed(['x', '--config=configs/astra'])
+  (line,) = capsys.readouterr().err.splitlines()
+  assert end.value.code == 1 and line.startswith(
+    'error: --config=configs/astra'
+  )
+
+
 def ended(run, capsys, monkeypatch):
   """(status, the line) of a command that does this."""
   monkeypatch.setattr(launch, '_TRACEBACK', types.SimpleNamespace(value=False))
