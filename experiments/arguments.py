@@ -3,6 +3,8 @@
 import copy
 import difflib
 import functools
+import pathlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -51,12 +53,21 @@ def setting(get_config: Callable) -> Callable:
 
   So that a change which nothing would read can be told from what the file has
   (`experiments.unread`). It is no field, so that no record holds it; a copy of
-  the config does not know it.
+  the config does not know it. Flags for fields that the config does not have end
+  here, where ml_collections would only say the field's name.
+
+  Raises:
+    ValueError: `sys.argv` gives this file as --config, and such a flag.
   """
+  file = pathlib.Path(get_config.__code__.co_filename)
 
   @functools.wraps(get_config)
   def made(arg=None):
     config = get_config(arg)
+    named = (given(sys.argv, 'config') or '').partition(':')[0]
+    if named and pathlib.Path(named).resolve() == file.resolve():
+      if sentence := unknown_override(config, sys.argv):
+        raise ValueError(sentence)
     object.__setattr__(config, '_shipped', dict(flat(config)))
     return config
 
@@ -75,3 +86,38 @@ def flat(config, prefix: str = '') -> Iterator[tuple[str, Any]]:
       yield from flat(value, f'{prefix}{key}.')
     else:
       yield prefix + key, value
+
+
+def given(argv: list[str], name: str) -> str | None:
+  """The last value that the arguments give a flag."""
+  found = None
+  for i, argument in enumerate(argv):
+    for dashes in ('--', '-'):
+      if argument == f'{dashes}{name}' and i + 1 < len(argv):
+        found = argv[i + 1]
+      if argument.startswith(f'{dashes}{name}='):
+        found = argument.partition('=')[2]
+  return found
+
+
+def unknown_override(config, argv: list[str]) -> str | None:
+  """The sentence for a flag of a field that the config does not have, if any."""
+  paths = [a.lstrip('-').partition('=')[0] for a in argv[1:]]
+  paths = [p.removeprefix('config.') for p in paths if p.startswith('config.')]
+  known = [path for path, _ in flat(config)]
+  sections = {
+    '.'.join(path.split('.')[:depth])
+    for path in known
+    for depth in range(1, path.count('.') + 1)
+  }
+  for path in paths:
+    if path in known or path in sections or path in config:
+      continue
+    section = path.rpartition('.')[0]
+    near = difflib.get_close_matches(path, known, 1)
+    beside = [p for p in known if p.rpartition('.')[0] == section]
+    hint = f': did you mean --config.{near[0]}?' if near else ''
+    if section and beside:
+      hint += f' ({section} has {", ".join(p.split(".")[-1] for p in beside)})'
+    return f'--config.{path} is no field of this config{hint}'
+  return None

@@ -54,7 +54,7 @@ def one_line(error: Exception) -> str:
 
 def check_config_file(argv: list[str]) -> None:
   """Raises ValueError unless --config names a file that can be a config."""
-  given = _given(argv, 'config')
+  given = arguments.given(argv, 'config')
   if given is None:
     return
   path = given.split(':', 1)[0]
@@ -96,40 +96,14 @@ def of_flags(error: Exception, argv: list[str]) -> str:
   return text if known else f'{name}: {text} (--traceback shows where)'
 
 
-def _given(argv: list[str], name: str) -> str | None:
-  """The last value that the arguments give a flag."""
-  found = None
-  for i, argument in enumerate(argv):
-    for dashes in ('--', '-'):
-      if argument == f'{dashes}{name}' and i + 1 < len(argv):
-        found = argv[i + 1]
-      if argument.startswith(f'{dashes}{name}='):
-        found = argument.partition('=')[2]
-  return found
-
-
 def _unknown_field(argv: list[str]) -> str | None:
   """The sentence for a field that the config does not have."""
-  paths = [a.lstrip('-').partition('=')[0] for a in argv[1:]]
-  paths = [p.removeprefix('config.') for p in paths if p.startswith('config.')]
   parser = config_flags.ConfigFileFlagParser('config')
   try:
-    config = parser.parse(_given(argv, 'config'))
+    config = parser.parse(arguments.given(argv, 'config'))
   except Exception:  # the file's own, which is told as it came
     return None
-  known = [path for path, _ in arguments.flat(config)]
-  sections = {path.rpartition('.')[0] for path in known}
-  for path in paths:
-    if path in known or path in sections:
-      continue
-    section = path.rpartition('.')[0]
-    near = difflib.get_close_matches(path, known, 1)
-    beside = [p for p in known if p.rpartition('.')[0] == section]
-    hint = f': did you mean --config.{near[0]}?' if near else ''
-    if section and beside:
-      hint += f' ({section} has {", ".join(p.split(".")[-1] for p in beside)})'
-    return f'--config.{path} is no field of this config{hint}'
-  return None
+  return arguments.unknown_override(config, argv)
 
 
 def _near(file: pathlib.Path) -> str:
