@@ -136,6 +136,11 @@ def test_parameters_that_were_not_trained_are_named(given):
     attribute(params=change(T.params))
 
 
+def test_a_verb_within_jit_is_refused():
+  with pytest.raises(ValueError, match='are traced: call this outside of jax'):
+    jax.jit(lambda params: attribute(params=params))(T.params)
+
+
 @pytest.mark.parametrize(
   'inverse',
   [0.1, tda.ekfac, DOT, None],
