@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments import arguments
 from experiments import bayesian_tda_claims as claims_lib
-from tda_jax.report import page, panels, plots
+from tda_jax.report import cards, panels, plots
 from tda_jax.storage import record
 
 SYMBOLS = {'mean': 'μ', 'deviation': 'σ', 'ratio': 'μ/σ'}
@@ -109,7 +109,7 @@ def _pair(part, u, i, q):
   row, shown = part.rows[i], part.task.shown
   high = max(shown['train'].max(), shown['queries'].max())
   names = shown.get('classes')
-  label = lambda y: page.label_text(y, names)
+  label = lambda y: cards.label_text(y, names)
   star = '*' if u.significant[i, q] else ''
   return panels.Pair(
     shown['train'][row] / high,

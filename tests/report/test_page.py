@@ -178,7 +178,7 @@ def test_verdicts_and_the_best(tmp_path):
 def test_table_rows_and_their_columns(tmp_path):
   rng = np.random.default_rng(0)
   train, shown = rng.normal(size=(30, 14)), rng.normal(size=(2, 14))
-  train[:, 0] = 1040.0
+  train[:, 0] = 10402.0
   looks = cards.Looks(
       train, np.arange(30) % 3, shown, [0, 2], ['x', 'y', '<z>'],
       [f'c{i}' for i in range(14)],
@@ -191,7 +191,7 @@ def test_table_rows_and_their_columns(tmp_path):
   content, reader, text = read(path)
   assert 'label <z> predicted y' in text and '<z>' not in content
   assert 'c11' in text and 'c12' not in text
-  assert 'The first 12 of 14 columns' in text and '1040' in text
+  assert 'The first 12 of 14 columns' in text and '10402' in text
   rows = [attrs.get('class') for tag, attrs in reader.tags if tag == 'tr']
   count = len(found[0].supporters), len(found[0].opponents)
   assert rows == [
