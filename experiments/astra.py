@@ -10,9 +10,11 @@ import pathlib
 from experiments import claims as claims_lib
 from experiments import ensembles, launch, pictures, results, stages, tasks
 from experiments import findings as findings_lib
+from experiments import settings as settings_lib
 
 
 def main(config, workdir: pathlib.Path) -> None:
+  settings_lib.check(config, 'astra')
   task = tasks.load(config)
   models = ensembles.trained(config, task, workdir)
   truth = findings_lib.truth(config, task, workdir)

@@ -14,6 +14,7 @@ import pathlib
 
 from experiments import dampings, ensembles, launch, stages, tasks
 from experiments import scores as scores_lib
+from experiments import settings as settings_lib
 from tda_jax.evaluation import factors as factors_lib
 from tda_jax.evaluation import supporters
 
@@ -21,6 +22,7 @@ LOOKED_AT = 10  # supporters of a query
 
 
 def main(config, workdir: pathlib.Path) -> None:
+  settings_lib.check(config, 'attribute')
   task = tasks.load(config)
   models = ensembles.trained(config, task, workdir)
   made, ending = ensembles.asked(config, task, models, workdir)

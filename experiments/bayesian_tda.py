@@ -27,6 +27,7 @@ from experiments import (
 from experiments import bayesian_tda_claims as claims_lib
 from experiments import bayesian_tda_plots as plots_lib
 from experiments import scores as scores_lib
+from experiments import settings as settings_lib
 from experiments.tasks import Task
 from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import factors, significance
@@ -65,6 +66,7 @@ class Part(NamedTuple):
 
 
 def main(config, workdir: pathlib.Path) -> None:
+  settings_lib.check(config, 'bayesian_tda')
   launch.keep_programs(workdir)
   stages.methods_of(config)  # an unknown one ends the command here
   found = {}

@@ -26,6 +26,7 @@ from experiments import (
 from experiments import efficient_ensembles_claims as claims_lib
 from experiments import findings as findings_lib
 from experiments import scores as scores_lib
+from experiments import settings as settings_lib
 from experiments.ensembles import Members
 from tda_jax.evaluation import bootstrap, factors, lds
 from tda_jax.report import plots
@@ -59,6 +60,7 @@ class Ensemble(NamedTuple):
 
 
 def main(config, workdir: pathlib.Path) -> None:
+  settings_lib.check(config, 'efficient_ensembles')
   check(config)
   task = tasks.load(config)
   models = ensembles.trained(config, task, workdir)

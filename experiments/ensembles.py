@@ -53,8 +53,12 @@ def trained(config, task, workdir) -> Members:
   Raises:
     ValueError: before it trains, an ensemble or method of the config is none.
   """
-  named(config.get('ensemble', 'naive'))
+  kinds = (config.get('ensemble', 'naive'), *config.get('ensembles', ()))
   stages.methods_of(config)
+  if 'lora' in {named(kind)[0] for kind in kinds}:
+    if not isinstance(task.recipe, Run):
+      params = jax.eval_shape(task.recipe.init, jax.random.key(0))
+      jax.eval_shape(_adapters(config.lora, params), jax.random.key(0))
   runs = stages.train(config, task, workdir)
   return bare(task, runs, spent.on(workdir, 'train') / config.members)
 
@@ -160,12 +164,8 @@ def _adapted(config, task, models: Members, count, key, workdir) -> Members:
   stages.claim(config, workdir, f'lora_{count}', adapters=count, lora=settings)
   bases = ensembles.repeated(models.runs, count).params
   total = trees.count(bases)
-  init = functools.partial(
-    lora.init,
-    params=jax.eval_shape(lambda: trees.row(models.runs.params, 0)),
-    rank=settings.rank,
-    targets=tuple(settings.targets),
-  )
+  one = jax.eval_shape(lambda: trees.row(models.runs.params, 0))
+  init = _adapters(settings, one)
   tuning = types.SimpleNamespace(model=config.model, training=settings.training)
   problem = lora.adapted(task.problem, settings.alpha)
   stage = f'lora_{count}'
@@ -185,6 +185,16 @@ def _adapted(config, task, models: Members, count, key, workdir) -> Members:
     count,
     (models.training[0], spent.on(workdir, stage) / total),
     (models.storage[0], _megabytes(runs.params) / total),
+  )
+
+
+def _adapters(settings, params):
+  """key -> adapters of these parameters, as config.lora says."""
+  return functools.partial(
+    lora.init,
+    params=params,
+    rank=settings.rank,
+    targets=tuple(settings.targets),
   )
 
 

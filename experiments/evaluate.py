@@ -23,8 +23,9 @@ import pathlib
 import numpy as np
 from absl import flags, logging
 
-from experiments import ensembles, findings, launch, quanda, tasks
+from experiments import ensembles, findings, launch, quanda, rules, tasks
 from experiments import quanda_metrics as metrics_lib
+from experiments import settings as settings_lib
 from tda_jax.data import rows as rows_lib
 from tda_jax.report import table
 from tda_jax.storage import files, foreign, record
@@ -45,6 +46,7 @@ _ORIENTATION = flags.DEFINE_enum(
 
 
 def main(config, workdir: pathlib.Path) -> None:
+  settings_lib.check(config, 'evaluate')
   folder = workdir / 'evaluate'
   given = _SCORES.value or _OWN.value
   check(config, given)
@@ -68,7 +70,19 @@ def main(config, workdir: pathlib.Path) -> None:
 def check(config, given) -> None:
   """Raises ValueError for flags that do not go together."""
   quanda_config = config.experiment == 'quanda'
-  record.safe_name(_NAME.value, '--name')
+  rules.name.check('--name', _NAME.value)
+  for own, read, needs in (
+    (_SIGN, _SCORES.value, '--scores'),
+    (_ORIENTATION, _SCORES.value, '--scores'),
+    (_ZEROS, _SCORES.value, '--scores'),
+    (_NAME, given, '--scores or --own'),
+    (_WORLD, quanda_config, 'a config of quanda'),
+  ):
+    if own.value != own.default and not read:
+      raise ValueError(
+        f'--{own.name}={own.value} would not be read without {needs}: leave it'
+        ' out'
+      )
   if quanda_config and not given:
     raise ValueError(
       "experiments.quanda measures this config's own methods: here give"

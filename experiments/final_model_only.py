@@ -14,6 +14,7 @@ import numpy as np
 from experiments import dampings, launch, results, stages, tasks
 from experiments import final_model_only_claims as claims_lib
 from experiments import scores as scores_lib
+from experiments import settings as settings_lib
 from tda_jax import trees
 from tda_jax.evaluation import agreement, bootstrap
 from tda_jax.report import plots
@@ -38,6 +39,7 @@ class Found(NamedTuple):
 
 
 def main(config, workdir: pathlib.Path) -> None:
+  settings_lib.check(config, 'final_model_only')
   task = tasks.load(config)
   run = stages.train(config, task, workdir)
   params = trees.row(run.params, 0)

@@ -10,7 +10,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments import spent
+from experiments import sentences, spent
 from tda_jax import parallel
 from tda_jax.storage import files, record
 
@@ -25,28 +25,50 @@ def launch(main: Callable) -> None:
   """Runs main(config, workdir) as an absl program.
 
   The workdir is held against other commands. Bad input ends the program with one
-  sentence and status 1.
+  sentence and status 1, a fault of the library with one line and status 2;
+  `--traceback` shows where either arose.
   """
 
   def run(argv):
     if len(argv) > 1:
-      raise app.UsageError(f'unknown arguments {argv[1:]}')
+      raise ValueError(f'unknown arguments {argv[1:]}: a flag begins with --')
     parallel.start()
-    try:
-      if not _WORKDIR.value:
-        raise ValueError('--workdir is empty: give a folder, as build/run')
-      workdir = pathlib.Path(_WORKDIR.value)
-      with files.lock(workdir):
-        each = _recorded if files.writable(workdir) else _read
-        each(main, _CONFIG.value, workdir)
-    except (ValueError, OSError) as error:
-      if _TRACEBACK.value:
-        raise
-      print(f'error: {error}', file=sys.stderr)
-      sys.exit(1)
+    if not _WORKDIR.value:
+      raise ValueError('--workdir is empty: give a folder, as build/run')
+    workdir = pathlib.Path(_WORKDIR.value)
+    with files.lock(workdir):
+      each = _recorded if files.writable(workdir) else _read
+      each(main, _CONFIG.value, workdir)
 
   flags.mark_flags_as_required(['config', 'workdir'])
-  app.run(run)
+  app.run(lambda argv: _told(run, argv), flags_parser=_parsed)
+
+
+def _told(run: Callable, argv) -> None:
+  """Runs it; an exception becomes one line, and a status."""
+  try:
+    run(argv)
+  except KeyboardInterrupt:
+    print('interrupted: the same command continues', file=sys.stderr)
+    sys.exit(130)
+  except Exception as error:
+    if _TRACEBACK.value:
+      raise
+    line, status = sentences.of_error(error)
+    print(f'error: {line}', file=sys.stderr)
+    sys.exit(status)
+
+
+def _parsed(argv: list[str]) -> list[str]:
+  """What is left of the arguments; a flag or config that is bad ends it."""
+  try:
+    sentences.check_config_file(argv)
+    return flags.FLAGS(argv)
+  except Exception as error:
+    if '--traceback' in argv:
+      raise
+    print(f'error: {sentences.of_flags(error, argv)}', file=sys.stderr)
+    sys.exit(1)
 
 
 def _recorded(main, config, workdir):
@@ -63,7 +85,7 @@ def _recorded(main, config, workdir):
   try:
     with spent.counted(clock, workdir):
       main(config, workdir)
-  except (ValueError, OSError):
+  except Exception:
     with contextlib.suppress(OSError, ValueError):
       # What an earlier command ran with stays known.
       record.write_json(file, {**facts, **earlier, **seconds()})

@@ -28,6 +28,7 @@ from experiments import (
 from experiments import findings as findings_lib
 from experiments import limited_access_claims as claims_lib
 from experiments import scores as scores_lib
+from experiments import settings as settings_lib
 from experiments.findings import Finding, Truth
 from experiments.proxies import TARGET, Proxy
 from tda_jax.data import rows as rows_lib
@@ -37,6 +38,7 @@ from tda_jax.report import groups
 
 
 def main(config, workdir: pathlib.Path) -> None:
+  settings_lib.check(config, 'limited_access')
   check(config)
   target = tasks.load(config)
   every = proxies.trained(config, target, workdir)

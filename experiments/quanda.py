@@ -18,6 +18,7 @@ from experiments import quanda_claims as claims_lib
 from experiments import quanda_metrics as metrics_lib
 from experiments import quanda_page as page_lib
 from experiments import scores as scores_lib
+from experiments import settings as settings_lib
 from experiments.findings import Truth
 from experiments.tasks import Task
 from tda_jax.data import rows as rows_lib
@@ -68,6 +69,7 @@ class Scores(NamedTuple):
 
 
 def main(config, workdir: pathlib.Path) -> None:
+  settings_lib.check(config, 'quanda')
   launch.keep_programs(workdir)
   worlds = made(config, workdir)
   truth, left = ground_truth(config, worlds)

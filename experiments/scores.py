@@ -26,6 +26,9 @@ from tda_jax.storage import files, fingerprint, record
 from tda_jax.storage import scores as store_lib
 from tda_jax.training import ensembles, fit
 
+# Of quanda, efficient_ensembles and limited_access, not of a method.
+OTHERS = ('without', 'models', 'varied', 'variants', 'score_loss')
+
 
 def of_members(
   config, name: str, settings: dict, task: Task, runs: Run, workdir
@@ -140,7 +143,8 @@ def _method(config, settings, task, runs):
   """(method, the models it is taken of, what its stores say of themselves)."""
   settings = stages.plain(settings)  # stores compare what they are made by
   first = settings.pop('members', None)
-  settings.pop('without', None)  # of quanda
+  for other in OTHERS:
+    settings.pop(other, None)
   if settings.get('kind') == 'source':
     settings.setdefault('momentum', config.training.momentum)
   if first:

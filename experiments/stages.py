@@ -4,6 +4,7 @@ A stage records what it was made from; the same command continues a killed one
 and a changed one is refused.
 """
 
+import difflib
 import pathlib
 import types
 from typing import Any
@@ -186,8 +187,10 @@ def methods_of(config) -> dict:
   found = {}
   for name in config.method.split(','):
     if name not in known:
+      near = difflib.get_close_matches(name.lower(), known, 1)
+      hint = f' (did you mean {near[0]!r}?)' if near else ''
       raise ValueError(
-        f'unknown method {name!r}: this config has'
+        f'unknown method {name!r}{hint}: this config has'
         f' {", ".join(sorted(config.methods))}; others are'
         f' {", ".join(sorted(set(known) - set(config.methods)))}'
       )

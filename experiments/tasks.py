@@ -56,12 +56,12 @@ def load(config) -> Task:
   module, _, function = config.task.partition(':')
   try:
     make = getattr(importlib.import_module(module), function)
-  except (ImportError, AttributeError) as error:
+  except (ImportError, AttributeError, ValueError) as error:
     raise ValueError(
       f'task={config.task!r} names no function ({error}): write it as'
       " 'module:function' with the module importable from here"
     ) from None
-  made = make(config)
+  made = make(config) if module == __name__ else _of_user(make, config)
   if not isinstance(made, tuple) or not 4 <= len(made) <= 6:
     raise ValueError(
       f'{config.task} must return (problem, recipe or Run, train, queries)'
@@ -84,6 +84,17 @@ def entered(task: Task) -> Task:
 def own(config) -> bool:
   """Whether the task is a user's, of which no paper claims anything."""
   return not config.task.startswith('experiments.')
+
+
+def _of_user(make, config):
+  """What a user's function returns, or a sentence that says what it raised."""
+  try:
+    return make(config)
+  except Exception as error:
+    raise ValueError(
+      f'task={config.task!r} raised {type(error).__name__} when it was given the'
+      f' config: {error}; --traceback shows where'
+    ) from error
 
 
 def by_loss(task: Task) -> Task:
@@ -181,6 +192,11 @@ def table(config) -> Task:
     rows, data.seed, data.train, data.queries
   )
   regression = np.issubdtype(rows['y'].dtype, np.floating)
+  if regression and data.get('label_noise'):
+    raise ValueError(
+      f'data.label_noise={data.label_noise} draws classes anew, and the target of'
+      f' {data.name} is a number: leave it out'
+    )
   shown = {'train': train['x'], 'queries': queries['x'], 'columns': columns}
   shown = {**shown, 'classes': classes, 'split': _split(index)}
   mean, deviation = train['y'].mean(0), train['y'].std(0)
@@ -332,7 +348,24 @@ def _split(index):
 
 
 def _network(config, outputs, shape):
-  """(init, apply) of the network that config.model names."""
+  """(init, apply) of the network that config.model names.
+
+  Raises:
+    ValueError: unknown names; inputs of this shape do not fit it.
+  """
+  init, apply = _named(config, outputs, shape)
+  try:
+    jax.eval_shape(init, jax.random.key(0))
+  except Exception as error:  # flax's and jax's, of shapes within the network
+    raise ValueError(
+      f'model.kind={config.model.kind!r} cannot take inputs of shape'
+      f' {list(shape)} ({str(error).splitlines()[0]}): give another kind, or'
+      ' other sizes of it'
+    ) from None
+  return init, apply
+
+
+def _named(config, outputs, shape):
   model = config.model
   dropout = model.get('dropout', 0.0)
   if model.kind == 'mlp':

@@ -6,11 +6,13 @@ import jax
 import numpy as np
 
 from experiments import launch, stages, tasks
+from experiments import settings as settings_lib
 from tda_jax import problem as problem_lib
 from tda_jax.report import table
 
 
 def main(config, workdir: pathlib.Path) -> None:
+  settings_lib.check(config, 'train')
   task = tasks.load(config)
   runs = stages.train(config, task, workdir)
   rows = []

@@ -72,6 +72,7 @@ from tda_jax.methods.unrolled import contributions as contributions
 from tda_jax.methods.unrolled import unrolled as unrolled
 from tda_jax.models.convert import from_linen as from_linen
 from tda_jax.models.convert import from_nnx as from_nnx
+from tda_jax.planning import plan as plan
 from tda_jax.problem import Problem as Problem
 from tda_jax.problem import binary as binary
 from tda_jax.problem import bound as bound

@@ -6,7 +6,9 @@ work: rows become arrays of JAX's types, keys typed keys, parameters a `Run`;
 what has no one reading is refused.
 """
 
+import functools
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from tda_jax import given as given_lib
+from tda_jax import memory, trees
 from tda_jax import problem as problem_lib
 from tda_jax import run as run_lib
-from tda_jax import trees
 from tda_jax.data import rows as rows_lib
 from tda_jax.given import as_array, kind_of, name_of
 from tda_jax.given import as_key as as_key
@@ -32,6 +34,32 @@ ORDER = {
   'problem': 'attribute(method, problem, params, train, queries)',
   'recipe': 'train(problem, recipe, rows, keys)',
 }
+
+
+def verb(stage: str, knob: str = 'batch_size') -> Callable:
+  """What every entry of the library runs in: (function) -> function.
+
+  JAX's own rules of promotion, which the library's arithmetic is written by,
+  whatever the user's program has chosen; and a sentence where memory ran out.
+
+  Args:
+    stage: what the function does.
+    knob: the argument that its memory grows with.
+  """
+
+  def entry(function):
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+      with (
+        jax.numpy_dtype_promotion('standard'),
+        jax.numpy_rank_promotion('allow'),
+        memory.explained(stage, 'this call', knob),
+      ):
+        return function(*args, **kwargs)
+
+    return run
+
+  return entry
 
 
 class NotConverged(UserWarning):
@@ -234,12 +262,13 @@ def _evaluates(problem, params, frozen, rows) -> bool:
 
 def _leading(problem, params, frozen, example, size):
   """Length of the first axis of the outputs of a batch, or None: not known."""
-  if problem.together is None:
+  together = getattr(problem.outputs, 'together', None)
+  if together is None:
     return None
   batch = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((size, *x.shape), x.dtype), example
   )
-  return jax.eval_shape(problem.together, params, batch, frozen).shape[0]
+  return jax.eval_shape(together, params, batch, frozen).shape[0]
 
 
 def check_independent(
@@ -251,7 +280,8 @@ def check_independent(
   no loss, and no gradient, of one example. The first row is evaluated beside
   two sets of others.
   """
-  together, n = problem.together, rows_lib.count(rows)
+  together = getattr(problem.outputs, 'together', None)
+  n = rows_lib.count(rows)
   if together is None or n < 2:
     return
   beside = [np.array([0, 1, n - 1]), np.array([0, 0, 0])]

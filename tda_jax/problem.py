@@ -38,8 +38,6 @@ class Problem(NamedTuple):
     only: patterns of those that rows are scored by; empty: all.
     reads: the columns of the rows that outputs, loss and measure read; None:
       not known.
-    together: (params, examples [B, ...], frozen) -> outputs [B, ...] of a batch,
-      by which it is seen whether rows depend on each other; None: not known.
   """
 
   outputs: Callable
@@ -52,7 +50,6 @@ class Problem(NamedTuple):
   leave_out: tuple[str, ...] = ()
   only: tuple[str, ...] = ()
   reads: tuple[str, ...] | None = None
-  together: Callable | None = None
 
 
 # --- ready problems ---------------------------------------------------------
@@ -217,7 +214,7 @@ def ready(
   )
   return Problem(
     _alone(apply, inputs), loss, measure, sample, check, l2, as_leaf,
-    leave_out, only, reads=(*inputs, 'y'), together=_batch(apply, inputs),
+    leave_out, only, reads=(*inputs, 'y'),
   )  # fmt: skip
 
 
@@ -252,11 +249,16 @@ def _alone(apply, inputs):
       )
     return found[0]
 
+  # Of the function, so that a problem of other outputs does not keep it.
+  outputs.together = _batch(apply, inputs)
   return outputs
 
 
 def _batch(apply, inputs):
-  """outputs of a batch, as the model gives them."""
+  """(params, examples, frozen) -> outputs of a batch, [B, ...].
+
+  By them it is seen whether the rows of a batch depend on each other.
+  """
 
   def together(params, examples, frozen):
     given = [labels.column(examples, name) for name in inputs]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from tda_jax import door, settings, trees
+from tda_jax import door, memory, settings, trees
 from tda_jax.data import rows as rows_lib
 from tda_jax.methods import method as method_lib
 from tda_jax.methods.method import Method
@@ -34,6 +34,7 @@ _prepare = jax.jit(method_lib.prepare, static_argnums=(0, 1))
 _score = jax.jit(method_lib.score, static_argnums=(0, 1))
 
 
+@door.verb('score')
 def score(
   method: Method,
   problem: Problem,
@@ -96,21 +97,25 @@ def score(
     if not store_lib.done(store).all():
       run = trees.row(runs, member)
       started = time.monotonic()
-      prepared = prepare(run, train, queries, jax.random.fold_in(key, member))
-      method_lib.check_solution(prepared, name, method.cure)
+      own = jax.random.fold_in(key, member)
+      with memory.explained('prepare', name):
+        prepared = prepare(run, train, queries, own)
+        method_lib.check_solution(prepared, name, method.cure)
+        jax.block_until_ready(prepared)
       door.say_unconverged(prepared.solution, name)
-      jax.block_until_ready(prepared)
       seconds = {'prepare_seconds': time.monotonic() - started}
       facts = {**seconds, **_solver_facts(prepared)}
       record.write_json(folder / 'facts.json', {**facts, 'score_seconds': 0.0})
       started = time.monotonic()
-      _fill(store, train, functools.partial(blocks, run, prepared))
+      with memory.explained('score', name):
+        _fill(store, train, functools.partial(blocks, run, prepared))
       facts['score_seconds'] = time.monotonic() - started
       record.write_json(folder / 'facts.json', facts)
     every.append(store_lib.read(store))
   return np.stack(every)
 
 
+@door.verb('top_k')
 def top_k(
   method: Method,
   problem: Problem,
@@ -161,8 +166,9 @@ def top_k(
     best = _top_so_far(path, start, about)
   queries = jax.tree.map(jnp.asarray, queries)
   train_rows = jax.tree.map(jnp.asarray, train)
-  prepared = _prepare(method, problem, run, train_rows, queries, key)
-  method_lib.check_solution(prepared, name, method.cure)
+  with memory.explained('prepare', name):
+    prepared = _prepare(method, problem, run, train_rows, queries, key)
+    method_lib.check_solution(prepared, name, method.cure)
 
   @jax.jit
   def merge(best, batch):

@@ -16,7 +16,7 @@ import numpy as np
 
 class Settings(NamedTuple):
   """Attributes:
-  data: ('kind', name), then (argument, value) of every argument; a value is a
+  data: ('name', that of the factory), then (argument, value) of every argument; a value is a
     number, a string, None, or such a tuple.
   known: whether all is there; an optimizer or another function is not data.
   made: the functions that these settings made. Where a product has others (by
@@ -48,7 +48,7 @@ def kept(factory: Callable) -> Callable:
     data = tuple((name, _data(value)) for name, value in arguments.items())
     return product._replace(
       settings=Settings(
-        (('kind', factory.__name__), *data),
+        (('name', factory.__name__), *data),
         all(_known(value) for value in arguments.values()),
         functions(product),
       )
@@ -70,7 +70,7 @@ def functions(product) -> tuple[Callable, ...]:
 
 def readable(data: tuple) -> dict:
   """Settings as nested dicts, for records."""
-  nested = lambda v: isinstance(v, tuple) and v and v[0][0] == 'kind'
+  nested = lambda v: isinstance(v, tuple) and v and v[0][0] == 'name'
   return {name: readable(v) if nested(v) else v for name, v in data}
 
 

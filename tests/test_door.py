@@ -212,6 +212,27 @@ def test_every_verb_takes_bare_parameters_a_run_and_a_stack(tmp_path):
       attribute(params=runs)
 
 
+def test_rows_that_depend_on_each_other_are_refused():
+  def apply(params, x):
+    x = x - x.mean(0)
+    return tiny.mlp_apply(params, x)
+
+  with pytest.raises(ValueError, match='depend on the other examples of its'):
+    attribute(problem=tda.classification(apply))
+  own = T.problem._replace(outputs=lambda p, e: T.problem.outputs(p, e))
+  np.testing.assert_allclose(attribute(problem=own), WANT, rtol=1e-6)
+
+
+def test_a_rule_of_promotion_of_the_users_program_changes_nothing():
+  method = tda.influence(tda.ekfac(0.1, labels='exact'))
+  want = attribute(method)
+  with (
+    jax.numpy_dtype_promotion('strict'),
+    jax.numpy_rank_promotion('raise'),
+  ):
+    np.testing.assert_array_equal(attribute(method), want)
+
+
 def test_training_enters_by_the_same_door():
   run = tda.train(T.problem, RECIPE, T.train, [0, 1], progress=False)
   listed = {k: v.tolist() for k, v in T.train.items()}

@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 # A unit imports itself and units of lower lines only.
 LINES = (
-  ('trees', 'settings', 'version', 'labels'),
+  ('trees', 'settings', 'version', 'labels', 'memory'),
   ('chosen', 'shapes'),
   ('problem', 'run', 'given'),
   ('data', 'models', 'parallel', 'storage'),
@@ -18,7 +18,7 @@ LINES = (
   ('curvature',),
   ('inverses',),
   ('methods',),
-  ('scoring',),
+  ('scoring', 'planning'),
   ('evaluation',),
   ('report',),
 )

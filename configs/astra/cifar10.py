@@ -19,6 +19,7 @@ from experiments import arguments
 DAMPING = 0.014
 
 
+@arguments.setting
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False, ablation='')
   c = paper.config('cifar10', DAMPING, solver_members=10)
@@ -34,6 +35,7 @@ def get_config(arg=None):
     augment=True,
   )
   c.truth.update(repeats=50, at_once=10)
+  c.methods.trak.projection_dim = 2048  # a kernel of more is singular
   c.methods.astra_paper.update(step_per_damping=0.01, batch_size=128)
   if a['ablation']:
     paper.ablated(c, a['ablation'], DAMPING)

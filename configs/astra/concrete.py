@@ -14,6 +14,7 @@ from experiments import arguments
 DAMPING = 0.0017
 
 
+@arguments.setting
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False, ablation='')
   c = paper.config('concrete', DAMPING, solver_members=5)

@@ -25,6 +25,7 @@ QUICK = {
 }  # fmt: skip
 
 
+@arguments.setting
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False, quick=False, ablation='')
   c = base.config('digits')

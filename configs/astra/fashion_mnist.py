@@ -18,6 +18,7 @@ from experiments import arguments
 DAMPING = 0.0052
 
 
+@arguments.setting
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False, ablation='')
   c = paper.config('fashion_mnist', DAMPING, solver_members=2)

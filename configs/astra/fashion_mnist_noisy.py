@@ -13,6 +13,7 @@ from experiments import arguments
 DAMPING = 0.10
 
 
+@arguments.setting
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False, ablation='')
   c = fashion_mnist.get_config()

@@ -14,6 +14,7 @@ from experiments import arguments
 DAMPING = 1e-3
 
 
+@arguments.setting
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False, ablation='')
   c = paper.config('mnist5k', DAMPING, solver_members=3)

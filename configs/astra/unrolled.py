@@ -17,6 +17,7 @@ from experiments import arguments
 OTHERS = ('source', 'ekfac', 'grad_dot')
 
 
+@arguments.setting
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False, activation='gelu')
   c = digits.get_config()

@@ -12,6 +12,7 @@ from configs.bayesian_tda import base
 from experiments import arguments
 
 
+@arguments.setting
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False, networks=False)
   c = base.config('digits3')

@@ -13,6 +13,7 @@ from configs.bayesian_tda import base
 from experiments import arguments
 
 
+@arguments.setting
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False, all=False)
   c = base.config('fashion3')

@@ -28,6 +28,7 @@ TINY = {
 }  # fmt: skip
 
 
+@arguments.setting
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False)
   c = base.config('vit')

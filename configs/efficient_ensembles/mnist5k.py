@@ -17,6 +17,7 @@ from configs.efficient_ensembles import base
 from experiments import arguments
 
 
+@arguments.setting
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False, anchors=False)
   c = base.config('mnist5k')

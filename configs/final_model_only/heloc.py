@@ -16,6 +16,7 @@ from configs.final_model_only import base
 from experiments import arguments
 
 
+@arguments.setting
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False)
   c = base.config('heloc')

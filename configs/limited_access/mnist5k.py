@@ -13,6 +13,7 @@ from configs.limited_access import base
 from experiments import arguments
 
 
+@arguments.setting
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False)
   c = base.config('mnist5k')

@@ -15,6 +15,7 @@ from configs.quanda import base
 from experiments import arguments
 
 
+@arguments.setting
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False)
   c = base.config('cifar10')
@@ -35,6 +36,6 @@ def get_config(arg=None):
   c.worlds.shortcut.training = {'learning_rate': 0.1, 'epochs': 96}
   c.worlds.mixed.training = {'learning_rate': 0.1, 'epochs': 96}
   c.worlds.mislabelled.training = {'epochs': 24}
-  c.truth.update(subsets=100, repeats=1)
+  c.truth.update(subsets=100, repeats=2)
   base.at_full_size(c)
   return base.smoke(c) if a['smoke'] else c

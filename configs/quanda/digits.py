@@ -11,6 +11,7 @@ from configs.quanda import base
 from experiments import arguments
 
 
+@arguments.setting
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False)
   c = base.config('digits')

@@ -13,6 +13,7 @@ from configs.quanda import base
 from experiments import arguments
 
 
+@arguments.setting
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False, model='lenet')
   c = base.config('fashion_mnist')

@@ -14,6 +14,7 @@ from configs.quanda import base
 from experiments import arguments
 
 
+@arguments.setting
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False)
   c = base.config('mnist')
@@ -29,6 +30,6 @@ def get_config(arg=None):
   )
   c.worlds.shortcut.training = base.adam(0.01, 50)
   c.worlds.mislabelled.training = base.adam(1e-3, 200)
-  c.truth.update(subsets=100, repeats=1)
+  c.truth.update(subsets=100, repeats=2)
   base.at_full_size(c)
   return base.smoke(c) if a['smoke'] else c

@@ -20,6 +20,7 @@ from tda_jax.problem import Problem, PyTree
 from tda_jax.run import Run
 
 
+@door.verb('self_influence', 'at_once')
 def self_influence(
   method: Method,
   problem: Problem,

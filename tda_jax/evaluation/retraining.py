@@ -252,6 +252,7 @@ def left_out_name(indices) -> Callable:
   return name
 
 
+@door.verb('retraining', 'at_once')
 def retrained(
     problem, recipe, train, queries, variant, name, *, count, repeats, path,
     at_once, progress, attributes, points=None,

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from tda_jax import trees
+from tda_jax import memory, trees
 from tda_jax.curvature import products
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import coordinates as coordinates_lib
@@ -32,7 +32,8 @@ def dense(
       'heuristic': 0.1 · trace / number of parameters.
     curvature: 'ggn' or 'hessian'.
     columns: products with unit vectors at once.
-    memory_limit: bytes that the matrix and its factor may take.
+    memory_limit: bytes that the matrix and its factor may take; they must be
+      free too.
 
   Raises:
     ValueError: they would take more; the sentence says how much.
@@ -49,12 +50,8 @@ def dense(
     inverse_lib.positive(damping, problem.l2)
     size = trees.size(params)
     need = 3 * 4 * size**2  # the matrix, its factor, a copy in the making
-    if need > memory_limit:
-      raise ValueError(
-        f'the curvature of {size} parameters needs {need / 1e9:.1f} GB with its'
-        f' factor, above memory_limit={memory_limit / 1e9:.1f} GB: use exact,'
-        ' cg or astra, or raise memory_limit'
-      )
+    what = f'the curvature of {size} parameters, with its factor,'
+    memory.check(need, memory_limit, what, 'use exact, cg or astra')
     a = matrix(problem, params, train, curvature, batch_size, columns)
     shift = jnp.asarray(
       0.1 * (jnp.trace(a) / size - problem.l2)

@@ -348,5 +348,5 @@ def _drawn(train, batch_size, key):
   n = rows_lib.count(train)
   index = jax.random.randint(key, (batch_size,), 0, n)
   return rows_lib.Batch(
-    rows_lib.take(train, index), index, jnp.ones(batch_size)
+    rows_lib.take(train, index), index, jnp.ones(batch_size, jnp.float32)
   )

@@ -1,9 +1,13 @@
 """Inverses by Kronecker factors: KFAC and EKFAC (`curvature.ekfac`)."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
+from tda_jax import memory
 from tda_jax.curvature import ekfac as blocks_lib
+from tda_jax.curvature import layers as layers_lib
 from tda_jax.data import rows
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.inverses.coordinates import Fitted
@@ -18,6 +22,7 @@ def ekfac(
   kind: str = 'ekfac',
   labels: str = 'sampled',
   batch_size: int = 256,
+  memory_limit: float = 8e9,
 ) -> Inverse:
   """(F_EKFAC + l2 + damping)⁻¹ v.
 
@@ -25,10 +30,18 @@ def ekfac(
     damping: a number, or 'heuristic': 0.1 · mean eigenvalue of each layer
       (Grosse et al. 2023, §3.1.1).
     kind, labels: see `curvature.ekfac.fit`.
+    memory_limit: bytes that the factors of all layers may take with their
+      eigenvectors; they must be free too.
+
+  Raises:
+    ValueError: they would take more; the sentence names the largest layer.
   """
 
   def fit(problem, params, train, key):
     inverse_lib.positive(damping, problem.l2)
+    if kind != 'diagonal':
+      example = rows.take(train, 0)
+      _check_memory(problem, params, example, memory_limit)
     stack = rows.stacked(train, batch_size)
     blocks = blocks_lib.fit(
       problem,
@@ -72,6 +85,34 @@ def kfac(damping='heuristic', **kwargs) -> Inverse:
 def diagonal(damping='heuristic', **kwargs) -> Inverse:
   """(diag(Fisher) + l2 + damping)⁻¹ v."""
   return ekfac(damping, kind='diagonal', **kwargs)
+
+
+def _check_memory(problem, params, example, memory_limit):
+  """Factors, eigenvectors and one copy of each: 3 (I² + O²) + I·O numbers.
+
+  The A of an embedding is diagonal, and the S of what is held as a leaf.
+  """
+  layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
+
+  def size(layer):
+    wide = (layer.kind != 'embed') * layer.num_in**2
+    high = (layer.kind != 'leaf') * layer.num_out**2
+    numbers = 3 * (wide + high) + layer.num_in * layer.num_out
+    return 4 * math.prod(layer.stack) * numbers
+
+  sizes = {name: size(layer) for name, layer in layers.items()}
+  if not sizes:
+    return
+  largest = max(sizes, key=sizes.get)
+  layer = layers[largest]
+  memory.check(
+    sum(sizes.values()),
+    memory_limit,
+    f'EKFAC of {len(sizes)} layers (the largest is {largest}, {layer.num_in} x'
+    f' {layer.num_out})',
+    f'leave that layer out (leave_out={largest!r} of the problem), or use'
+    ' diagonal or datainf',
+  )
 
 
 def layer_damping(blocks, damping) -> dict[str, jax.Array]:

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tda_jax import trees
+from tda_jax import memory, trees
 from tda_jax.curvature import ekfac as ekfac_lib
 from tda_jax.curvature import gram as gram_lib
 from tda_jax.curvature import layers as layers_lib
@@ -37,7 +37,8 @@ def exact(
 
   Args:
     damping: a number, or 'heuristic': 0.1 · trace(G) / number of parameters.
-    memory_limit: bytes that the Gram matrix and its factor may take.
+    memory_limit: bytes that the Gram matrix and its factor may take; they must
+      be free too.
 
   Raises:
     ValueError: they would take more; the sentence says how much.
@@ -50,12 +51,8 @@ def exact(
     example = rows_lib.take(train, 0)
     k = num_outputs(problem, params, example)
     need = 3 * 4 * (n * k) ** 2  # the matrix, its factor, a block in the making
-    if need > memory_limit:
-      raise ValueError(
-        f'the Gram matrix of {n} rows x {k} outputs needs {need / 1e9:.1f} GB'
-        f' with its factor, above memory_limit={memory_limit / 1e9:.1f} GB:'
-        ' use cg or astra, or raise memory_limit'
-      )
+    what = f'the Gram matrix of {n} rows x {k} outputs, with its factor,'
+    memory.check(need, memory_limit, what, 'use cg or astra')
     matrix = dual(problem, params, train, batch_size)
     shift = (
       jnp.asarray(damping, jnp.float32)

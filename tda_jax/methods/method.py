@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tda_jax import chosen, door, settings, trees
+from tda_jax import chosen, door, memory, settings, trees
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.problem import Problem, bound, precise
@@ -51,6 +51,7 @@ class Prepared(NamedTuple):
   solution: inverse_lib.Solution | None = None  # x left out
 
 
+@door.verb('attribute')
 def attribute(
   method: Method,
   problem: Problem,
@@ -79,14 +80,16 @@ def attribute(
   run, train, queries, key, _ = entered
   train, queries = jax.tree.map(jnp.asarray, (train, queries))
   name = name_of(method)
-  call = jax.jit(prepare, static_argnums=(0, 1))
-  prepared = call(method, problem, run, train, queries, key)
-  check_solution(prepared, name, method.cure)
-  call = jax.jit(score, static_argnums=(0, 1))
+  with memory.explained('prepare', name):
+    call = jax.jit(prepare, static_argnums=(0, 1))
+    prepared = call(method, problem, run, train, queries, key)
+    check_solution(prepared, name, method.cure)
   blocks = []
-  for batch in rows_lib.batches(train, batch_size):
-    block = np.asarray(call(method, problem, run, prepared, batch))
-    blocks.append(block[batch.mask > 0])
+  with memory.explained('score', name):
+    call = jax.jit(score, static_argnums=(0, 1))
+    for batch in rows_lib.batches(train, batch_size):
+      block = np.asarray(call(method, problem, run, prepared, batch))
+      blocks.append(block[batch.mask > 0])
   door.say_unconverged(prepared.solution, name)
   return door.finite(np.concatenate(blocks), name, method.cure)
 
@@ -100,8 +103,8 @@ def name_of(method: Method) -> str:
   while isinstance(told.get('method'), dict):  # of an ensemble
     told = told['method']
   inner = told.get('inverse')
-  plain = told['kind'] == 'influence' and isinstance(inner, dict)
-  return inner['kind'] if plain else told['kind']
+  plain = told['name'] == 'influence' and isinstance(inner, dict)
+  return inner['name'] if plain else told['name']
 
 
 def prepare(

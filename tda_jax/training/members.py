@@ -73,6 +73,7 @@ def advance(
   return jax.vmap(one)(members, state)
 
 
+@door.verb('training', 'the batch size or the members of one call')
 def train(
   problem: Problem,
   recipe: Recipe,

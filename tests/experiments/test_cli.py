@@ -107,7 +107,7 @@ BAD = {
   ),
   'no_queries': (
     {'data.queries': 0},
-    'give positive sizes',
+    'data.queries=0: give a whole number from 1',
   ),
   'another_config': (
     {'training.learning_rate': 0.2},
@@ -115,7 +115,7 @@ BAD = {
   ),
   'unknown_schedule': (
     {'training.schedule': 'cosine'},
-    "unknown schedule 'cosine'",
+    "training.schedule='cosine': give one of",
   ),
   'unknown_task': (
     {'task': 'nowhere:nothing'},

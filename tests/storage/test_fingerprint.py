@@ -65,8 +65,8 @@ METHODS = {
     tda.influence(tda.ekfac(0.1, labels='data')),
     'settings.inverse.labels is .*there and .data. now',
   ),
-  'solver': (tda.influence(tda.kfac(0.1)), 'settings.inverse.kind'),
-  'method': (tda.grad_dot(), 'settings.kind is'),
+  'solver': (tda.influence(tda.kfac(0.1)), 'settings.inverse.name'),
+  'method': (tda.grad_dot(), 'settings.name is'),
   'another score': (
     EKFAC._replace(score=lambda *given: -EKFAC.score(*given)),
     'method',
@@ -200,9 +200,9 @@ def test_settings_are_data():
   )
   found = settings.of(made)
   told = settings.readable(found.data)
-  assert found.known and told['kind'] == 'ensemble'
+  assert found.known and told['name'] == 'ensemble'
   assert told['method']['inverse']['damping'] == 0.1
-  assert told['method']['inverse']['precondition']['kind'] == 'ekfac'
+  assert told['method']['inverse']['precondition']['name'] == 'ekfac'
   hash(made)  # a static argument of jit
   opaque = tda.additional_step(optax.sgd(0.1))
   assert not settings.of(opaque).known

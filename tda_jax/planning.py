@@ -1,0 +1,113 @@
+"""What scoring will take, told before it runs."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+
+from tda_jax import door, memory
+from tda_jax.data import rows as rows_lib
+from tda_jax.methods import method as method_lib
+from tda_jax.methods.method import Method
+from tda_jax.problem import Problem
+from tda_jax.run import Run
+from tda_jax.storage import fingerprint
+
+PyTree = Any
+
+
+class Stage(NamedTuple):
+  """What one compiled program takes, in bytes.
+
+  Attributes:
+    name: 'prepare' (fit and solve for all queries) or 'score' (one batch).
+    arguments: the rows, parameters and prepared queries it is given.
+    results: what it leaves.
+    working: what it takes beside these while it runs.
+  """
+
+  name: str
+  arguments: int
+  results: int
+  working: int
+
+  @property
+  def total(self) -> int:
+    """Bytes at its peak."""
+    return self.arguments + self.results + self.working
+
+
+class Plan(NamedTuple):
+  """Attributes:
+  stages: in the order they run; they do not run at once.
+  free: bytes that are free here (`memory.free`); infinity: not known.
+  """
+
+  stages: tuple[Stage, ...]
+  free: float
+
+  @property
+  def peak(self) -> int:
+    """Bytes of the stage that takes most."""
+    return max(stage.total for stage in self.stages)
+
+  @property
+  def fits(self) -> bool:
+    """Whether the largest stage fits what is free."""
+    return self.peak <= self.free
+
+  def __str__(self):
+    said = memory.said_bytes
+    lines = [
+      f'{s.name:8} {said(s.total):>10}  ({said(s.arguments)} given,'
+      f' {said(s.results)} left, {said(s.working)} at work)'
+      for s in self.stages
+    ]
+    free = said(self.free) if self.free < float('inf') else 'an unknown amount'
+    return '\n'.join([*lines, f'{free} of memory are free'])
+
+
+@door.verb('plan')
+def plan(
+  method: Method,
+  problem: Problem,
+  run: Run | PyTree,
+  train: PyTree,
+  queries: PyTree,
+  *,
+  key: jax.Array | int | None = None,
+  batch_size: int = 256,
+) -> Plan:
+  """The memory that `attribute` of the same arguments takes, before it runs.
+
+  By the memory analysis of its compiled programs; nothing is computed. The
+  scores themselves, 4 bytes for each row and query, are on the host.
+
+  Raises:
+    ValueError: what `door.enter` refuses; what the method itself refuses, as a
+      matrix above its memory limit.
+  """
+  door.check_batch_size(batch_size)
+  entered = door.enter(method, problem, run, train, queries, key)
+  run, train, queries, key, _ = fingerprint.abstract(entered)
+  prepare = functools.partial(method_lib.prepare, method, problem)
+  score = functools.partial(method_lib.score, method, problem)
+  batch = next(rows_lib.batches(entered.train, batch_size))
+  prepared = jax.eval_shape(prepare, run, train, queries, key)
+  return Plan(
+    (
+      _stage('prepare', prepare, run, train, queries, key),
+      _stage('score', score, run, prepared, fingerprint.abstract(batch)),
+    ),
+    memory.free(),
+  )
+
+
+def _stage(name, function, *shapes) -> Stage:
+  found = jax.jit(function).lower(*shapes).compile().memory_analysis()
+  return Stage(
+    name,
+    found.argument_size_in_bytes,
+    found.output_size_in_bytes,
+    found.temp_size_in_bytes,
+  )
