@@ -5,6 +5,7 @@ import html.parser
 import io
 import re
 
+import browser
 import numpy as np
 import pytest
 from matplotlib import image
@@ -293,3 +294,41 @@ def test_bad_input_is_named(tmp_path):
     cards.queries(cards.Scored(np.ones((3, 2))), few, cards.Answers(), [0])
   with pytest.raises(ValueError, match=r'shape \(4,\) cannot be shown'):
     page.png(np.ones(4))
+
+
+@pytest.mark.slow
+def test_a_browser_shows_it_on_any_screen(tmp_path):
+  rng = np.random.default_rng(0)
+  for shape in ((9, 4, 4), (9, 20)):
+    rows, scores = rng.uniform(size=shape), rng.normal(size=(9, 3))
+    looks = cards.Looks(rows, np.arange(9) % 2, rows[:3], [0, 1, 0],
+                        ['a long name of a class', 'b'])  # fmt: skip
+    chances = np.array([[0.4, 0.6]] * 3)
+    answers = cards.Answers(np.ones(3, int), np.array([1, 0, 1], bool), chances)
+    found = cards.queries(
+      cards.Scored(scores, np.abs(scores)), looks, answers, [0, 2, 1],
+      rivals=cards.Scored(scores[:, :2]),
+    )  # fmt: skip
+    path = tmp_path / 'page.html'
+    page.write(path, title='t', facts={'a': 1}, rows=ROWS, queries=found,
+               told={'model': 'a model of ' + 'many words ' * 20})  # fmt: skip
+    with browser.tab(tmp_path / 'profile') as tab:
+      for width in (1280, 400):
+        for dark in (False, True):
+          browser.shape(tab, width, dark)
+          browser.visit(tab, path)
+          wide = 'document.documentElement.scrollWidth'
+          assert tab.evaluate(wide) <= width
+          bar = 'document.querySelector(".bar").getBoundingClientRect().width'
+          of = (
+            'document.querySelector(".chances").getBoundingClientRect().width'
+          )
+          assert tab.evaluate(bar) == pytest.approx(
+            0.6 * tab.evaluate(of), 0.02
+          )
+    asked = [
+      event['params']['request']['url']
+      for event in tab.events
+      if event['method'] == 'Network.requestWillBeSent'
+    ]
+    assert {path.as_uri()} == {u for u in asked if not u.startswith('data:')}
