@@ -48,6 +48,12 @@ def test_rows_look_by_their_shape(own, shape, columns):
   np.testing.assert_array_equal(found.labels, Y['train'])
 
 
+def test_many_channels_are_shown_by_their_mean():
+  own = task((2, 2, 5))
+  own.train['x'][..., 0] = 6
+  np.testing.assert_array_equal(looks.of(own).train, np.full((4, 2, 2), 2.0))
+
+
 def test_what_a_task_says_of_its_looks_goes_before():
   said = {'train': np.array([['a'], ['b'], ['c'], ['d']]), 'queries': 1,
           'columns': ('text',)}  # fmt: skip

@@ -252,6 +252,15 @@ def test_numbers_show_how_far_off_they_are(tmp_path):
   assert 'The largest errors come first' in text and 'wrong' not in text
 
 
+def test_the_likeliest_classes_and_the_labels_own():
+  looks = cards.Looks(np.ones((1, 2)), [0], np.ones((2, 2)), [4, 1])
+  chances = np.array([[0.1, 0.4, 0.25, 0.2, 0.05]] * 2)
+  answers = cards.Answers(np.ones(2, int), np.array([True, False]), chances)
+  found = cards.queries(cards.Scored(np.ones((1, 2))), looks, answers, [0, 1])
+  assert [name for name, _ in found[0].chances] == ['1', '2', '3', '4']
+  assert [name for name, _ in found[1].chances] == ['1', '2', '3']
+
+
 def test_labels_as_text():
   assert cards.label_text(np.float32(1.25)) == '1.25'
   assert cards.label_text(np.bool_(True)) == '1'
