@@ -113,7 +113,9 @@ def again(config, method, part: Part, workdir):
 def of_rows(part: Part) -> Task:
   """The part's task with those training rows only that were left out."""
   task, rows = part.task, part.rows
-  shown = {**task.shown, 'train': task.shown['train'][rows]}
+  shown = task.shown
+  if shown is not None:
+    shown = {**shown, 'train': shown['train'][rows]}
   return task._replace(train=rows_lib.take(task.train, rows), shown=shown)
 
 

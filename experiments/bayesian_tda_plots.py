@@ -6,7 +6,8 @@ import numpy as np
 
 from experiments import arguments
 from experiments import bayesian_tda_claims as claims_lib
-from tda_jax.report import page, panels, plots
+from experiments import looks as looks_lib
+from tda_jax.report import cards, panels, plots
 from tda_jax.storage import record
 
 SYMBOLS = {'mean': 'μ', 'deviation': 'σ', 'ratio': 'μ/σ'}
@@ -91,11 +92,12 @@ def certain(config, found, workdir, folder) -> list[str]:
         }
         for i, q in pairs
       ]
-      if part.task.shown is None:
+      looks = looks_lib.of(part.task)
+      if looks.train.ndim < 3:  # no pictures
         continue
       out.append(
         panels.pairs(
-          [_pair(part, u, i, q) for i, q in pairs],
+          [_pair(part.rows[i], looks, u, i, q) for i, q in pairs],
           folder / f'{name}_{method}_pairs.png',
           title=f'Pairs of least noise, {method}: {name}'
           ' (row left, query right; μ ± σ, t-test)',
@@ -105,17 +107,16 @@ def certain(config, found, workdir, folder) -> list[str]:
   return out
 
 
-def _pair(part, u, i, q):
-  row, shown = part.rows[i], part.task.shown
-  high = max(shown['train'].max(), shown['queries'].max())
-  names = shown.get('classes')
-  label = lambda y: page.label_text(y, names)
+def _pair(row, looks, u, i, q):
+  low = float(min(looks.train.min(), looks.queries.min()))
+  scale = float(max(looks.train.max(), looks.queries.max())) - low or 1.0
+  label = lambda y: cards.label_text(y, looks.classes)
   star = '*' if u.significant[i, q] else ''
   return panels.Pair(
-    shown['train'][row] / high,
-    shown['queries'][q] / high,
-    f'row {row}: {label(part.task.train["y"][row])}',
-    f'query {q}: {label(part.task.queries["y"][q])}',
+    (np.float32(looks.train[row]) - low) / scale,
+    (np.float32(looks.queries[q]) - low) / scale,
+    f'row {row}: {label(looks.labels[row])}',
+    f'query {q}: {label(looks.query_labels[q])}',
     f'{_short(u.mean[i, q])} ± {_short(u.deviation[i, q])}'
     f'\np = {u.p[i, q]:.1g}{star}',
   )

@@ -94,8 +94,18 @@ def main(config, workdir: pathlib.Path) -> None:
   claims = results.judged(config, claims)
   results.tell(config, workdir, rows, claims)
   drawn = draw(config, found, true, workdir / 'plots')
+  shown = answers(config, task, models, of_models, made, workdir)
+  results.page(config, workdir, __doc__, rows, claims, drawn, shown)
+
+
+def answers(
+  config, task, models: Members, of_models, made, workdir
+) -> evidence.Shown:
+  """What the page says first, by the models themselves."""
   method = evidence.pictured(of_models)
-  settings = stages.methods_of(config)[method]
+  settings = dampings.resolved(stages.methods_of(config)[method], {})
+  counts = ('models', 'varied', 'variants')
+  bare = {k: v for k, v in settings.items() if k not in counts}
 
   def again(queries):
     label = scores_lib.predicted(method, queries)
@@ -103,12 +113,10 @@ def main(config, workdir: pathlib.Path) -> None:
     parts, _ = scored(config, label, 'naive', settings, of, made, workdir)
     return tuple(part.scores[:, 0] for part in parts)
 
-  shown = evidence.shown(
-    config, task, models.runs, of_models[method], method,
-    unit=scores_lib.unit(config, dampings.resolved(settings, {}), task),
-    again=again,
-  )  # fmt: skip
-  results.page(config, workdir, __doc__, rows, claims, drawn, shown)
+  unit, factors = scores_lib.unit(config, bare, task), of_models[method]
+  return evidence.shown(
+    config, task, models.runs, factors, method, unit=unit, again=again
+  )
 
 
 def check(config) -> None:

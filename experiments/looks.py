@@ -85,11 +85,7 @@ def _columns(rows):
     name: np.asarray(values) for name, values in named.items() if name != 'y'
     and hasattr(values, 'dtype')
   }  # fmt: skip
-  return {
-    name: values.astype(np.float32)
-    for name, values in arrays.items()
-    if values.dtype.kind in 'fiub'
-  }
+  return {n: v for n, v in arrays.items() if v.dtype.kind in 'fiub'}
 
 
 def _pictures(values):

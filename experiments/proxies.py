@@ -53,6 +53,7 @@ def trained(config, target: Task, workdir: pathlib.Path) -> dict[str, Proxy]:
       task = task._replace(
         problem=distill.distilled(problem, **own.training.distillation),
         train=asked(found[TARGET], target.train),
+        queries=asked(found[TARGET], target.queries),
       )
     folder = workdir / name
     runs = _runs(own, task, folder)

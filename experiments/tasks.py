@@ -32,10 +32,9 @@ class Task(NamedTuple):
   recipe: how its models are trained, or a Run of trained ones (leading
     member axis).
   train, queries: rows.
-  shown: inputs as people look at them, for the report: {'train', 'queries',
-    'classes' (names, or None), 'columns' of a table, 'target' (mean and
-    deviation of standardised targets), 'split' (which rows of the source they
-    are, for the record)}; None: the rows themselves (`experiments.looks`).
+  shown: as people look at them: {'train', 'queries', 'classes' (names, or None),
+    'columns' of a table, 'target' (mean and deviation of standardised ones),
+    'split' (rows of the source)}; None: the rows (`experiments.looks`).
   known: what was changed in the rows on purpose (`experiments.worlds`).
   """
 
@@ -45,6 +44,11 @@ class Task(NamedTuple):
   queries: Any
   shown: dict | None = None
   known: dict | None = None
+
+
+def own(config) -> bool:
+  """Whether the task is a user's, of which no paper claims anything."""
+  return not config.task.startswith('experiments.')
 
 
 def load(config) -> Task:
@@ -81,11 +85,6 @@ def entered(task: Task) -> Task:
   return task._replace(recipe=made, train=train, queries=queries)
 
 
-def own(config) -> bool:
-  """Whether the task is a user's, of which no paper claims anything."""
-  return not config.task.startswith('experiments.')
-
-
 def _of_user(make, config):
   """What a user's function returns, or a sentence that says what it raised."""
   try:
@@ -99,11 +98,10 @@ def _of_user(make, config):
 
 def by_loss(task: Task) -> Task:
   """The same task with minus the loss for its measure."""
-  loss = task.problem.loss
 
   def measure(outputs, example):
     """Minus the loss that the model is trained with, in the loss's own unit."""
-    return -loss(outputs, example)
+    return -task.problem.loss(outputs, example)
 
   return task._replace(problem=task.problem._replace(measure=measure))
 

@@ -31,7 +31,8 @@ COLUMNS = {
   'loo': 'leave-one-out ↑',
   'brittleness': 'brittleness ↑',
 }
-MARKS = ('<!-- leaderboard: by `make results` -->\n', '<!-- end -->\n')
+RUNS = {'faults': 'digits.json', 'mutants': 'mutants.json'}
+MARKS = ('<!-- {}: by `make results` -->\n', '<!-- end -->\n')
 
 PAGE = """\
 # Results
@@ -156,20 +157,56 @@ def board(rows: list[dict]) -> str:
     (':---', *['---:'] * len(COLUMNS)),
     *((m, *(short(cells[m].get(c)) for c in COLUMNS)) for m in order),
   ]
-  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+  return table(lines)
 
 
-def filled(readme: str, text: str) -> str:
-  """README with `text` between its marks.
+def filled(text: str, made: str, name: str = 'leaderboard') -> str:
+  """A text with `made` between the marks of that name.
 
   Raises:
     ValueError: a mark is missing.
   """
-  start, end = MARKS
-  if readme.count(start) != 1 or end not in readme.partition(start)[2]:
-    raise ValueError(f'README.md has no marks {start!r} and {end!r}: put them')
-  before, _, rest = readme.partition(start)
-  return before + start + text + '\n' + end + rest.partition(end)[2]
+  start, end = MARKS[0].format(name), MARKS[1]
+  if text.count(start) != 1 or end not in text.partition(start)[2]:
+    raise ValueError(f'there are no marks {start!r} and {end!r}: put them')
+  before, _, rest = text.partition(start)
+  return before + start + made + '\n' + end + rest.partition(end)[2]
+
+
+def faults(content: dict) -> str:
+  """What `scripts.faults` counted."""
+  fields = ('injected', 'survived', 'refused', 'silent', 'dead end', 'traceback')
+  kills = content.get('kills', {})
+  lines = [
+    ('', *fields),
+    (':---', *['---:'] * len(fields)),
+    ('damaged files', *(content[field] for field in fields)),
+  ]
+  if kills:
+    lines.append(('kills', *(kills[field] for field in fields)))
+  return table(lines)
+
+
+def mutants(content: dict) -> str:
+  """What `scripts.mutants` counted."""
+  told = f'{content["killed"]} of {content["verdicts"]}'
+  return table(
+    [('changes that a test noticed', 'share'), (':---', '---:')]
+    + [(told, f'{content["share"]:.0%}')]
+  )
+
+
+def table(lines: list[tuple]) -> str:
+  """Lines of cells as a table."""
+  return '\n'.join(f'| {" | ".join(map(str, line))} |' for line in lines)
+
+
+def reliability(text: str) -> str:
+  """docs/reliability.md with the counts of its two runs."""
+  for name, of in (('faults', faults), ('mutants', mutants)):
+    file = ROOT / 'results' / 'faults' / RUNS[name]
+    text = filled(text, of(json.loads(file.read_text())), name)
+  return text
 
 
 def short(value) -> str:
@@ -226,14 +263,16 @@ def duration(seconds: float) -> str:
 
 
 def main() -> None:
-  readme = ROOT / 'README.md'
+  readme, docs = ROOT / 'README.md', ROOT / 'docs' / 'reliability.md'
   try:
     page = render(ROOT / 'results')
     shown = filled(readme.read_text(), load(ROOT / 'results' / BOARD)['board'])
+    counted = reliability(docs.read_text())
   except ValueError as error:
     sys.exit(f'error: {error}')
   (ROOT / 'RESULTS.md').write_text(page)
   readme.write_text(shown)
+  docs.write_text(counted)
 
 
 if __name__ == '__main__':

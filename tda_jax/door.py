@@ -175,6 +175,33 @@ def check_recipe(given) -> None:
       f'the recipe is {kind_of(given)}: give a tda.Recipe; the order is'
       f' {ORDER["recipe"]}'
     )
+  for field, example in (
+    ('optimizer', 'lambda steps: optax.sgd(0.1)'),
+    ('learning_rate', 'lambda steps: optax.constant_schedule(0.1)'),
+    ('init', 'lambda key: params'),
+  ):
+    if not callable(getattr(given, field)):
+      raise ValueError(
+        f'{field} of the recipe is {kind_of(getattr(given, field))}: give a'
+        f' function, as {example}'
+      )
+  check_batch_size(given.batch_size, 'batch_size of the recipe')
+  check_batch_size(given.epochs, 'epochs of the recipe')
+
+
+def check_schedule(recipe, steps: int) -> None:
+  """Raises ValueError unless the recipe gives a schedule and an optimizer."""
+  if not callable(recipe.learning_rate(steps)):
+    raise ValueError(
+      'learning_rate of the recipe gives a number: it is a function of the number'
+      ' of steps that gives a schedule, as lambda steps:'
+      ' optax.constant_schedule(0.1)'
+    )
+  if not hasattr(recipe.optimizer(steps), 'update'):
+    raise ValueError(
+      'optimizer of the recipe gives no optax.GradientTransformation: it is a'
+      ' function of the number of steps, as lambda steps: optax.sgd(0.1)'
+    )
 
 
 # --- rows ------------------------------------------------------------------

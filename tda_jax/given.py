@@ -13,7 +13,7 @@ import numpy as np
 
 PyTree = Any
 
-UNKNOWN = (jax.core.Tracer, jax.ShapeDtypeStruct)  # their values, not yet there
+UNKNOWN = jax.ShapeDtypeStruct  # a shape, whose values are not there yet
 # Classes of flax that hold what a model has besides its parameters.
 STATE = {'BatchStat', 'RngState', 'RngKey', 'RngCount', 'Cache', 'Intermediate'}
 FROM_FLAX = (
@@ -206,6 +206,11 @@ def parameters(params: PyTree, name: str = 'the parameters') -> None:
   for path, leaf in leaves:
     _check_leaf(leaf, place_of(path), name)
   arrays = [leaf for _, leaf in leaves]
+  if any(isinstance(leaf, jax.core.Tracer) for leaf in arrays):
+    raise ValueError(
+      f'{name} are traced: call this outside of jax.jit, grad and vmap; it'
+      ' compiles its own steps'
+    )
   if not any(isinstance(leaf, UNKNOWN) for leaf in arrays):
     finite = np.asarray(_finite(arrays))
     if not finite.all():

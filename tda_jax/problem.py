@@ -36,8 +36,7 @@ class Problem(NamedTuple):
     leave_out: patterns of the names of parameters that no row is scored by:
       to methods they are constants (`chosen`). Training trains them.
     only: patterns of those that rows are scored by; empty: all.
-    reads: the columns of the rows that outputs, loss and measure read; None:
-      not known.
+    reads: columns that outputs, loss and measure read; None: not known.
   """
 
   outputs: Callable
@@ -135,10 +134,9 @@ def multilabel(apply: Callable, l2: float = 0.0, **options) -> Problem:
     """The margin of all labels together: log P − log(1 − P), in nats."""
     against = -_own_logits(outputs, example)
     cost = jnp.sum(jax.nn.softplus(against))
-    # −log(exp(cost) − 1)
     tiny = cost < 1e-12  # then exp(cost) − 1 is Σ_k exp(−z_k) to rounding
     safe = jnp.where(tiny, 1.0, cost)
-    wide = safe + jnp.log(-jnp.expm1(-safe))
+    wide = safe + jnp.log(-jnp.expm1(-safe))  # log(exp(cost) − 1)
     return -jnp.where(tiny, jax.nn.logsumexp(against), wide)
 
   def sample(key, outputs, example):

@@ -136,6 +136,11 @@ def test_parameters_that_were_not_trained_are_named(given):
     attribute(params=change(T.params))
 
 
+def test_a_verb_within_jit_is_refused():
+  with pytest.raises(ValueError, match='are traced: call this outside of jax'):
+    jax.jit(lambda params: attribute(params=params))(T.params)
+
+
 @pytest.mark.parametrize(
   'inverse',
   [0.1, tda.ekfac, DOT, None],
@@ -250,6 +255,18 @@ def test_training_enters_by_the_same_door():
     ((T.problem, 0.1, T.train, 0), 'the recipe is 0.1'),
     ((T.problem, RECIPE, T.train['x'], 0), 'train is an array'),
     ((T.problem, RECIPE, T.train, 'a'), 'keys is a str'),
+    *(
+      ((T.problem, RECIPE._replace(**{field: given}), T.train, 0), words)
+      for field, given, words in (
+        ('learning_rate', 0.1, 'learning_rate of the recipe is 0.1'),
+        ('learning_rate', RATE(1), 'learning_rate .* gives a number'),
+        ('optimizer', optax.sgd(0.1), 'optimizer of the recipe is'),
+        ('optimizer', lambda steps: 0.1, 'optimizer .* gives no optax'),
+        ('init', T.params, 'init of the recipe is a dict'),
+        ('epochs', 0, 'epochs of the recipe=0'),
+        ('batch_size', 2.5, 'batch_size of the recipe=2.5'),
+      )
+    ),
   ):
     with pytest.raises(ValueError, match=words):
       tda.train(*change, progress=False)

@@ -205,15 +205,15 @@ def _drawing(looks):
   }
   pictures = train.ndim > 2
   if pictures:
-    low = min(train.min(), asked.min())
-    scale = max(train.max(), asked.max()) - low or 1.0
+    low = float(min(train.min(), asked.min()))
+    scale = float(max(train.max(), asked.max())) - low or 1.0
   names = looks.columns or [f'x{i}' for i in range(train.shape[-1])]
 
   def draw(part, i):
     rows, labels = parts[part]
     label = label_text(labels[i], looks.classes)
     if pictures:
-      return Example(int(i), label, image=(rows[i] - low) / scale)
+      return Example(int(i), label, image=(np.float32(rows[i]) - low) / scale)
     return Example(int(i), label, cells=dict(zip(names, rows[i], strict=True)))
 
   return draw

@@ -222,7 +222,10 @@ def _signed(value, power):
 
 
 def _cell(value):
-  return value if isinstance(value, str) else f'{float(value):.4g}'
+  if isinstance(value, str):
+    return value
+  whole = float(value).is_integer() and abs(value) < 1e9  # as years and ids
+  return f'{float(value):{".0f" if whole else ".4g"}}'
 
 
 def _file(path):

@@ -191,11 +191,6 @@ def check(
   rows = door.rows(rows, 'train', problem)
   keys, subsets, weights = members[:3]
   count = data.count(rows)
-  if recipe.batch_size < 1 or recipe.epochs < 1:
-    raise ValueError(
-      f'batch_size is {recipe.batch_size} and epochs is {recipe.epochs}:'
-      ' both must be at least 1'
-    )
   if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.ndim != 1:
     raise ValueError(
       f'keys are {keys.dtype}{list(keys.shape)}: give [E] typed keys, as'
@@ -220,6 +215,8 @@ def check(
       f'the leaves of frozen have leading axes {sorted(lengths)}: give one entry'
       f' for each of the {len(keys)} members'
     )
+  total = fit.total_steps(recipe, own_rows(rows, members))
+  door.check_schedule(recipe, total)
   params = jax.eval_shape(recipe.init, keys[0])
   door.parameters(params, 'the initial parameters')
   own = bound(problem, trees.row(members.frozen, 0))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tiny
 
-from configs.astra import base
-from experiments import evidence, looks, results
+from configs.astra import base, digits
+from experiments import astra, evidence, looks, results
 from experiments.tasks import Task
 from tda_jax.evaluation import predictions
 from tda_jax.run import Run
@@ -46,6 +46,12 @@ def test_rows_look_by_their_shape(own, shape, columns):
   assert found.train.shape == (4, *shape) and found.queries.shape == (3, *shape)
   assert found.columns == columns and found.classes is None
   np.testing.assert_array_equal(found.labels, Y['train'])
+
+
+def test_many_channels_are_shown_by_their_mean():
+  own = task((2, 2, 5))
+  own.train['x'][..., 0] = 6
+  np.testing.assert_array_equal(looks.of(own).train, np.full((4, 2, 2), 2.0))
 
 
 def test_what_a_task_says_of_its_looks_goes_before():
@@ -130,3 +136,51 @@ def test_a_measure_says_what_it_is():
 
   problem.measure = bleu
   assert evidence.measure_in_words(problem) == 'BLEU, from 0 to 1.'
+
+
+OWN = """
+import jax.numpy as jnp, numpy as np, optax, tda_jax as tda
+
+def apply(params, x):
+  return x.reshape(len(x), -1) @ params['w']
+
+def make(config):
+  x = np.random.default_rng(0).normal(size=(60, 4, 4)).astype(np.float32)
+  y = (x.mean((1, 2)) > 0).astype(int)
+  y[50:53] = 1 - y[50:53]
+  recipe = tda.Recipe(
+    lambda key: {'w': jnp.zeros((16, 2))}, lambda steps: optax.sgd(0.1),
+    lambda steps: optax.constant_schedule(0.1), 10, 5,
+  )
+  rows = lambda of: {'x': x[of], 'y': y[of]}
+  problem = tda.classification(apply)
+  return problem, recipe, rows(slice(50)), rows(slice(50, 60))
+"""
+
+
+@pytest.mark.slow
+def test_a_users_own_task_has_a_page(tmp_path, monkeypatch):
+  (tmp_path / 'own_task.py').write_text(OWN)
+  monkeypatch.syspath_prepend(tmp_path)
+  config = digits.get_config('smoke')
+  config.task, config.method = 'own_task:make', 'ekfac'
+  config.left_out.rows = 0
+  workdir = tmp_path / 'w'
+
+  def page():
+    workdir.mkdir(exist_ok=True)
+    astra.main(config, workdir)
+    return (workdir / 'report.html').read_text()
+
+  first = page()
+  assert '<h1>own_task:make</h1>' in first and 'Claims' not in first
+  assert 'Supports the prediction' in first and first.count(': wrong<') >= 3
+  assert first.count('class="pixels"') > 12
+  assert 'own_task:make' in (workdir / 'results.json').read_text()
+  (folder,) = workdir.glob('scores/*/ekfac_predicted/*')
+  stamps = {f: f.stat().st_mtime_ns for f in folder.glob('*/c/**/*')}
+  assert stamps and page().count('<article') == first.count('<article')
+  assert all(f.stat().st_mtime_ns == t for f, t in stamps.items())
+  config.report.queries = 2  # fewer wrong ones: scores of their own
+  assert page().count('<article') == 2
+  assert len(list(folder.parent.iterdir())) == 2

@@ -5,6 +5,7 @@ import html.parser
 import io
 import re
 
+import browser
 import numpy as np
 import pytest
 from matplotlib import image
@@ -178,7 +179,7 @@ def test_verdicts_and_the_best(tmp_path):
 def test_table_rows_and_their_columns(tmp_path):
   rng = np.random.default_rng(0)
   train, shown = rng.normal(size=(30, 14)), rng.normal(size=(2, 14))
-  train[:, 0] = 1040.0
+  train[:, 0] = 10402.0
   looks = cards.Looks(
       train, np.arange(30) % 3, shown, [0, 2], ['x', 'y', '<z>'],
       [f'c{i}' for i in range(14)],
@@ -191,7 +192,7 @@ def test_table_rows_and_their_columns(tmp_path):
   content, reader, text = read(path)
   assert 'label <z> predicted y' in text and '<z>' not in content
   assert 'c11' in text and 'c12' not in text
-  assert 'The first 12 of 14 columns' in text and '1040' in text
+  assert 'The first 12 of 14 columns' in text and '10402' in text
   rows = [attrs.get('class') for tag, attrs in reader.tags if tag == 'tr']
   count = len(found[0].supporters), len(found[0].opponents)
   assert rows == [
@@ -251,6 +252,15 @@ def test_numbers_show_how_far_off_they_are(tmp_path):
   assert 'The largest errors come first' in text and 'wrong' not in text
 
 
+def test_the_likeliest_classes_and_the_labels_own():
+  looks = cards.Looks(np.ones((1, 2)), [0], np.ones((2, 2)), [4, 1])
+  chances = np.array([[0.1, 0.4, 0.25, 0.2, 0.05]] * 2)
+  answers = cards.Answers(np.ones(2, int), np.array([True, False]), chances)
+  found = cards.queries(cards.Scored(np.ones((1, 2))), looks, answers, [0, 1])
+  assert [name for name, _ in found[0].chances] == ['1', '2', '3', '4']
+  assert [name for name, _ in found[1].chances] == ['1', '2', '3']
+
+
 def test_labels_as_text():
   assert cards.label_text(np.float32(1.25)) == '1.25'
   assert cards.label_text(np.bool_(True)) == '1'
@@ -293,3 +303,41 @@ def test_bad_input_is_named(tmp_path):
     cards.queries(cards.Scored(np.ones((3, 2))), few, cards.Answers(), [0])
   with pytest.raises(ValueError, match=r'shape \(4,\) cannot be shown'):
     page.png(np.ones(4))
+
+
+@pytest.mark.slow
+def test_a_browser_shows_it_on_any_screen(tmp_path):
+  rng = np.random.default_rng(0)
+  for shape in ((9, 4, 4), (9, 20)):
+    rows, scores = rng.uniform(size=shape), rng.normal(size=(9, 3))
+    looks = cards.Looks(rows, np.arange(9) % 2, rows[:3], [0, 1, 0],
+                        ['a long name of a class', 'b'])  # fmt: skip
+    chances = np.array([[0.4, 0.6]] * 3)
+    answers = cards.Answers(np.ones(3, int), np.array([1, 0, 1], bool), chances)
+    found = cards.queries(
+      cards.Scored(scores, np.abs(scores)), looks, answers, [0, 2, 1],
+      rivals=cards.Scored(scores[:, :2]),
+    )  # fmt: skip
+    path = tmp_path / 'page.html'
+    page.write(path, title='t', facts={'a': 1}, rows=ROWS, queries=found,
+               told={'model': 'a model of ' + 'many words ' * 20})  # fmt: skip
+    with browser.tab(tmp_path / 'profile') as tab:
+      for width in (1280, 400):
+        for dark in (False, True):
+          browser.shape(tab, width, dark)
+          browser.visit(tab, path)
+          wide = 'document.documentElement.scrollWidth'
+          assert tab.evaluate(wide) <= width
+          bar = 'document.querySelector(".bar").getBoundingClientRect().width'
+          of = (
+            'document.querySelector(".chances").getBoundingClientRect().width'
+          )
+          assert tab.evaluate(bar) == pytest.approx(
+            0.6 * tab.evaluate(of), 0.02
+          )
+    asked = [
+      event['params']['request']['url']
+      for event in tab.events
+      if event['method'] == 'Network.requestWillBeSent'
+    ]
+    assert {path.as_uri()} == {u for u in asked if not u.startswith('data:')}

@@ -262,7 +262,7 @@ BAD = [
   ({'weights': np.ones((3, 17))}, r'\[3, 18\]'),
   ({'weights': np.full((3, 18), np.nan)}, 'weights hold NaN'),
   ({'checkpoints': 13}, 'give 0 to 12'),
-  ({'recipe': recipe(batch_size=0)}, 'batch_size is 0'),
+  ({'recipe': recipe(batch_size=0)}, 'batch_size of the recipe=0'),
 ]
 
 
