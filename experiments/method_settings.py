@@ -64,9 +64,6 @@ OF_KIND = {
   },
 }  # fmt: skip
 EXTRA = {  # experiment -> what its methods have beside a kind's arguments
-  'astra': {'members': whole(1)},
-  'final_model_only': {},
-  'bayesian_tda': {},
   'efficient_ensembles': {
     'models': whole(1), 'varied': whole(1), 'variants': whole(1),
   },
@@ -113,13 +110,13 @@ def of(config, path: str, settings: dict) -> None:
       damping(config, where, kind, value)
     elif field == 'kind':
       continue
-    elif field not in rules:
+    elif field in rules:
+      rules[field].check(where, value)
+    elif field not in arguments(kind):  # its function refuses what it must
       raise ValueError(
         f'{where}={value!r}: {kind} has no such setting, but'
         f' {", ".join(arguments(kind)) or "none"}'
       )
-    else:
-      rules[field].check(where, value)
 
 
 def nested(config, path: str, settings) -> None:

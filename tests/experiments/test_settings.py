@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 from ml_collections import config_dict
 
-from experiments import arguments, attribute, rules, settings, tasks, unread
+from experiments import (
+  arguments,
+  attribute,
+  method_settings,
+  rules,
+  settings,
+  tasks,
+  unread,
+)
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = [
@@ -225,6 +233,12 @@ def test_arguments_of_methods_are_checked_before_work(name, fields, message):
   with pytest.raises(ValueError) as error:
     settings.check(config, 'attribute')
   assert message in str(error.value)
+
+
+def test_an_argument_without_a_rule_is_its_functions(monkeypatch):
+  """As one of a method that a user adds."""
+  monkeypatch.delitem(method_settings.ARGUMENTS, 'memory_limit')
+  settings.check(get(DIGITS), 'attribute')
 
 
 def test_widths_of_a_resnet_fit_its_groups():
