@@ -175,7 +175,14 @@ def filled(text: str, made: str, name: str = 'leaderboard') -> str:
 
 def faults(content: dict) -> str:
   """What `scripts.faults` counted."""
-  fields = ('injected', 'survived', 'refused', 'silent', 'dead end', 'traceback')
+  fields = (
+    'injected',
+    'survived',
+    'refused',
+    'silent',
+    'dead end',
+    'traceback',
+  )
   kills = content.get('kills', {})
   lines = [
     ('', *fields),

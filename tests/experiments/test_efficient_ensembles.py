@@ -93,7 +93,7 @@ def test_factors_are_averaged_apart_and_counted():
 def ensemble(models, variants, value, training):
   resampled = value + np.array([-0.1, 0.1])
   estimate = bootstrap.Estimate(
-    value, value - 0.1, value + 0.1, resampled, (1,)
+    value, value - 0.1, value + 0.1, resampled, (9, 9, 'both')
   )
   return experiment.Ensemble(models, variants, estimate, training, 1.0, 1.0)
 

@@ -273,7 +273,9 @@ def test_errors_say_what_to_change():
       make(0.0).fit(t.problem, t.params, t.train, KEY)
   with pytest.raises(ValueError, match="damping='auto' is unknown"):
     cg.cg('auto').fit(t.problem, t.params, t.train, KEY)
-  with pytest.raises(ValueError, match='needs 0.0 GB.*use cg or astra'):
+  with pytest.raises(
+    ValueError, match='needs .* kB, above memory_limit=1.0 kB: use cg or astra'
+  ):
     solve(exact.exact(DAMPING, memory_limit=1e3), t, tiny.vectors(t))
   with pytest.raises(ValueError, match='of 39 parameters.*use exact, cg'):
     solve(dense.dense(DAMPING, memory_limit=1e3), t, tiny.vectors(t))
