@@ -10,6 +10,7 @@ import glob
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from tda_jax import trees
 
@@ -82,3 +83,20 @@ def part(problem: Any, kept: PyTree, held: PyTree) -> Any:
   return problem._replace(
     outputs=outputs, as_leaf=tuple(leaves), only=(), leave_out=()
   )
+
+
+def precise(problem, params: PyTree):
+  """The problem as a function of `trees.widened` parameters, outputs as wide.
+
+  The model itself still computes with parameters of their own type, as bfloat16;
+  what is derived from its outputs, and every vector, is float32 at least.
+  """
+  dtypes = jax.tree.map(lambda leaf: jnp.result_type(leaf), params)
+  wide = jax.eval_shape(trees.widened, params)
+  dtype = jnp.result_type(*jax.tree.leaves(wide))
+
+  def outputs(params, example, *frozen):
+    own = jax.tree.map(lambda leaf, kind: leaf.astype(kind), params, dtypes)
+    return problem.outputs(own, example, *frozen).astype(dtype)
+
+  return problem._replace(outputs=outputs)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tda_jax import given as given_lib
-from tda_jax import memory, trees
+from tda_jax import memory, shapes, trees
 from tda_jax import problem as problem_lib
 from tda_jax import run as run_lib
 from tda_jax.data import rows as rows_lib
@@ -277,14 +277,19 @@ def _has_members(problem, run, rows, stacked) -> bool:
 def _evaluates(problem, params, frozen, rows) -> bool:
   example = jax.eval_shape(lambda r: rows_lib.take(r, 0), rows)
   try:
-    outputs = lambda p, e, f: bound(problem, f).outputs(p, e)
-    shape = jax.eval_shape(outputs, params, example, frozen)
-    loss = jax.eval_shape(problem.loss, shape, example)
+    shape = shapes.evaluated(_outputs_of(problem), params, example, frozen)
+    loss = shapes.evaluated(problem.loss, shape, example)
     problem.check(shape.shape, rows)
     several = _leading(problem, params, frozen, example, 13)
   except Exception:  # whatever the user's model raises where shapes do not fit
     return False
   return loss.shape == () and several in (None, 13)
+
+
+@functools.lru_cache(64)
+def _outputs_of(problem):
+  """(params, example, frozen) -> outputs; one function for one problem."""
+  return lambda p, e, f: bound(problem, f).outputs(p, e)
 
 
 def _leading(problem, params, frozen, example, size):
@@ -295,7 +300,7 @@ def _leading(problem, params, frozen, example, size):
   batch = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((size, *x.shape), x.dtype), example
   )
-  return jax.eval_shape(together, params, batch, frozen).shape[0]
+  return shapes.evaluated(together, params, batch, frozen).shape[0]
 
 
 def check_independent(

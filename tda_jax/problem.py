@@ -1,5 +1,6 @@
 """The problem: what a user gives, as pure functions of ONE example."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -294,23 +295,6 @@ def bound(problem: Problem, frozen: PyTree) -> Problem:
   )
 
 
-def precise(problem: Problem, params: PyTree) -> Problem:
-  """The problem as a function of `trees.widened` parameters, outputs as wide.
-
-  The model itself still computes with parameters of their own type, as bfloat16;
-  what is derived from its outputs, and every vector, is float32 at least.
-  """
-  dtypes = jax.tree.map(lambda leaf: jnp.result_type(leaf), params)
-  wide = jax.eval_shape(widened, params)
-  dtype = jnp.result_type(*jax.tree.leaves(wide))
-
-  def outputs(params, example, *frozen):
-    own = jax.tree.map(lambda leaf, kind: leaf.astype(kind), params, dtypes)
-    return problem.outputs(own, example, *frozen).astype(dtype)
-
-  return problem._replace(outputs=outputs)
-
-
 def check(
   problem: Problem, params: PyTree, rows: PyTree, asked: str = 'loss'
 ) -> None:
@@ -326,8 +310,14 @@ def check(
   example = jax.tree.map(lambda x: x[0] if np.ndim(x) else x, rows)
   shape = outputs_shape(problem, params, example)
   problem.check(shape, rows)
+  shapes.of(_asked(problem, asked), f'the {asked}', params, example)
+
+
+@functools.lru_cache(64)
+def _asked(problem, asked):
+  """(params, example) -> loss or measure; one function for one problem."""
   of = {'loss': loss_of, 'measure': measure_of}[asked]
-  shapes.of(lambda *a: of(problem, *a), f'the {asked}', params, example)
+  return lambda params, example: of(problem, params, example)
 
 
 def outputs_shape(

@@ -1,5 +1,6 @@
 """What a user's function gives at one example, by shapes alone."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,8 @@ def of(
     return function(params, structure.unflatten(every))
 
   try:
+    if all(arrays):
+      return evaluated(function, params, example)
     given = [x for own, x in zip(arrays, leaves, strict=True) if own]
     return jax.eval_shape(of_arrays, params, given)
   except Exception as error:
@@ -44,6 +47,28 @@ def of(
       f' it was given parameters {described(params)} and the example'
       f' {described(example)} (without a batch axis)'
     ) from error
+
+
+def evaluated(function: Callable, *given: PyTree) -> PyTree:
+  """`jax.eval_shape`, remembered for the same function and shapes."""
+  return _evaluated(function, *(_hashable(tree) for tree in given))
+
+
+@functools.lru_cache(256)
+def _evaluated(function, *given):
+  trees_ = [structure.unflatten(leaves) for leaves, structure in given]
+  return jax.eval_shape(function, *trees_)
+
+
+def _hashable(tree):
+  leaves, structure = jax.tree.flatten(tree)
+  return tuple(map(_shape, leaves)), structure
+
+
+def _shape(leaf):
+  dtype = getattr(leaf, 'dtype', None)
+  dtype = jnp.result_type(leaf) if dtype is None else dtype
+  return jax.ShapeDtypeStruct(jnp.shape(leaf), dtype)
 
 
 def described(tree: PyTree, most: int = 8) -> str:

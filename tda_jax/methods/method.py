@@ -14,7 +14,7 @@ import numpy as np
 from tda_jax import chosen, door, memory, settings, trees
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import inverse as inverse_lib
-from tda_jax.problem import Problem, bound, precise
+from tda_jax.problem import Problem, bound
 from tda_jax.run import Run, members_of
 from tda_jax.settings import Settings
 from tda_jax.trees import widened
@@ -137,12 +137,12 @@ def own(method: Method, problem: Problem, run: Run, train, key) -> jax.Array:
 def attributed(problem: Problem, run: Run) -> tuple[Problem, Run]:
   """(problem, run) of the parameters that rows are scored by (`chosen`).
 
-  Their numbers are float32 at least (`problem.precise`), and what the run has
+  Their numbers are float32 at least (`chosen.precise`), and what the run has
   frozen is bound to the problem. Then the run's `frozen` is what its checkpoints
   hold beside those parameters, leaves [C, ...], which a method that goes to a
   checkpoint binds in its turn; None: nothing.
   """
-  own = precise(bound(problem, run.frozen), run.params)
+  own = chosen.precise(bound(problem, run.frozen), run.params)
   params, along = widened((run.params, run.checkpoints))
   run = run._replace(params=params, checkpoints=along, frozen=None)
   if not own.only and not own.leave_out:
