@@ -196,11 +196,11 @@ def faults(content: dict) -> str:
 
 def mutants(content: dict) -> str:
   """What `scripts.mutants` counted."""
-  told = f'{content["killed"]} of {content["verdicts"]}'
-  return table(
-    [('changes that a test noticed', 'share'), (':---', '---:')]
-    + [(told, f'{content["share"]:.0%}')]
-  )
+  counts = content['counts']
+  died = counts.get('killed', 0) + counts.get('timeout', 0)
+  told = f'{died} of {died + counts.get("survived", 0)}'
+  head = [('changes that a test noticed', 'share'), (':---', '---:')]
+  return table([*head, (told, f'{content["share_killed"]:.0%}')])
 
 
 def table(lines: list[tuple]) -> str:
