@@ -1,5 +1,6 @@
 """What is given at the front door: made plain, or refused in one sentence."""
 
+import functools
 import warnings
 
 import jax
@@ -31,7 +32,9 @@ def attribute(method=DOT, problem=T.problem, params=T.params, train=T.train,
   return method_lib.attribute(method, problem, params, train, queries, **kwargs)
 
 
-WANT = attribute()
+@functools.cache
+def scores_of_t():  # not while tests are collected: workers would race to compile
+  return attribute()
 
 
 def column(rows, name, made):
@@ -167,7 +170,7 @@ CONVERTED = {
 def test_rows_with_one_reading_are_converted(given):
   made = CONVERTED[given]
   got = attribute(train=made(T.train), queries=made(T.queries))
-  np.testing.assert_allclose(got, WANT, rtol=1e-6)
+  np.testing.assert_allclose(got, scores_of_t(), rtol=1e-6)
 
 
 KEYS = {
@@ -191,26 +194,30 @@ def test_what_is_no_key_is_refused(given):
     attribute(key=given)
 
 
-STACK = jax.tree.map(lambda x: jnp.stack([x, 0.5 * x]), T.params)
+STACK = jax.tree.map(lambda x: np.stack([x, 0.5 * x]), T.params)
 
 
 def test_every_verb_takes_bare_parameters_a_run_and_a_stack(tmp_path):
   many = tda.ensemble(DOT)
   for params in (T.params, tda.Run(T.params)):
-    np.testing.assert_allclose(attribute(params=params), WANT, rtol=1e-6)
+    np.testing.assert_allclose(
+      attribute(params=params), scores_of_t(), rtol=1e-6
+    )
     alone = scoring.score(
       DOT, T.problem, params, T.train, T.queries, tmp_path, progress=False
     )
-    np.testing.assert_allclose(alone, WANT[None], rtol=1e-6)
+    np.testing.assert_allclose(alone, scores_of_t()[None], rtol=1e-6)
     own = detection.self_influence(DOT, T.problem, params, T.train)
     assert own.shape == (11,)
     values, _ = scoring.top_k(DOT, T.problem, params, T.train, T.queries, 2)
-    np.testing.assert_allclose(values, -np.sort(-WANT, 0)[:2].T, atol=1e-6)
+    np.testing.assert_allclose(
+      values, -np.sort(-scores_of_t(), 0)[:2].T, atol=1e-6
+    )
   for runs in (STACK, tda.Run(STACK)):
     scores = scoring.score(
       DOT, T.problem, runs, T.train, T.queries, tmp_path / 'e', progress=False
     )
-    assert scores.shape == (2, *WANT.shape)
+    assert scores.shape == (2, *scores_of_t().shape)
     got = attribute(many, params=runs)
     np.testing.assert_allclose(got, scores.mean(0), atol=1e-6)
     with pytest.raises(ValueError, match='has a member axis: give ensemble'):
@@ -225,7 +232,7 @@ def test_rows_that_depend_on_each_other_are_refused():
   with pytest.raises(ValueError, match='depend on the other examples of its'):
     attribute(problem=tda.classification(apply))
   own = T.problem._replace(outputs=lambda p, e: T.problem.outputs(p, e))
-  np.testing.assert_allclose(attribute(problem=own), WANT, rtol=1e-6)
+  np.testing.assert_allclose(attribute(problem=own), scores_of_t(), rtol=1e-6)
 
 
 def test_a_rule_of_promotion_of_the_users_program_changes_nothing():
