@@ -278,7 +278,8 @@ def contents(path):
   return {
     str(file.relative_to(path)): file.read_bytes()
     for file in path.rglob('*')
-    if file.is_file()
+    # A file that was being written aside when its process died stays, hidden.
+    if file.is_file() and not file.name.startswith('.')
   }
 
 
