@@ -32,7 +32,6 @@ PyTree = Any
 ORDER = {
   'method': 'attribute(method, problem, params, train, queries)',
   'problem': 'attribute(method, problem, params, train, queries)',
-  'recipe': 'train(problem, recipe, rows, keys)',
 }
 
 
@@ -161,6 +160,7 @@ def check_inverse(given) -> None:
 def check_problem(given) -> None:
   """Raises ValueError unless it is a Problem."""
   if isinstance(given, Problem):
+    _check_numbers(given)
     return
   hint = f'; the order is {ORDER["problem"]}'
   if callable(given):
@@ -168,40 +168,19 @@ def check_problem(given) -> None:
   raise ValueError(f'the problem is {kind_of(given)}{hint}')
 
 
-def check_recipe(given) -> None:
-  """Raises ValueError unless it is a training recipe."""
-  if not hasattr(given, 'optimizer') or not hasattr(given, 'learning_rate'):
+def _check_numbers(problem) -> None:
+  """Raises ValueError for an l2 or patterns that programs cannot be known by."""
+  l2 = problem.l2
+  if not (isinstance(l2, (int, float, np.number)) and 0 <= l2 < float('inf')):
     raise ValueError(
-      f'the recipe is {kind_of(given)}: give a tda.Recipe; the order is'
-      f' {ORDER["recipe"]}'
+      f'l2 of the problem is {kind_of(l2)}: give a number from 0, as 1e-3'
     )
-  for field, example in (
-    ('optimizer', 'lambda steps: optax.sgd(0.1)'),
-    ('learning_rate', 'lambda steps: optax.constant_schedule(0.1)'),
-    ('init', 'lambda key: params'),
-  ):
-    if not callable(getattr(given, field)):
+  for field in ('as_leaf', 'leave_out', 'only'):
+    if not isinstance(getattr(problem, field), tuple):
       raise ValueError(
-        f'{field} of the recipe is {kind_of(getattr(given, field))}: give a'
-        f' function, as {example}'
+        f'{field} of the problem is {kind_of(getattr(problem, field))}: give a'
+        " tuple of names, as ('w',)"
       )
-  check_batch_size(given.batch_size, 'batch_size of the recipe')
-  check_batch_size(given.epochs, 'epochs of the recipe')
-
-
-def check_schedule(recipe, steps: int) -> None:
-  """Raises ValueError unless the recipe gives a schedule and an optimizer."""
-  if not callable(recipe.learning_rate(steps)):
-    raise ValueError(
-      'learning_rate of the recipe gives a number: it is a function of the number'
-      ' of steps that gives a schedule, as lambda steps:'
-      ' optax.constant_schedule(0.1)'
-    )
-  if not hasattr(recipe.optimizer(steps), 'update'):
-    raise ValueError(
-      'optimizer of the recipe gives no optax.GradientTransformation: it is a'
-      ' function of the number of steps, as lambda steps: optax.sgd(0.1)'
-    )
 
 
 # --- rows ------------------------------------------------------------------
@@ -244,13 +223,15 @@ def models(problem: Problem, given, rows: PyTree, stacked: bool) -> Run:
   run = run_lib.of(given)
   parameters(run.params)
   run = run._replace(params=jax.tree.map(as_array, run.params))
+  if run.keys is not None:
+    run = run._replace(keys=as_keys(run.keys, 'keys of the run'))
   if run.checkpoints is not None:
     parameters(run.checkpoints, 'the checkpoints')
   many = _has_members(problem, run, rows, stacked)
   if many and not stacked:
     raise ValueError(
       'the run has a member axis: give ensemble(method), or one member, as'
-      ' tda.trees.row(runs.params, 0)'
+      ' tda.trees.row(tda.Run(runs.params, frozen=runs.frozen), 0)'
     )
   if stacked and not many:
     return run_lib.alone(run)
@@ -260,8 +241,10 @@ def models(problem: Problem, given, rows: PyTree, stacked: bool) -> Run:
 def _has_members(problem, run, rows, stacked) -> bool:
   """Whether the leaves have a leading axis of members.
 
-  Keys say so; without them, the reading in which the model can be evaluated:
-  first the one that is asked for.
+  Keys say so; without them, the reading in which the model can be evaluated.
+
+  Raises:
+    ValueError: members are asked for, and both readings can.
   """
   if run.keys is not None:
     return jnp.ndim(run.keys) == 1
@@ -271,7 +254,15 @@ def _has_members(problem, run, rows, stacked) -> bool:
   member = jax.eval_shape(lambda t: trees.row(t, 0), whole) if could else None
   as_members = lambda: could and _evaluates(problem, *member, rows)
   as_one = lambda: _evaluates(problem, *whole, rows)
-  return as_members() if stacked else not as_one() and as_members()
+  if not stacked:
+    return not as_one() and as_members()
+  if as_members() and as_one():
+    count = lengths.pop()[0]
+    raise ValueError(
+      f'the parameters can be read as one model and as {count} members: say which'
+      f' by keys, tda.Run(params, keys=0) of one, keys=[0, 1, ...] of {count}'
+    )
+  return as_members()
 
 
 def _evaluates(problem, params, frozen, rows) -> bool:
@@ -339,6 +330,12 @@ def _first_row(together, params, frozen, examples):
 _first = jax.jit(_first_row, static_argnums=0)
 
 
+def check_path(path) -> None:
+  """Raises ValueError for a path that is empty: it would be the current folder."""
+  if path is not None and not str(path):
+    raise ValueError('the path is empty: name a folder for the results')
+
+
 def check_batch_size(size, name: str = 'batch_size') -> None:
   """Raises ValueError unless it is a whole number from 1."""
   whole = isinstance(size, (int, np.integer)) and not isinstance(size, bool)
@@ -365,17 +362,24 @@ def finite(
 
 def say_unconverged(solution, name: str, level: int = 3) -> None:
   """Warns where a solver stopped short of its tolerance."""
-  if solution is None:
-    return
-  short = ~np.asarray(solution.converged).reshape(-1)
-  residuals = np.asarray(solution.residuals)
-  if short.any():
-    worst = (
-      f'{residuals[..., -1, :].max():.2g}' if residuals.size else 'unknown'
-    )
+  if solution is not None:
+    residuals = np.asarray(solution.residuals)
+    worst = residuals[..., -1, :].max() if residuals.size else None
+    short = 1 - np.asarray(solution.converged).mean()
+    say_short(short, worst, name, level + 1)
+
+
+def say_short(share: float, worst: float | None, name: str, level: int) -> None:
+  """Warns that a share of the queries did not converge; not of none.
+
+  Args:
+    worst: relative residual, or None: not measured.
+  """
+  if share > 0:
+    residual = 'unknown' if worst is None else f'{worst:.2g}'
     warnings.warn(
-      f'{name} stopped before its tolerance on {short.mean():.0%} of the queries'
-      f' (worst relative residual {worst}), so that their scores are approximate:'
+      f'{name} stopped before its tolerance on {share:.0%} of the queries (worst'
+      f' relative residual {residual}), so that their scores are approximate:'
       ' raise its steps or its damping',
       NotConverged,
       stacklevel=level,

@@ -211,6 +211,8 @@ def ready(
   inputs, as_leaf, leave_out, only = map(
     _tuple, (inputs, as_leaf, leave_out, only)
   )
+  if getattr(l2, 'ndim', None) == 0:
+    l2 = float(l2)  # programs are known by it, which an array cannot be
   return Problem(
     _alone(apply, inputs), loss, measure, sample, check, l2, as_leaf,
     leave_out, only, reads=(*inputs, 'y'),
@@ -232,7 +234,8 @@ def _alone(apply, inputs):
     batch = [
       jax.tree.map(lambda v: v[None], labels.column(example, n)) for n in inputs
     ]
-    key = (example['dropout'],) if 'dropout' in example else frozen
+    drawn = 'dropout' in example and 'dropout' not in inputs
+    key = (example['dropout'],) if drawn else frozen
     found = apply(params, *batch, *key)
     shape = getattr(found, 'shape', None)
     if shape is None:

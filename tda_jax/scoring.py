@@ -67,6 +67,7 @@ def score(
       computed by something else.
   """
   door.check_method(method)
+  door.check_path(path)
   name = name or method_lib.name_of(method)
   door.check_batch_size(batch_size)
   if method.members:
@@ -78,6 +79,7 @@ def score(
   runs, train, queries, key, _ = entered
   runs = members_of(runs)
   about = about_of(method, problem, entered, name, trees.row(runs, 0))
+  about = record.joined({**about, 'member': 0}, attributes)
   train, queries = jax.tree.map(jnp.asarray, (train, queries))
   prepare = functools.partial(_prepare, method, problem)
   blocks = functools.partial(_score, method, problem)
@@ -90,7 +92,7 @@ def score(
       folder,
       shape,
       batch_size,
-      {**about, 'member': member, **(attributes or {})},
+      {**about, 'member': member},
     )
     if not _told(folder):
       store_lib.forget(store)  # else its seconds would be of nothing
@@ -102,7 +104,6 @@ def score(
         prepared = prepare(run, train, queries, own)
         method_lib.check_solution(prepared, name, method.cure)
         jax.block_until_ready(prepared)
-      door.say_unconverged(prepared.solution, name)
       seconds = {'prepare_seconds': time.monotonic() - started}
       facts = {**seconds, **_solver_facts(prepared)}
       record.write_json(folder / 'facts.json', {**facts, 'score_seconds': 0.0})
@@ -112,7 +113,24 @@ def score(
       facts['score_seconds'] = time.monotonic() - started
       record.write_json(folder / 'facts.json', facts)
     every.append(store_lib.read(store))
+  _say_unconverged(path, members, name)
   return np.stack(every)
+
+
+def _say_unconverged(path, members, name):
+  """Warns of what the members' solvers left, also of those done before."""
+  facts = [
+    record.read_json(pathlib.Path(path) / str(e) / 'facts.json')
+    for e in members
+  ]
+  found = [
+    (of['converged'], of['worst_residual']) for of in facts if 'converged' in of
+  ]
+  if found:
+    shares, residuals = zip(*found, strict=True)
+    residuals = [of[-1] for of in residuals if of]
+    worst = max(residuals) if residuals else None
+    door.say_short(1 - sum(shares) / len(shares), worst, name, level=4)
 
 
 @door.verb('top_k')
@@ -134,7 +152,7 @@ def top_k(
   """The k strongest supporters of each query: (scores, rows), [Q, k].
 
   The N x Q matrix is never held. Strongest opponents: negate the scores, as in
-  `Method(m.prepare, lambda *a: -m.score(*a))`.
+  `m._replace(score=lambda *a: -m.score(*a))`.
 
   Args:
     run: one model, as a Run or its parameters; an ensemble's members for an
@@ -153,7 +171,9 @@ def top_k(
   run, train, queries, key, _ = entered
   name = name or method_lib.name_of(method)
   n, q = rows_lib.count(train), rows_lib.count(queries)
-  if not 0 < k <= n:
+  door.check_batch_size(k, 'k')
+  door.check_path(path)
+  if k > n:
     raise ValueError(f'k={k} of {n} training rows: give 1 to {n}')
   start = {
     'values': np.full((q, k), -np.inf, np.float32),
@@ -173,6 +193,7 @@ def top_k(
   @jax.jit
   def merge(best, batch):
     block = method_lib.score(method, problem, run, prepared, batch)
+    block = block.astype(best['values'].dtype)
     block = jnp.where(batch.mask[:, None] > 0, block, -jnp.inf)
     index = jnp.broadcast_to(batch.index, (q, len(batch.index)))
     values, place = jax.lax.top_k(
@@ -236,7 +257,7 @@ def about_of(
     'checkpoints': digest((run.checkpoints, run.learning_rates, run.steps)),
     'train': digest(train),
     'queries': digest(queries),
-    'key': digest(jax.random.key_data(key)),
+    'key': digest(key),
     **({} if run.frozen is None else {'frozen': digest(run.frozen)}),
     **({'only': [*problem.only]} if problem.only else {}),
     **({'leave_out': [*problem.leave_out]} if problem.leave_out else {}),

@@ -19,13 +19,13 @@ class Settings(NamedTuple):
   data: ('name', that of the factory), then (argument, value) of every argument; a value is a
     number, a string, None, or such a tuple.
   known: whether all is there; an optimizer or another function is not data.
-  made: the functions that these settings made. Where a product has others (by
+  made: the parts that these settings made. Where a product has others (by
     `_replace`), the settings are not its own.
   """
 
   data: tuple
   known: bool
-  made: tuple[Callable, ...]
+  made: tuple
 
 
 def kept(factory: Callable) -> Callable:
@@ -50,7 +50,7 @@ def kept(factory: Callable) -> Callable:
       settings=Settings(
         (('name', factory.__name__), *data),
         all(_known(value) for value in arguments.values()),
-        functions(product),
+        parts(product),
       )
     )
 
@@ -60,12 +60,13 @@ def kept(factory: Callable) -> Callable:
 def of(product) -> Settings | None:
   """The settings of a method or an inverse, or None where it has none."""
   found = product.settings
-  return found if found and found.made == functions(product) else None
+  return found if found and found.made == parts(product) else None
 
 
-def functions(product) -> tuple[Callable, ...]:
-  """The functions a product consists of."""
-  return tuple(field for field in product if callable(field))
+def parts(product) -> tuple:
+  """What a product consists of, beside its settings."""
+  pairs = zip(product._fields, product, strict=True)
+  return tuple(value for name, value in pairs if name != 'settings')
 
 
 def readable(data: tuple) -> dict:
@@ -83,9 +84,9 @@ def _data(value: Any):
   if isinstance(value, np.generic):
     return value.item()
   if _is_array(value):
-    return _digest(np.asarray(value))
+    return _digest(value)
   if isinstance(value, (list, tuple)) and not hasattr(value, '_fields'):
-    return ', '.join(str(_data(v)) for v in value)
+    return ', '.join(repr(_data(v)) for v in value)
   return 'a function' if callable(value) else type(value).__name__
 
 
@@ -106,5 +107,8 @@ def _is_array(value):
 
 
 def _digest(array):
+  if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+    return f'{array.dtype} {_digest(jax.random.key_data(array))}'
+  array = np.asarray(array)
   kind = f'{array.dtype}{list(array.shape)} '
   return kind + hashlib.sha256(array.tobytes()).hexdigest()[:16]

@@ -318,3 +318,83 @@ def test_scores_that_are_not_finite_do_not_leave():
   )
   with pytest.raises(ValueError, match='44 of 44 scores that are not finite'):
     attribute(DOT._replace(score=huge, own=None))
+
+
+# One linear read: its parameters can be taken apart in two ways.
+ONE = tda.regression(lambda params, x: jnp.sum(x * params['w'], -1))
+NUMBERS = [{**rows, 'y': rows['x'][:, 0]} for rows in (T.train, T.queries)]
+
+
+def test_parameters_of_two_readings_are_told_apart_by_keys(tmp_path):
+  params = {'w': np.ones(5, np.float32)}
+  go = lambda given, path: scoring.score(
+    DOT, ONE, given, *NUMBERS, tmp_path / path, progress=False
+  )
+  with pytest.raises(ValueError, match='one model and as 5 members: say which'):
+    go(params, 'a')
+  assert go(tda.Run(params, keys=0), 'b').shape == (1, 11, 4)
+  assert go(tda.Run(params, keys=[0, 1, 2, 3, 4]), 'c').shape == (5, 11, 4)
+
+
+def test_raw_keys_of_a_run_are_typed(tmp_path):
+  raw = jax.random.PRNGKey(0)
+  got = attribute(params=tda.Run(T.params, keys=raw))
+  np.testing.assert_allclose(got, scores_of_t(), rtol=1e-6)
+  many = tda.Run(STACK, keys=np.stack([raw, raw]))
+  scores = scoring.score(
+    DOT, T.problem, many, T.train, T.queries, tmp_path, progress=False
+  )
+  assert scores.shape == (2, 11, 4)
+
+
+@pytest.mark.parametrize(
+  'field, given, words',
+  [
+    ('l2', -1.0, 'l2 of the problem is -1.0'),
+    ('l2', np.nan, 'l2 of the problem is nan'),
+    ('l2', 'a', 'l2 of the problem is a str'),
+    ('leave_out', ['layer0/w'], 'leave_out of the problem is a list'),
+  ],
+)
+def test_a_problem_is_of_plain_numbers_and_names(field, given, words):
+  with pytest.raises(ValueError, match=words):
+    attribute(problem=T.problem._replace(**{field: given}))
+
+
+def test_l2_may_be_an_array_and_a_column_be_called_dropout():
+  apply = lambda params, x, more: tiny.mlp_apply(params, x) + more
+  problem = tda.classification(
+    apply, l2=jnp.asarray(1e-3), inputs=('x', 'dropout')
+  )
+  with_column = lambda rows: {**rows, 'dropout': 0 * rows['x'][:, :1]}
+  got = attribute(
+    problem=problem, train=with_column(T.train), queries=with_column(T.queries)
+  )
+  np.testing.assert_allclose(got, scores_of_t(), rtol=1e-6)
+
+
+@pytest.mark.parametrize('k', [2.0, '2', True, 0, 12])
+def test_k_is_a_number_of_rows(k):
+  with pytest.raises(ValueError, match='k='):
+    scoring.top_k(DOT, T.problem, T.params, T.train, T.queries, k)
+
+
+def test_an_empty_path_is_not_the_current_folder():
+  rows = (T.problem, T.params, T.train, T.queries)
+  with pytest.raises(ValueError, match='path is empty'):
+    scoring.score(DOT, *rows, '')
+  with pytest.raises(ValueError, match='path is empty'):
+    scoring.top_k(DOT, *rows, 2, path='')
+  with pytest.raises(ValueError, match='path is empty'):
+    tda.train(T.problem, RECIPE, T.train, 0, directory='')
+
+
+def test_not_converged_is_said_of_kept_scores_too(tmp_path):
+  short = tda.influence(tda.cg(0.01, max_steps=1))
+  for _ in range(2):
+    with pytest.warns(
+      door.NotConverged, match='cg stopped .* 100% of the quer'
+    ):
+      scoring.score(
+        short, T.problem, T.params, T.train, T.queries, tmp_path, progress=False
+      )

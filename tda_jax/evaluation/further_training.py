@@ -97,14 +97,14 @@ def further_training(
       retraining.left_out_name(indices),
       count=len(indices) + 1, repeats=repeats, path=path, at_once=at_once,
       progress=progress, points=points,
+      given=attributes,
       attributes={
           'kind': 'further training',
           'mode': mode,
           'points': points,
           'params': digest(params),
           'indices': digest(indices),
-          'key': digest(jax.random.key_data(key)),
-          **(attributes or {}),
+          'key': digest(key),
       },
   )  # fmt: skip
   return found[0], found[1:]

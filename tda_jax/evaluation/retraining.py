@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from tda_jax import door, trees
 from tda_jax.data import rows as data
 from tda_jax.problem import Problem, bound, measure_of
-from tda_jax.storage import fingerprint, scores
+from tda_jax.storage import fingerprint, record, scores
 from tda_jax.storage.fingerprint import digest
 from tda_jax.training import fit, members
 from tda_jax.training.fit import Member, Recipe
@@ -74,11 +74,11 @@ def outcomes(
       problem, recipe, train, queries, variant, name,
       count=len(subsets), repeats=repeats, path=path, at_once=at_once,
       progress=progress,
+      given=attributes,
       attributes={
           'kind': 'outcomes',
           'subsets': digest(subsets),
-          'key': digest(jax.random.key_data(key)),
-          **(attributes or {}),
+          'key': digest(key),
       },
   )  # fmt: skip
   return found[:, :, 0]
@@ -135,12 +135,12 @@ def leave_one_out(
       problem, recipe, train, queries, variant, left_out_name(indices),
       count=len(indices) + 1, repeats=repeats, path=path, at_once=at_once,
       progress=progress, points=points,
+      given=attributes,
       attributes={
           'kind': 'leave one out',
           **({'points': points} if points else {}),
           'indices': digest(indices),
-          'key': digest(jax.random.key_data(door.as_keys(key))),
-          **(attributes or {}),
+          'key': digest(door.as_keys(key)),
       },
   )  # fmt: skip
   found = found if points else found[:, :, 0]
@@ -189,11 +189,11 @@ def reweighted(
       problem, recipe, train, queries, variant, name,
       count=count, repeats=len(keys), path=path, at_once=at_once,
       progress=progress,
+      given=attributes,
       attributes={
           'kind': 'reweighted',
           'weights': digest(weights),
-          'keys': digest(jax.random.key_data(keys)),
-          **(attributes or {}),
+          'keys': digest(keys),
       },
   )[:, :, 0]  # fmt: skip
 
@@ -255,16 +255,19 @@ def left_out_name(indices) -> Callable:
 @door.verb('retraining', 'at_once')
 def retrained(
     problem, recipe, train, queries, variant, name, *, count, repeats, path,
-    at_once, progress, attributes, points=None,
+    at_once, progress, attributes, given, points=None,
 ):  # fmt: skip
   """Measures [count, R, T, Q] of models 0..R·count−1, streamed to `path`.
 
   Args:
     variant: j [E] -> stack of members.
     name: j -> what to call that model.
+    attributes: what the store is known by, beside the training.
+    given: what else the caller wants it to say of itself.
     points: [T] steps of the run after which to measure; None: its end, for
       which the store has no axis.
   """
+  door.check_path(path)
   door.check_batch_size(at_once, 'at_once')
   door.check_batch_size(repeats, 'repeats')
   total = count * repeats
@@ -277,7 +280,7 @@ def retrained(
   door.labelled(own, params, queries, 'queries', 'measure')
   functions = fingerprint.of_problem(problem, params, train, frozen, queries)
   n = members.own_rows(train, first)
-  attributes = {
+  own = {
     **attributes,
     **members.identity(problem, recipe, train, n, frozen),
     'repeats': repeats,
@@ -286,7 +289,8 @@ def retrained(
   }
   axes = () if points is None else (len(points),)
   shape = (total, *axes, data.count(queries))
-  store = scores.create(path, shape, min(at_once, total), attributes)
+  about = record.joined(own, given, free=('kind',))
+  store = scores.create(path, shape, min(at_once, total), about)
   block = store.rows_per_block
   workers = min(_workers(), block)
   size = -(-min(at_once, block) // workers)

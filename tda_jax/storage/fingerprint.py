@@ -30,6 +30,9 @@ def digest(tree: PyTree) -> str:
   sha = hashlib.sha256()
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      sha.update(
+        str(leaf.dtype).encode()
+      )  # equal data draw otherwise by another
       leaf = jax.random.key_data(leaf)
     leaf = np.ascontiguousarray(leaf)
     name = jax.tree_util.keystr(path)

@@ -74,6 +74,24 @@ def same(found: dict, wanted: dict, name: str) -> None:
     )
 
 
+def joined(own: dict, given: dict | None, free: tuple[str, ...] = ()) -> dict:
+  """What a record says of itself, with what the caller wants it to say too.
+
+  Args:
+    free: fields of `own` that the caller may name otherwise.
+
+  Raises:
+    ValueError: the caller names a field by which the result is known.
+  """
+  taken = [name for name in given or {} if name in own and name not in free]
+  if taken:
+    raise ValueError(
+      f'attributes name {", ".join(map(repr, taken))}, by which a result is known'
+      ' again: call them otherwise'
+    )
+  return {**own, **(given or {})}
+
+
 def _difference(field, there, now) -> str:
   if field.startswith('functions.') or field == 'measure':
     return f'{field.split(".")[-1]} is another function now'

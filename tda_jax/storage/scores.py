@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 from typing import NamedTuple
 
 import numpy as np
@@ -45,7 +46,7 @@ def create(
 ) -> Store:
   """The store at `path`, made unless it is there with the same contents.
 
-  A store that is there keeps its own `rows_per_block`.
+  A store of which a block is done keeps its own `rows_per_block`.
 
   Raises:
     ValueError: a store of another shape or other attributes is there, or it
@@ -62,7 +63,13 @@ def create(
     store = open(path)
     found = {**_attributes(path), 'shape': list(store.shape)}
     record.same(found, wanted, f'the score store {path}')
-    return store
+    if (
+      store.rows_per_block == min(rows_per_block, shape[0]) or done(store).any()
+    ):
+      return store
+    # Nothing is done, and smaller blocks may be what it takes.
+    (path / 'zarr.json').unlink()
+    shutil.rmtree(path / 'c', ignore_errors=True)
   chunk = (min(rows_per_block, shape[0]), *shape[1:])
   metadata = {
     'shape': shape,

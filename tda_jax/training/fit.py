@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tda_jax import trees
+from tda_jax import door, trees
+from tda_jax.given import kind_of
 from tda_jax.problem import Problem, bound, losses
 
 PyTree = Any
@@ -69,6 +70,42 @@ class Minibatch(NamedTuple):
   examples: PyTree  # [B, ...], augmented
   index: jax.Array  # [B] global row numbers
   share: jax.Array  # [B] of each row in the batch's mean; 0 for padding
+
+
+def check_recipe(given) -> None:
+  """Raises ValueError unless it is a training recipe."""
+  if not hasattr(given, 'optimizer') or not hasattr(given, 'learning_rate'):
+    raise ValueError(
+      f'the recipe is {kind_of(given)}: give a tda.Recipe; the order is'
+      ' train(problem, recipe, rows, keys)'
+    )
+  for field, example in (
+    ('optimizer', 'lambda steps: optax.sgd(0.1)'),
+    ('learning_rate', 'lambda steps: optax.constant_schedule(0.1)'),
+    ('init', 'lambda key: params'),
+  ):
+    if not callable(getattr(given, field)):
+      raise ValueError(
+        f'{field} of the recipe is {kind_of(getattr(given, field))}: give a'
+        f' function, as {example}'
+      )
+  door.check_batch_size(given.batch_size, 'batch_size of the recipe')
+  door.check_batch_size(given.epochs, 'epochs of the recipe')
+
+
+def check_schedule(recipe, steps: int) -> None:
+  """Raises ValueError unless the recipe gives a schedule and an optimizer."""
+  if not callable(recipe.learning_rate(steps)):
+    raise ValueError(
+      'learning_rate of the recipe gives a number: it is a function of the number'
+      ' of steps that gives a schedule, as lambda steps:'
+      ' optax.constant_schedule(0.1)'
+    )
+  if not hasattr(recipe.optimizer(steps), 'update'):
+    raise ValueError(
+      'optimizer of the recipe gives no optax.GradientTransformation: it is a'
+      ' function of the number of steps, as lambda steps: optax.sgd(0.1)'
+    )
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:

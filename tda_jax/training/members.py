@@ -112,6 +112,7 @@ def train(
     ValueError: bad rows, labels, keys, subsets, weights or frozen; a member
       diverged; `directory` is of another run or damaged.
   """
+  door.check_path(directory)
   keys = jnp.atleast_1d(door.as_keys(keys))
   members = Member(keys, subsets, weights, frozen=frozen)
   rows = check(problem, recipe, rows, members)
@@ -187,7 +188,7 @@ def check(
 ) -> PyTree:
   """The rows, made plain; raises ValueError for what cannot be trained."""
   door.check_problem(problem)
-  door.check_recipe(recipe)
+  fit.check_recipe(recipe)
   rows = door.rows(rows, 'train', problem)
   keys, subsets, weights = members[:3]
   count = data.count(rows)
@@ -216,7 +217,7 @@ def check(
       f' for each of the {len(keys)} members'
     )
   total = fit.total_steps(recipe, own_rows(rows, members))
-  door.check_schedule(recipe, total)
+  fit.check_schedule(recipe, total)
   params = jax.eval_shape(recipe.init, keys[0])
   door.parameters(params, 'the initial parameters')
   own = bound(problem, trees.row(members.frozen, 0))
@@ -354,7 +355,7 @@ def _inputs(problem, recipe, rows, members, steps):
   return {
     **identity(problem, recipe, rows, n, own),
     'members': len(members.key),
-    'keys': digest(jax.random.key_data(members.key)),
+    'keys': digest(members.key),
     'subsets': digest(members.subset),
     'weights': digest(members.weights),
     'checkpoints': steps,

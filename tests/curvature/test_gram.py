@@ -1,9 +1,11 @@
+import types
+
 import jax
 import numpy as np
 import pytest
 import tiny
 
-from tda_jax.curvature import gram
+from tda_jax.curvature import ekfac, gram
 from tda_jax.curvature import layers as layers_lib
 
 
@@ -36,3 +38,18 @@ def test_curvature_rows_give_the_ggn(name):
   want = np.linalg.eigvalsh(tiny.dense_ggn(t, t.train))
   size = min(len(values), len(want))
   np.testing.assert_allclose(values[-size:], want[-size:], atol=2e-6 * want[-1])
+
+
+def test_weighted_products_of_two_gradients():
+  """Of a layer with positions, by its dense gradients."""
+  rng = np.random.default_rng(0)
+  a, left, right = (
+    rng.standard_normal((2, 3, n)).astype(np.float32) for n in (4, 5, 5)
+  )
+  w = rng.standard_normal((4, 5)).astype(np.float32)
+  layer = types.SimpleNamespace(kind='dense', positions=3, stack=())
+  block = ekfac.Block(np.eye(4), np.eye(5), w)
+  got = gram.weighted_products(layer, a, left, right, block)
+  of = lambda g: np.einsum('bsi,bso->bio', a, g)
+  want = (of(left) * of(right) * w).sum((1, 2))
+  np.testing.assert_allclose(got, want, rtol=1e-5)

@@ -245,3 +245,9 @@ def test_left_out_parameters_are_the_models_and_not_the_adapters():
   problem = tiny.classification().problem._replace(leave_out=('*/b',))
   with pytest.raises(ValueError, match='choose by the targets of init'):
     lora.adapted(problem)
+
+
+def test_entries_of_a_have_variance_one_over_i():
+  params = {'kernel': np.zeros((400, 60), np.float32)}
+  a = lora.init(KEY, params, 50, 'kernel')['kernel']['a']
+  np.testing.assert_allclose(np.var(a), 1 / 400, rtol=0.05)

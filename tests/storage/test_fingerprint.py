@@ -226,3 +226,34 @@ def test_a_method_of_functions_is_known_by_what_it_computes(tmp_path):
   score(tmp_path, step(optax.sgd(0.1)))
   with pytest.raises(ValueError, match='method is another function'):
     score(tmp_path, step(optax.sgd(0.2)))
+
+
+def test_what_a_store_is_known_by_cannot_be_named_otherwise(tmp_path):
+  rows = (T.problem, T.params, T.train, T.queries)
+  with pytest.raises(ValueError, match="attributes name 'models'"):
+    scoring.score(EKFAC, *rows, tmp_path, attributes={'models': 'an mlp'})
+  with pytest.raises(ValueError, match="attributes name 'key', 'queries'"):
+    retraining.outcomes(
+      T.problem, RECIPE, T.train, T.queries, SUBSETS, 1, 0, tmp_path / 'o',
+      attributes={'key': 0, 'queries': 4}, progress=False,
+    )  # fmt: skip
+
+
+def test_a_key_of_another_generator_is_another_key():
+  keys = [jax.random.key(0, impl=name) for name in ('rbg', 'unsafe_rbg')]
+  data = [np.asarray(jax.random.key_data(key)) for key in keys]
+  np.testing.assert_array_equal(*data)
+  assert fingerprint.digest(keys[0]) != fingerprint.digest(keys[1])
+
+
+def test_settings_are_of_the_whole_product():
+  assert settings.of(EKFAC._replace(members=True)) is None
+  one, two = (settings.kept(made)(given) for made, given in (
+    (_named, ('a, b',)), (_named, ('a', 'b')),
+  ))  # fmt: skip
+  assert settings.of(one).data != settings.of(two).data
+
+
+def _named(names):
+  del names
+  return tda.grad_dot()

@@ -202,3 +202,13 @@ def test_two_processes_write_their_own_blocks(tmp_path):
   with concurrent.futures.ProcessPoolExecutor(2, context) as pool:
     list(pool.map(write_every_other, [tmp_path / 's'] * 2, [0, 1]))
   np.testing.assert_array_equal(scores.read(make(tmp_path / 's')), VALUES)
+
+
+def test_blocks_may_be_smaller_where_none_is_done(tmp_path):
+  assert scores.create(tmp_path / 's', (10, 2), 8, {}).rows_per_block == 8
+  store = scores.create(tmp_path / 's', (10, 2), 3, {})
+  assert store.rows_per_block == 3
+  scores.write(store, 0, np.ones((3, 2)))
+  store = scores.create(tmp_path / 's', (10, 2), 2, {})
+  assert store.rows_per_block == 3
+  np.testing.assert_array_equal(scores.read(store)[:3], 1)

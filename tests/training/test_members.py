@@ -11,7 +11,7 @@ from killed import killed
 
 from tda_jax.problem import classification, regression
 from tda_jax.storage import files
-from tda_jax.training import members
+from tda_jax.training import fit, members
 from tda_jax.training.fit import Recipe, order, steps_per_epoch
 
 KEYS = jax.random.split(jax.random.key(3), 3)
@@ -143,6 +143,18 @@ def test_augmentation_is_fresh_and_reproducible():
   near(jax.tree.map(lambda x: x[1:2], run.params), one.params)
   plain = members.train(PROBLEM, recipe(), rows(), KEYS[1:2])
   assert not np.allclose(one.params['w'], plain.params['w'], atol=1e-3)
+
+
+def test_every_step_of_an_epoch_augments_anew():
+  made = recipe(augment=lambda key, e: {**e, 'x': jax.random.normal(key, (4,))})
+  member = fit.Member(KEYS[0])
+  index, count = fit.epoch_rows(made, rows(), member, 0)
+  drawn = [
+    fit.minibatch(made, rows(), member, index, count, 0, t).examples['x']
+    for t in (0, 1, 1)
+  ]
+  assert np.abs(drawn[0] - drawn[1]).min() > 0
+  np.testing.assert_array_equal(drawn[1], drawn[2])
 
 
 def test_regression_without_l2_reaches_least_squares():
