@@ -46,10 +46,9 @@ def _convergence(facts) -> str:
   ends = [f['residual'][-1] for f in facts if f.get('residual')]
   if not ends:
     return ''
-  share = sum(f['converged'] for f in facts) / len(facts)
-  return (
-    f'; relative residual {sum(ends) / len(ends):.2g}, {share:.0%} of the'
-    ' queries converged'
+  short = 1 - sum(f['converged'] for f in facts) / len(facts)
+  return f'; relative residual {sum(ends) / len(ends):.2g}' + (
+    f', {short:.0%} of the queries not converged' if short else ''
   )
 
 

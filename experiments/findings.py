@@ -157,8 +157,9 @@ def rows(found: dict[str, Finding], true: Truth) -> list[dict]:
     out.append({**_row(name, 'lds_single', f.single, f.members), **cost})
     if f.members > 1:
       out.append(_row(name, 'lds_ensemble', f.ensemble, f.members))
-      share = bootstrap.ratio(f.ensemble, true.ceiling)
-      out.append(_row(name, 'lds_ensemble/ceiling', share, f.members))
+      if true.ceiling.value > 0:  # else the outcomes hold no signal
+        share = bootstrap.ratio(f.ensemble, true.ceiling)
+        out.append(_row(name, 'lds_ensemble/ceiling', share, f.members))
     end = residual(f)
     if end is not None:
       out.append({

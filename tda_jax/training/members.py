@@ -324,7 +324,7 @@ def _converging(finite, part: Segment, recipe, name):
     raise ValueError(
       f'{name(int(np.argmin(finite)))} diverged in epoch {part.epoch + 1} of'
       f' {recipe.epochs} (its parameters are not finite): lower the learning'
-      ' rate and run again'
+      ' rate and run again, in a new folder (--workdir) if it is kept in one'
     )
 
 

@@ -79,3 +79,15 @@ def test_one_model_has_the_interval_of_its_lds_and_one_query_none():
   )
   assert np.isnan([left['low'], left['high']]).all()
   assert '–' in table.number(left['low']) and table.interval(left) == ''
+
+
+def test_outcomes_without_signal_leave_out_the_share_of_the_ceiling_only():
+  rng = np.random.default_rng(0)
+  scores, outcomes = rng.normal(size=(2, 40, 5)), rng.normal(size=(30, 2, 5))
+  subsets = np.argsort(rng.random((30, 40)), axis=1)[:, :20]
+  ceiling = lds.interval(scores[0], outcomes[:, 0], subsets, resamples=300)
+  for value, more in ((0.5, {'lds_ensemble/ceiling'}), (0.0, set())):
+    true = findings.Truth(subsets, outcomes, ceiling._replace(value=value))
+    found = {'random': findings.of_scores((scores,), true)}
+    metrics = {row['metric'] for row in findings.rows(found, true)}
+    assert metrics == {'lds_single', 'lds_ensemble', 'ceiling', *more}
