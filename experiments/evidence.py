@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import looks as looks_lib
-from experiments import tasks
 from experiments.tasks import Task
 from tda_jax import problem as problem_lib
 from tda_jax import trees
@@ -133,7 +132,9 @@ def _scored(factors, count, rate) -> cards.Scored:
   if len(scores) < 2:
     return cards.Scored(scores.mean(0))
   u = significance.uncertainty(scores, rate=rate)
-  marks = supporters.marked(scores, min(count, scores.shape[1]), rate=rate)
+  marks = None
+  if len(scores) >= supporters.FEWEST:
+    marks = supporters.marked(scores, min(count, scores.shape[1]), rate=rate)
   return cards.Scored(scores.mean(0), u.standard_error, marks)
 
 
@@ -152,7 +153,7 @@ def _model(config, runs) -> str:
   count = trees.count(runs.params)
   size = trees.size(runs.params) // count
   kind = f'that of {config.task}'
-  if not tasks.own(config):
+  if config.task.startswith('experiments.'):
     kind = config.model.kind
     if kind == 'mlp':
       kind += f' with hidden layers of {_joined(config.model.widths)}'

@@ -33,15 +33,35 @@ def launch(main: Callable) -> None:
     if len(argv) > 1:
       raise ValueError(f'unknown arguments {argv[1:]}: a flag begins with --')
     parallel.start()
-    if not _WORKDIR.value:
-      raise ValueError('--workdir is empty: give a folder, as build/run')
-    workdir = pathlib.Path(_WORKDIR.value)
+    workdir = _folder(_WORKDIR.value)
+    sentences.check_config(_CONFIG.value)
     with files.lock(workdir):
       each = _recorded if files.writable(workdir) else _read
       each(main, _CONFIG.value, workdir)
 
   flags.mark_flags_as_required(['config', 'workdir'])
   app.run(lambda argv: _told(run, argv), flags_parser=_parsed)
+
+
+def _folder(text: str) -> pathlib.Path:
+  """The folder that --workdir names, made if need be.
+
+  Raises:
+    ValueError: it is empty, a file, or cannot be made.
+  """
+  if not text.strip():
+    raise ValueError('--workdir is empty: give a folder, as build/run')
+  workdir = pathlib.Path(text).expanduser()
+  if '..' in workdir.parts:
+    workdir = workdir.resolve()
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise ValueError(
+      f'--workdir={text} is no folder and cannot be made one ({error.strerror}):'
+      ' give another'
+    ) from None
+  return workdir
 
 
 def _told(run: Callable, argv) -> None:

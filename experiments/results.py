@@ -10,14 +10,16 @@ from tda_jax.storage import record
 
 
 def name_of(config) -> str:
-  """What the results are of: the setting, or a user's own task by its name."""
+  """What the results are of: the setting, or a user's own task or file."""
+  if tasks.is_file(config):
+    return pathlib.Path(config.data.name).name
   return config.task if tasks.own(config) else config.setting
 
 
 def title(config) -> str:
   """Of a page: the experiment and its setting, or a user's own task."""
   if tasks.own(config):
-    return config.task
+    return name_of(config)
   return f'{config.experiment}: {config.setting}'
 
 

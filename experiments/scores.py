@@ -201,6 +201,7 @@ def facts(config, workdir, name: str, count: int) -> list[dict]:
   folder, out = _folder(config, workdir, name), []
   for e in range(count):
     of = record.read_json(folder / str(e) / 'facts.json')
+    of.pop('store')
     seconds = of.pop('prepare_seconds') + of.pop('score_seconds')
     out.append({**of, 'seconds': seconds})
   return out

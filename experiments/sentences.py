@@ -74,6 +74,17 @@ def check_config_file(argv: list[str]) -> None:
     )
 
 
+def check_config(config) -> None:
+  """Raises ValueError for what get_config gave that is no config."""
+  hint = 'let get_config return a ConfigDict, as those of configs/ do'
+  if not hasattr(config, 'to_dict') or not hasattr(config, 'items'):
+    raise ValueError(f'the config is a {type(config).__name__}: {hint}')
+  needed = ('experiment', 'setting', 'task', 'data', 'training', 'methods')
+  absent = [field for field in needed if field not in config]
+  if absent:
+    raise ValueError(f'the config has no {", ".join(absent)}: {hint}')
+
+
 def of_flags(error: Exception, argv: list[str]) -> str:
   """The line for a flag that cannot be parsed, or a config that raises.
 

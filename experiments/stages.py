@@ -227,8 +227,12 @@ def claim(config, workdir, stage, **settings):
   inputs = {'seed': config.seed, **shared, **settings}
   if stage != 'train':  # which does not depend on it
     inputs['measure'] = config.get('measure')
+  # Of another training nothing in the workdir can stay.
+  holder = workdir if stage == 'train' else None
   record.begin(
-    pathlib.Path(workdir) / 'stages' / stage, record.plain(plain(inputs))
+    pathlib.Path(workdir) / 'stages' / stage,
+    record.plain(plain(inputs)),
+    holder,
   )
 
 

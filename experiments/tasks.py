@@ -47,8 +47,13 @@ class Task(NamedTuple):
 
 
 def own(config) -> bool:
-  """Whether the task is a user's, of which no paper claims anything."""
-  return not config.task.startswith('experiments.')
+  """Whether task or data are a user's, of which no paper claims anything."""
+  return not config.task.startswith('experiments.') or is_file(config)
+
+
+def is_file(config) -> bool:
+  """Whether the data are a user's own file."""
+  return str(config.data.get('name')).endswith(('.csv', '.csv.gz', '.npz'))
 
 
 def load(config) -> Task:

@@ -7,6 +7,7 @@ what has no one reading is refused.
 """
 
 import functools
+import os
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -116,6 +117,7 @@ def enter(
   labelled(own, params, train, 'train')
   if queries is not None:
     labelled(own, params, queries, 'queries', 'measure')
+  check_differentiable(own, params, train)
   check_independent(problem, params, frozen, train)
   return Entered(run, train, queries, as_key(key), (params, frozen))
 
@@ -125,10 +127,18 @@ def enter(
 
 def check_method(given) -> None:
   """Raises ValueError unless it is a Method."""
-  if hasattr(given, 'prepare') and hasattr(given, 'score'):
+  fields = ('prepare', 'score', 'members', 'settings')
+  if not isinstance(given, type) and all(hasattr(given, f) for f in fields):
     return
   hint = kind_of(given)
-  if hasattr(given, 'fit') and hasattr(given, 'solve'):
+  if isinstance(given, type):
+    hint = (
+      f'the class {given.__name__}: give a method, as'
+      ' tda.influence(tda.ekfac(damping)) or tda.grad_dot()'
+    )
+  elif hasattr(given, 'prepare') and hasattr(given, 'score'):
+    hint += ': make it by tda.Method(prepare, score)'
+  elif hasattr(given, 'fit') and hasattr(given, 'solve'):
     hint = 'an Inverse: give tda.influence of it'
   elif isinstance(given, str):
     hint = (
@@ -145,10 +155,13 @@ def check_method(given) -> None:
 
 def check_inverse(given) -> None:
   """Raises ValueError unless it is an Inverse."""
-  if hasattr(given, 'fit') and hasattr(given, 'solve'):
+  made = hasattr(given, 'fit') and hasattr(given, 'solve')
+  if made and not isinstance(given, type):
     return
   hint = kind_of(given)
-  if callable(given) and not hasattr(given, 'prepare'):
+  if isinstance(given, type):
+    hint = f'the class {given.__name__}: give an Inverse, as tda.ekfac(damping)'
+  elif callable(given) and not hasattr(given, 'prepare'):
     hint = (
       f'the function {name_of(given)}: call it, as {name_of(given)}(damping)'
     )
@@ -157,12 +170,16 @@ def check_inverse(given) -> None:
   raise ValueError(f'the inverse is {hint}')
 
 
-def check_problem(given) -> None:
-  """Raises ValueError unless it is a Problem."""
+def check_problem(given, order: str = ORDER['problem']) -> None:
+  """Raises ValueError unless it is a Problem.
+
+  Args:
+    order: how the verb is called.
+  """
   if isinstance(given, Problem):
     _check_numbers(given)
     return
-  hint = f'; the order is {ORDER["problem"]}'
+  hint = f'; the order is {order}'
   if callable(given):
     hint = ': give tda.classification or another problem of it'
   raise ValueError(f'the problem is {kind_of(given)}{hint}')
@@ -301,17 +318,21 @@ def check_independent(
 
   Batch normalisation by the batch's own statistics does that; such a model has
   no loss, and no gradient, of one example. The first row is evaluated beside
-  two sets of others.
+  copies of itself, and beside rows that differ from it.
   """
   together = getattr(problem.outputs, 'together', None)
-  n = rows_lib.count(rows)
-  if together is None or n < 2:
+  if together is None:
     return
-  beside = [np.array([0, 1, n - 1]), np.array([0, 0, 0])]
+  alike = rows_lib.take(rows, np.zeros(3, int))
   first, other = (
-    np.asarray(_first(together, params, frozen, rows_lib.take(rows, index)))
-    for index in beside
+    np.asarray(_first(together, params, frozen, examples))
+    for examples in (alike, _beside_others(alike, rows))
   )
+  if not np.isfinite(first).all():
+    raise ValueError(
+      'the outputs of row 0 are not finite: check the rows and the parameters'
+      ' (a logarithm of 0, numbers too large for the type)'
+    )
   apart = np.abs(np.float64(first) - np.float64(other)).max()
   largest = np.abs(np.float64(first)).max()
   if not apart <= 1e-2 * largest:
@@ -323,6 +344,69 @@ def check_independent(
     )
 
 
+def _beside_others(alike: PyTree, rows: PyTree) -> PyTree:
+  """The first row, twice beside one of other numbers.
+
+  Whatever stands beside it must not matter: floating numbers are made others,
+  and what is no such number (words, classes) is that of a row that differs.
+  """
+  n = rows_lib.count(rows)
+  shift = np.array([0.0, 1.0, 1.0])
+
+  def beside(i):
+    return rows_lib.take(rows, np.array([0, i, i]))
+
+  def differs(others):
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), alike, others)
+    return not all(jax.tree.leaves(same))
+
+  def changed(leaf, other):
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+      return other
+    by = shift.reshape(-1, *[1] * (leaf.ndim - 1))
+    return (leaf + by * (1 + abs(leaf))).astype(leaf.dtype)
+
+  candidates = (beside(i) for i in (*range(1, min(n, 64)), n - 1))
+  others = next(filter(differs, candidates), alike)
+  return jax.tree.map(changed, alike, others)
+
+
+def check_differentiable(
+  problem: Problem, params: PyTree, rows: PyTree
+) -> None:
+  """Raises ValueError unless outputs depend on parameters by a derivative.
+
+  The model is traced as the library runs it: over several rows, backwards.
+
+  Args:
+    problem: bound to what a model has besides its parameters.
+  """
+  example = rows_lib.take(rows, 0)
+  shapes.of(
+    _backward(problem.outputs), 'the gradient of the model', params, example
+  )
+  if not shapes.depends(problem.outputs, params, example):
+    raise ValueError(
+      'the outputs of the model do not depend on the parameters that were given:'
+      ' give those that apply reads'
+    )
+
+
+@functools.lru_cache(64)
+def _backward(outputs):
+  """(params, example) -> gradients of the outputs' sum, over two examples."""
+
+  def one(params, example):
+    value, pull = jax.vjp(lambda p: outputs(p, example), params)
+    return pull(jnp.ones_like(value))
+
+  def both(params, example):
+    pair = jax.tree.map(lambda x: jnp.stack([x, x]), example)
+    return jax.vmap(one, (None, 0))(params, pair)
+
+  return both
+
+
 def _first_row(together, params, frozen, examples):
   return together(params, examples, frozen)[0]
 
@@ -330,10 +414,22 @@ def _first_row(together, params, frozen, examples):
 _first = jax.jit(_first_row, static_argnums=0)
 
 
-def check_path(path) -> None:
-  """Raises ValueError for a path that is empty: it would be the current folder."""
-  if path is not None and not str(path):
+def check_path(path, needed: bool = False) -> None:
+  """Raises ValueError for a path that names no folder to write into.
+
+  Args:
+    needed: whether None is none.
+  """
+  if path is None and not needed:
+    return
+  if not isinstance(path, (str, os.PathLike)):
+    raise ValueError(
+      f'the path is {kind_of(path)}: name a folder for the results'
+    )
+  if not str(path).strip():
     raise ValueError('the path is empty: name a folder for the results')
+  if os.path.isfile(path):
+    raise ValueError(f'the path {path} is a file: name a folder')
 
 
 def check_batch_size(size, name: str = 'batch_size') -> None:

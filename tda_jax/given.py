@@ -51,10 +51,12 @@ def columns(given, name: str, reads: tuple[str, ...] | None = None) -> PyTree:
     given = {
       column: value
       for column, value in given.items()
-      if not (column in unread and _is_text(value))
+      if not (column in unread and not _usable(value, name, column))
     }
-  # A list is a column, whose entries are its rows.
-  is_column = lambda v: isinstance(v, list) or _is_plain_tuple(v)
+  # A list is a column, whose entries are its rows; so is a sparse matrix.
+  is_column = lambda v: (
+    isinstance(v, list) or _is_plain_tuple(v) or hasattr(v, 'todense')
+  )
   return jax.tree_util.tree_map_with_path(
     lambda path, v: _column(v, name, place_of(path)), given, is_leaf=is_column
   )
@@ -75,7 +77,10 @@ def _tree(given, name, reads):
           f'the examples of {name} have different columns: give all the same'
         )
       return {c: [example[c] for example in given] for c in given[0]}
-    if reads == ('x', 'y') and len(given) == 2:
+    if hasattr(given, '_fields'):
+      return given if reads is None else given._asdict()
+    pairs = isinstance(given, list) and _is_plain_tuple(given[0])
+    if reads == ('x', 'y') and len(given) == 2 and not pairs:
       return dict(zip(reads, given, strict=True))
   if isinstance(given, dict):
     return given
@@ -91,6 +96,12 @@ def _tree(given, name, reads):
 def _column(value, name, column):
   """One column as an array that JAX has, [N, ...]."""
   called = f'column {column!r} of {name}'
+  if hasattr(value, 'todense'):
+    raise ValueError(
+      f'{called} is sparse: give {"x.toarray()" if hasattr(value, "toarray") else "x.todense()"}'
+    )
+  if hasattr(value, 'iloc'):
+    value = _of_pandas(value, called)
   if getattr(value, 'dtype', None) is not None and jnp.issubdtype(
     value.dtype, jax.dtypes.extended
   ):
@@ -113,6 +124,22 @@ def _column(value, name, column):
   return _narrow(value, called)
 
 
+def _usable(value, name, column) -> bool:
+  """Whether a column that the problem does not read can go with the rows."""
+  try:
+    _column(value, name, column)
+  except ValueError:
+    return False
+  return not _is_text(value)
+
+
+def _of_pandas(series, called):
+  """A Series as a numpy array; pandas' own types too."""
+  if series.isna().any() and not isinstance(series.dtype, np.dtype):
+    raise ValueError(f'{called} has missing values: fill or remove them')
+  return series.to_numpy(getattr(series.dtype, 'numpy_dtype', None))
+
+
 def _plain(value, called):
   """A numpy array of numbers in native byte order."""
   try:
@@ -129,7 +156,7 @@ def _plain(value, called):
     )
     raise ValueError(
       f'{called} holds {what}: give numbers (tables.read and from_frame number'
-      ' the classes of a target), or leave the column out'
+      ' the classes of a target, and code features that are text)'
     )
   return array.astype(array.dtype.newbyteorder('='), copy=False)
 
@@ -212,7 +239,7 @@ def parameters(params: PyTree, name: str = 'the parameters') -> None:
       ' compiles its own steps'
     )
   if not any(isinstance(leaf, UNKNOWN) for leaf in arrays):
-    finite = np.asarray(_finite(arrays))
+    finite = np.asarray(_finite([as_array(leaf) for leaf in arrays]))
     if not finite.all():
       bad = place_of(leaves[int(np.argmin(finite))][0])
       raise ValueError(
@@ -223,6 +250,9 @@ def parameters(params: PyTree, name: str = 'the parameters') -> None:
 
 def _check_leaf(leaf, place, name):
   dtype = getattr(leaf, 'dtype', None)
+  kinds = (np.ndarray, np.generic, jax.Array, UNKNOWN, float)
+  if not isinstance(leaf, kinds) or isinstance(leaf, np.ma.MaskedArray):
+    dtype = None
   if dtype is None and not isinstance(leaf, float):
     kind = f'the function {name_of(leaf)}' if callable(leaf) else kind_of(leaf)
     hint = 'leave it out of the parameters and close over it in apply'
@@ -235,6 +265,10 @@ def _check_leaf(leaf, place, name):
       f'{place!r} of {name} is complex: give its real and imaginary parts as two'
       ' leaves, and join them in apply'
     )
+  if dtype == np.longdouble and dtype.itemsize > 8:
+    raise ValueError(
+      f'{place!r} of {name} has type {dtype}, which JAX has not: give float32'
+    )
   if not jnp.issubdtype(dtype, jnp.floating):
     raise ValueError(
       f'{place!r} of {name} has type {dtype}, which was not trained: close over'
@@ -244,6 +278,8 @@ def _check_leaf(leaf, place, name):
 
 def as_array(leaf):
   """A leaf of parameters as an array; a Python number is one of no axes."""
+  if isinstance(leaf, np.ndarray) and not leaf.dtype.isnative:
+    return leaf.astype(leaf.dtype.newbyteorder('='))
   return jnp.asarray(leaf) if isinstance(leaf, float) else leaf
 
 
@@ -276,15 +312,25 @@ def as_keys(given, name: str = 'keys') -> jax.Array:
   whole = isinstance(given, int) and not isinstance(given, bool)
   if whole or (dtype is not None and np.ndim(given) == 0):
     if whole or np.issubdtype(dtype, np.integer):
-      return jax.random.key(int(given))
+      return _of_integer(int(given), name)
   if dtype == np.uint32 and np.shape(given)[-1:] == (2,):
     return jax.random.wrap_key_data(jnp.asarray(given))
   if dtype is not None and np.issubdtype(dtype, np.integer):
-    return jnp.stack([jax.random.key(int(one)) for one in np.ravel(given)])
+    return jnp.stack([_of_integer(int(one), name) for one in np.ravel(given)])
   raise ValueError(
     f'{name} is {kind_of(given)}: give typed keys, as jax.random.key(0), or'
     ' integers'
   )
+
+
+def _of_integer(seed: int, name: str) -> jax.Array:
+  """The key of a seed, which JAX must hold whole: 2**32 would be key 0."""
+  bits = 63 if jax.config.jax_enable_x64 else 32
+  if not -(2**31) <= seed < 2**bits:
+    raise ValueError(
+      f'{name}={seed}: give a whole number from 0 to 2^{bits} − 1'
+    )
+  return jax.random.key(seed)
 
 
 # --- words ------------------------------------------------------------------

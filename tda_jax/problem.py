@@ -220,7 +220,14 @@ def ready(
 
 
 def _tuple(names):
-  return (names,) if isinstance(names, str) else tuple(names)
+  names = (names,) if isinstance(names, str) else names
+  if isinstance(names, (tuple, list)):
+    if all(isinstance(name, str) for name in names):
+      return tuple(names)
+  raise ValueError(
+    f'inputs, as_leaf, leave_out and only are names, and {names!r} is given: give'
+    " a string, or a tuple of strings, for example ('w', 'b')"
+  )
 
 
 def _alone(apply, inputs):

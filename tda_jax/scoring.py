@@ -5,6 +5,7 @@ prepared queries, whatever N.
 """
 
 import functools
+import hashlib
 import os
 import pathlib
 import time
@@ -67,7 +68,7 @@ def score(
       computed by something else.
   """
   door.check_method(method)
-  door.check_path(path)
+  door.check_path(path, needed=True)
   name = name or method_lib.name_of(method)
   door.check_batch_size(batch_size)
   if method.members:
@@ -93,8 +94,9 @@ def score(
       shape,
       batch_size,
       {**about, 'member': member},
+      holder=path,
     )
-    if not _told(folder):
+    if not _told(store):
       store_lib.forget(store)  # else its seconds would be of nothing
     if not store_lib.done(store).all():
       run = trees.row(runs, member)
@@ -104,8 +106,11 @@ def score(
         prepared = prepare(run, train, queries, own)
         method_lib.check_solution(prepared, name, method.cure)
         jax.block_until_ready(prepared)
-      seconds = {'prepare_seconds': time.monotonic() - started}
-      facts = {**seconds, **_solver_facts(prepared)}
+      facts = {
+        'store': _name_of(store),
+        'prepare_seconds': time.monotonic() - started,
+        **_solver_facts(prepared),
+      }
       record.write_json(folder / 'facts.json', {**facts, 'score_seconds': 0.0})
       started = time.monotonic()
       with memory.explained('score', name):
@@ -259,6 +264,7 @@ def about_of(
     'queries': digest(queries),
     'key': digest(key),
     **({} if run.frozen is None else {'frozen': digest(run.frozen)}),
+    **({'as_leaf': [*problem.as_leaf]} if problem.as_leaf else {}),
     **({'only': [*problem.only]} if problem.only else {}),
     **({'leave_out': [*problem.leave_out]} if problem.leave_out else {}),
     'versions': fingerprint.versions(),
@@ -279,12 +285,21 @@ def _computed(method, problem, run, train, queries, key) -> str:
   )
 
 
-def _told(folder) -> bool:
-  """Whether it is known how scoring went; it is written before any block."""
+def _told(store) -> bool:
+  """Whether it is known how scoring went; it is written before any block.
+
+  What is told of another store, which was put here, is not.
+  """
   try:
-    return bool(record.read_json(folder / 'facts.json'))
+    told = record.read_json(store.path / 'facts.json')
   except ValueError:
     return False
+  return told.get('store') == _name_of(store)
+
+
+def _name_of(store) -> str:
+  """A short name of what the store says of itself."""
+  return hashlib.sha256(store.about.encode()).hexdigest()[:16]
 
 
 def _fill(store, train, blocks: Callable) -> None:

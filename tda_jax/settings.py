@@ -33,18 +33,24 @@ def kept(factory: Callable) -> Callable:
 
   Args:
     factory: (...) -> a NamedTuple of functions with a field `settings`.
+
+  Raises:
+    ValueError: by the product's factory, for an argument of another kind or out
+      of range (`RULES`), named with its value.
   """
   signature = inspect.signature(factory)
 
   @functools.wraps(factory)
   def make(*args, **kwargs):
-    product = factory(*args, **kwargs)
     given = signature.bind(*args, **kwargs)
     given.apply_defaults()
     arguments = {}
     for name, value in given.arguments.items():
       more = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+      value = _plain(value) if more else _plain({name: value})[name]
+      given.arguments[name] = value
       arguments.update(value if more else {name: value})
+    product = factory(*given.args, **given.kwargs)
     data = tuple((name, _data(value)) for name, value in arguments.items())
     return product._replace(
       settings=Settings(
@@ -55,6 +61,75 @@ def kept(factory: Callable) -> Callable:
     )
 
   return make
+
+
+def _plain(arguments: dict) -> dict:
+  """The arguments with plain numbers; ValueError for one that breaks its rule."""
+  return {
+    name: RULES[name](name, value) if name in RULES else value
+    for name, value in arguments.items()
+  }
+
+
+def _number(words: str, fits: Callable, *others) -> Callable:
+  """A rule: a number that fits, as a float, or one of `others` as it is."""
+
+  def rule(name, value):
+    if isinstance(value, jax.core.Tracer):
+      return value  # its value is not known yet
+    if value is None or isinstance(value, (str, bool)):
+      if not isinstance(value, bool) and value in others:
+        return value
+    elif np.ndim(value) == 0 and np.asarray(value).dtype.kind in 'iuf':
+      if fits(float(value)):  # NaN fits nothing
+        return value if isinstance(value, (int, float)) else float(value)
+    raise ValueError(f'{name}={value!r}: give {words}')
+
+  return rule
+
+
+def _whole(name, value):
+  """A rule: a whole number from 1."""
+  plain = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+  if plain and value >= 1:
+    return int(value)
+  raise ValueError(f'{name}={value!r}: give a whole number from 1')
+
+
+def _inverse(name, value):
+  """A rule: an Inverse, or None where the factory takes none."""
+  if value is None or {'fit', 'solve', 'settings'} <= {*dir(value)}:
+    if not isinstance(value, type):
+      return value
+  raise ValueError(f'{name}={value!r}: give an Inverse, as tda.ekfac(damping)')
+
+
+_INFINITE = float('inf')
+RULES = {  # argument of a factory -> (name, value) -> the value, made plain
+  'damping': _number(
+    "a finite number from 0, or 'heuristic' where a method has it",
+    lambda x: 0 <= x < _INFINITE,
+    'heuristic',
+  ),
+  'tolerance': _number('a number above 0 and below 1', lambda x: 0 < x < 1),
+  'momentum': _number('a number from 0 to below 1', lambda x: 0 <= x < 1),
+  'decay': _number('a number above 0, at most 1', lambda x: 0 < x <= 1),
+  'ridge': _number('a finite number from 0', lambda x: 0 <= x < _INFINITE),
+  'threshold': _number('a number', lambda x: x == x),
+  'memory_limit': _number('a number of bytes above 0', lambda x: x > 0),
+  **dict.fromkeys(
+    ('step_size', 'step_per_damping', 'scale', 'l2'),
+    _number('a number above 0, or None', lambda x: 0 < x < _INFINITE, None),
+  ),
+  **dict.fromkeys(
+    (
+      *('batch_size', 'max_steps', 'steps', 'rounds', 'reports', 'repeats'),
+      *('decay_every', 'columns', 'projection_dim', 'segments', 'at_once'),
+    ),
+    _whole,
+  ),
+  'precondition': _inverse,
+}
 
 
 def of(product) -> Settings | None:

@@ -86,3 +86,21 @@ def _numeric(leaf):
   return jnp.issubdtype(np.asarray(leaf).dtype, np.number) or (
     np.asarray(leaf).dtype == bool
   )
+
+
+def depends(function: Callable, params: PyTree, example: PyTree) -> bool:
+  """Whether function(params, example) reads any leaf of the parameters."""
+  return _depends(function, _hashable(params), _hashable(example))
+
+
+@functools.lru_cache(256)
+def _depends(function, params, example):
+  params, example = (s.unflatten(leaves) for leaves, s in (params, example))
+  jaxpr = jax.make_jaxpr(function)(params, example).jaxpr
+  reached = {id(v) for v in jaxpr.invars[: len(jax.tree.leaves(params))]}
+  for (
+    equation
+  ) in jaxpr.eqns:  # what is within an equation reads all it is given
+    if any(id(v) in reached for v in equation.invars):
+      reached.update(map(id, equation.outvars))
+  return any(id(v) in reached for v in jaxpr.outvars)

@@ -1,14 +1,19 @@
 """What is given at the front door: made plain, or refused in one sentence."""
 
+import collections
 import functools
+import types
 import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 import pytest
 import tiny
+from jax.experimental import sparse as jsparse
+from scipy import sparse
 
 import tda_jax as tda
 from tda_jax import door, scoring
@@ -45,6 +50,14 @@ def column(rows, name, made):
 KINDS = {
   'an Inverse': ({'method': tda.ekfac(0.1)}, 'an Inverse: give tda.influence'),
   'a name': ({'method': 'ekfac'}, "the name 'ekfac': give the method itself"),
+  'a class': (
+    {'method': tda.Method},
+    'the class Method: give a method, as tda.influence',
+  ),
+  'like a method': (
+    {'method': types.SimpleNamespace(prepare=len, score=len)},
+    r'make it by tda.Method\(prepare, score\)',
+  ),
   'a factory': ({'method': tda.grad_dot}, r'grad_dot: call it, as grad_dot\('),
   'nothing': ({'method': None}, 'the method is None; the order is attribute'),
   'swapped': (
@@ -72,8 +85,27 @@ ROWS = {
   ),
   'complex': (lambda r: column(r, 'x', lambda x: x + 1j), "'x' .* complex"),
   'dates': (
-    lambda r: {**r, 'day': np.zeros(11, 'datetime64[D]')},
-    "'day' .* datetime64",
+    lambda r: column(r, 'x', lambda x: np.zeros(x.shape, 'datetime64[D]')),
+    "'x' .* datetime64",
+  ),
+  'sparse': (
+    lambda r: column(r, 'x', sparse.csr_matrix),
+    r"'x' of train is sparse: give x.toarray\(\)",
+  ),
+  'sparse, of JAX': (
+    lambda r: column(r, 'x', jsparse.BCOO.fromdense),
+    r"'x' of train is sparse: give x.todense\(\)",
+  ),
+  'missing in a Series': (
+    lambda r: {
+      **r,
+      'y': pd.Series([None, *r['y'][1:].tolist()], dtype='Int64'),
+    },
+    "'y' of train has missing values",
+  ),
+  'two pairs in a list': (
+    lambda r: [(r['x'][0], r['y'][0]), (r['x'][1], r['y'][1])],
+    'give a dict of columns',
   ),
   'masked': (
     lambda r: column(r, 'x', lambda x: np.ma.array(x, mask=x > 0)),
@@ -100,8 +132,8 @@ ROWS = {
     "'x' of train has numbers beyond float32",
   ),
   'beyond int32': (
-    lambda r: {**r, 'id': np.arange(11) + 2**40},
-    "'id' of train has whole numbers .* beyond int32",
+    lambda r: column(r, 'y', lambda y: y.astype(np.int64) + 2**40),
+    "'y' of train has whole numbers .* beyond int32",
   ),
 }
 LEAVES = {
@@ -233,6 +265,164 @@ def test_rows_that_depend_on_each_other_are_refused():
     attribute(problem=tda.classification(apply))
   own = T.problem._replace(outputs=lambda p, e: T.problem.outputs(p, e))
   np.testing.assert_allclose(attribute(problem=own), scores_of_t(), rtol=1e-6)
+
+
+def test_rows_that_depend_on_each_other_are_seen_among_equal_rows_and_alone():
+  problem = tda.classification(lambda p, x: tiny.mlp_apply(p, x - x.mean(0)))
+  x = T.train['x'].copy()
+  x[:] = x[0]
+  equal = {**T.train, 'x': x}
+  x = x.copy()
+  x[4] += 1  # neither the second row nor the last
+  for train in (equal, {**equal, 'x': x}, {k: v[:1] for k, v in equal.items()}):
+    with pytest.raises(ValueError, match='depend on the other examples of its'):
+      attribute(problem=problem, train=train)
+    attribute(train=train)
+
+
+def test_ground_truth_of_rows_that_depend_on_each_other_is_refused(tmp_path):
+  problem = tda.classification(lambda p, x: tiny.mlp_apply(p, x - x.mean(0)))
+  rows = problem, RECIPE, T.train
+  for use in (
+    lambda: tda.train(*rows, 0, progress=False),
+    lambda: tda.leave_one_out(
+      *rows, T.queries, np.array([0]), 1, 0, tmp_path / 'l', progress=False
+    ),
+    lambda: tda.outcomes(
+      *rows, T.queries, np.array([[0, 1]]), 2, 0, tmp_path / 'o', progress=False
+    ),
+  ):
+    with pytest.raises(ValueError, match='depend on the other examples of its'):
+      use()
+  assert not [*tmp_path.rglob('zarr.json')]
+
+
+def test_outputs_that_are_not_finite_are_said_to_be():
+  problem = tda.classification(lambda p, x: tiny.mlp_apply(p, jnp.log(-abs(x))))
+  with pytest.raises(ValueError, match='outputs of row 0 are not finite'):
+    attribute(problem=problem)
+
+
+@pytest.mark.parametrize(
+  'apply, words',
+  [
+    (lambda p, x: jnp.zeros((len(x), 3)), 'do not depend on the parameters'),
+    (lambda p, x: x[:, :3], 'do not depend on the parameters'),
+    (
+      lambda p, x: jax.lax.while_loop(
+        lambda c: c[0, 0] < 0, lambda c: c + 1, tiny.mlp_apply(p, x)
+      ),
+      'gradient of the model raised ValueError',
+    ),
+    (
+      lambda p, x: jax.pure_callback(
+        np.tanh, jax.ShapeDtypeStruct((1, 3), x.dtype), tiny.mlp_apply(p, x)
+      ),
+      'gradient of the model raised',
+    ),
+  ],
+  ids=['constant', 'without parameters', 'while', 'callback'],
+)
+def test_models_without_a_gradient_are_refused(apply, words):
+  with pytest.raises(ValueError, match=words):
+    attribute(problem=tda.classification(apply))
+  with pytest.raises(ValueError, match=words):
+    tda.train(tda.classification(apply), RECIPE, T.train, 0, progress=False)
+
+
+def test_columns_that_nothing_reads_may_be_of_any_kind():
+  n = len(T.train['y'])
+  more = {
+    'day': np.zeros(n, 'datetime64[D]'),
+    'id': np.arange(n) + 2**40,
+    'note': ['a'] * n,
+    'things': [{}] * n,
+  }
+  np.testing.assert_array_equal(
+    attribute(train={**T.train, **more}), scores_of_t()
+  )
+
+
+def test_rows_of_a_named_tuple_are_read_by_name():
+  rows = collections.namedtuple('Rows', 'y x')(T.train['y'], T.train['x'])
+  np.testing.assert_array_equal(attribute(train=rows), scores_of_t())
+
+
+@pytest.mark.parametrize('dtype', ['category', 'Int64', 'int64'])
+def test_a_series_of_pandas_own_types_is_a_column(dtype):
+  labels = pd.Series(T.train['y']).astype(dtype)
+  found = attribute(train={**T.train, 'y': labels})
+  np.testing.assert_array_equal(found, scores_of_t())
+
+
+@pytest.mark.parametrize('seed', [2**40, -(2**40), 2**32])
+def test_seeds_that_would_be_another_are_refused(seed):
+  with pytest.raises(ValueError, match='give a whole number from 0 to 2\\^32'):
+    attribute(key=seed)
+
+
+def test_parameters_of_the_other_byte_order_are_converted():
+  swapped = jax.tree.map(lambda x: np.asarray(x).astype('>f4'), T.params)
+  np.testing.assert_array_equal(attribute(params=swapped), scores_of_t())
+  wide = jax.tree.map(lambda x: np.asarray(x).astype(np.longdouble), T.params)
+  with pytest.raises(ValueError, match='which JAX has not: give float32'):
+    attribute(params=wide)
+
+
+@pytest.mark.parametrize('number', [np.float32(0.1), np.array(0.1), 'jax'])
+def test_a_damping_may_be_an_array_of_one_number(number):
+  number = jnp.asarray(0.1) if isinstance(number, str) else number
+  found = attribute(tda.influence(tda.ekfac(number)))
+  np.testing.assert_allclose(
+    found, attribute(tda.influence(tda.ekfac(0.1))), 1e-6
+  )
+
+
+def test_self_influence_says_that_a_solver_stopped_short():
+  method = tda.influence(tda.cg(1e-3, max_steps=1))
+  with pytest.warns(door.NotConverged, match='stopped before its tolerance'):
+    detection.self_influence(method, T.problem, T.params, T.train, at_once=4)
+
+
+@pytest.mark.parametrize(
+  'optimizer, words',
+  [
+    (
+      lambda steps: optax.lbfgs(),
+      'the optimizer of the recipe raised TypeError',
+    ),
+    (lambda: optax.sgd(0.1), 'cannot be called with the number of steps'),
+  ],
+)
+def test_optimizers_that_need_more_are_a_sentence(optimizer, words):
+  recipe = RECIPE._replace(optimizer=optimizer)
+  with pytest.raises(ValueError, match=words):
+    tda.train(T.problem, recipe, T.train, 0, progress=False)
+
+
+def test_what_is_given_to_the_other_verbs_is_a_sentence(tmp_path):
+  rows = T.problem, RECIPE, T.train
+  file = tmp_path / 'file'
+  file.write_text('x')
+  score = functools.partial(
+    scoring.score, DOT, T.problem, T.params, T.train, T.queries
+  )
+  for words, use in {
+    'train.problem, recipe, rows, keys': lambda: tda.train(
+      RECIPE, T.problem, T.train, 0
+    ),
+    'a checkpoints of': lambda: tda.train(*rows, 0, checkpoints='a'),
+    'indices must be .L. whole numbers': lambda: tda.leave_one_out(
+      *rows, T.queries, [0.5], 1, 0, tmp_path / 'l'
+    ),
+    'an ensemble already': lambda: tda.ensemble(tda.ensemble(DOT)),
+    'the path is None': lambda: score(None),
+    'the path is 3': lambda: score(3),
+    'is a file: name a folder': lambda: score(file),
+    'k=2.5 of': lambda: tda.supporters(np.zeros((4, 9, 2)), 2.5),
+  }.items():
+    with pytest.raises(ValueError, match=words):
+      use()
 
 
 def test_a_rule_of_promotion_of_the_users_program_changes_nothing():

@@ -110,7 +110,7 @@ def test_only_parallel_names_mesh_axes(file):
 @pytest.mark.parametrize('file', SOURCES, ids=name_of)
 def test_files_can_be_read_in_one_sitting(file):
   lines = len(file.read_text().splitlines())
-  assert lines <= 400, f'{name_of(file)} has {lines} lines: cut it in two'
+  assert lines <= 600, f'{name_of(file)} has {lines} lines: cut it in two'
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,7 @@ def test_top_k_continues_where_it_was_killed(tmp_path, monkeypatch):
   top(method, tmp_path / 'whole')
   other = t._replace(params=jax.tree.map(lambda x: 2 * x, t.params))
   run = Run(other.params, None, None, None)
-  with pytest.raises(ValueError, match='models is'):
+  with pytest.raises(ValueError, match='the models are others now'):
     top(method, tmp_path / 'whole')
   for a, b in zip(got, want, strict=True):
     np.testing.assert_array_equal(a, b)
@@ -229,7 +229,7 @@ def test_a_store_of_other_models_is_refused(tmp_path):
   t = tiny.classification()
   score(t, tmp_path)
   other = t._replace(params=jax.tree.map(lambda x: 2 * x, t.params))
-  with pytest.raises(ValueError, match='models is'):
+  with pytest.raises(ValueError, match='the models are others now'):
     score(other, tmp_path)
 
 
@@ -243,3 +243,27 @@ def test_a_kill_before_the_facts_were_written_is_mended(tmp_path):
     np.testing.assert_array_equal(score(t, tmp_path), want)
     # Else the seconds of scoring would be those of nothing.
     assert json.loads(facts.read_text()) and chunk.stat().st_mtime_ns > made
+
+
+def test_what_is_told_of_another_store_is_not_believed(tmp_path):
+  t = tiny.classification()
+  want = score(t, tmp_path)
+  mine, other = (tmp_path / str(e) / 'facts.json' for e in (0, 1))
+  told = json.loads(mine.read_text())
+  mine.write_bytes(other.read_bytes())
+  np.testing.assert_array_equal(score(t, tmp_path), want)
+  assert json.loads(mine.read_text())['store'] == told['store']
+
+
+def test_a_path_with_dots_is_the_same_place(tmp_path):
+  t = tiny.classification()
+  (tmp_path / 'a').mkdir()
+  want = score(t, tmp_path / 'a' / '..' / 's')
+  np.testing.assert_array_equal(score(t, tmp_path / 's'), want)
+
+
+def test_the_folder_that_a_refusal_names_holds_all_members(tmp_path):
+  t = tiny.classification()
+  score(t, tmp_path / 's')
+  with pytest.raises(ValueError, match=f'score store {tmp_path / "s"} is of'):
+    score(t, tmp_path / 's', gradients.grad_cos())

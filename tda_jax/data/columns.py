@@ -23,7 +23,7 @@ def features(called, name, column, one_hot) -> dict[str, np.ndarray]:
     return {name: column}
   if not one_hot:
     raise ValueError(
-      f'column {name!r} of {called} is text (its first value is {column[0]!r}):'
+      f'column {name!r} of {called} is text (its first value is {str(column[0])!r}):'
       ' give numbers, leave it out (drop), or ask for one_hot'
     )
   values = np.unique(column.astype(str))
@@ -54,12 +54,23 @@ def numbers_or_text(called, name, column) -> np.ndarray:
   wrong = given & np.isnan(numbers.astype(float))
   if not wrong.any() and given.any():
     _refuse(called, name, ~given, 'no value')
+    digits = np.array([len(cell.lstrip('+-')) for cell in column])
+    wide = (digits > 15) & (np.abs(numbers.astype(float)) >= 2**53)
+    exact = numbers.dtype.kind in 'iu'
+    _refuse(
+      called, name, wide & ~exact & ~_written_small(column), 'too many digits'
+    )
     return _whole(column, numbers)
   _refuse(called, name, ~given, 'no value')
   if wrong.sum() <= given.sum() / 2:
     row = int(np.argmax(wrong))
     _refuse(called, name, wrong, f'{column[row]!r} among numbers')
   return column
+
+
+def _written_small(column):
+  """Which cells are written with a point or an exponent."""
+  return np.array([not cell.lstrip('+-').isdigit() for cell in column])
 
 
 def _whole(column, numbers):
@@ -90,6 +101,15 @@ def check_numbers(called, name, column):
   whole = np.abs(narrow).max(initial=0) >= 2**24 and (
     column.dtype.kind in 'iu' or (column == np.round(column)).all()
   )
+  with np.errstate(over='ignore'):
+    lost = np.abs(column.astype(float) - narrow).max(initial=0)
+    spread = np.std(column.astype(float)) if len(column) else 0
+  if not whole and lost > 0.01 * spread > 0:
+    raise ValueError(
+      f'column {name!r} of {called} has numbers that float32 cannot tell apart'
+      f' (they differ by about {spread:.2g} around {np.mean(column):.6g}): subtract'
+      ' their mean or change their unit, or leave the column out (drop)'
+    )
   if whole and len(np.unique(narrow)) < len(np.unique(column)):
     raise ValueError(
       f'column {name!r} of {called} has whole numbers above 2^24 that float32'
@@ -102,7 +122,7 @@ def targets(called, target, y) -> np.ndarray:
   """Numbers to predict, float32."""
   if y.dtype == object or y.dtype.kind in 'US':
     raise ValueError(
-      f'target {target!r} of {called} is text (its first value is {y[0]!r}):'
+      f'target {target!r} of {called} is text (its first value is {str(y[0])!r}):'
       ' give numbers, or ask for classification'
     )
   for column in y.reshape(len(y), -1).T:
@@ -122,9 +142,33 @@ def classes(called, target, y) -> tuple[np.ndarray, tuple[str, ...]]:
         f'target {target!r} of {called} has fractions (as {y[y != np.round(y)][0]}'
         '), which are no classes: ask for regression, or make classes of them'
       )
+    _refuse(called, target, ~np.isfinite(y), 'infinity')
+    wide = np.abs(y) >= 2**53
+    _refuse(called, target, wide, 'a label beyond 2^53 (give it as text)')
     y = y.astype(np.int64)
   names, labels = np.unique(y, return_inverse=True)
   return labels.reshape(-1).astype(np.int32), tuple(map(str, names))
+
+
+def check_spelling(called, target, cells) -> None:
+  """Raises ValueError where one class of numbers is written in two ways.
+
+  Args:
+    cells: [N], of a file as text; others pass.
+  """
+  if cells.dtype != object:
+    return
+  spelled = np.unique(cells.astype(str))
+  numbers = np.asarray(pandas().to_numeric(spelled, errors='coerce'))
+  whole, place = np.unique(numbers, return_inverse=True)
+  if np.isnan(numbers.astype(float)).any() or len(whole) == len(spelled):
+    return
+  twice = np.flatnonzero(place == np.argmax(np.bincount(place)))[:2]
+  raise ValueError(
+    f'target {target!r} of {called} writes one number in several ways'
+    f' ({str(spelled[twice[0]])!r} and {str(spelled[twice[1]])!r}): write each'
+    ' class in one way, and codes as text that is no number'
+  )
 
 
 def pandas():

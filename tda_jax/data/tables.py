@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import zipfile
+import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -105,6 +106,10 @@ def read(
   if path.name.endswith('.npz'):
     if drop:
       raise ValueError(f'{path} has no columns to drop {[*drop]}: change its x')
+    if one_hot:
+      raise ValueError(
+        f'{path} has no columns of text for one_hot: leave it out'
+      )
     return _npz(path, target, classification)
   if path.name.endswith(('.csv', '.csv.gz')):
     cells = _cells(path)
@@ -128,10 +133,13 @@ def from_frame(
   called = 'the frame'
   names = [str(column) for column in frame.columns]
   _check_names(called, names)
+  _check_known(called, names, target, drop)
   cells = {
     name: _of_series(called, name, frame.iloc[:, i])
     for i, name in enumerate(names)
+    if name not in drop
   }
+  drop = ()
   return _table(called, cells, target, classification, one_hot, drop)
 
 
@@ -177,6 +185,11 @@ def _npz(path, target, classification) -> Table:
       f'array {target!r} of {path} has type {y.dtype}: give real numbers or'
       ' names of classes'
     )
+  if not x.size:
+    raise ValueError(
+      f"array 'x' of {path} has shape {list(x.shape)}: give at least one row and"
+      ' one feature'
+    )
   columns = x.reshape(len(x), -1)
   names = tuple(f'x{i}' for i in range(columns.shape[1])) if len(x) else ()
   for name, column in zip(names, columns.T, strict=True):
@@ -195,7 +208,7 @@ def _npz(path, target, classification) -> Table:
 def _arrays(path, target):
   try:
     # Opened here, since np.load leaves a damaged file open.
-    with open(path, 'rb') as file, np.load(file) as content:
+    with open(path, 'rb') as file, _opened(file) as content:
       missing = [n for n in ('x', target) if n not in content.files]
       if missing:
         raise KeyError(missing[0])
@@ -211,8 +224,22 @@ def _arrays(path, target):
       f'array {str(error)!r} of {path} holds Python objects: save numbers, or'
       ' text by array.astype(str)'
     ) from None
-  except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+  except (
+    ValueError,
+    EOFError,
+    OSError,
+    zipfile.BadZipFile,
+    zlib.error,
+  ) as error:
     raise ValueError(f'{path} is not a whole NPZ file: {error}') from None
+
+
+def _opened(file):
+  """The arrays of an open NPZ file."""
+  content = np.load(file)
+  if isinstance(content, np.ndarray):
+    raise ValueError('it is a .npy file of one array: save it with np.savez')
+  return content
 
 
 def _array(path, content, name):
@@ -261,30 +288,43 @@ def _cells(path) -> dict[str, np.ndarray]:
     )
     if found:
       wanted, line, fields = found.groups()
+      _check_commas(path)
       raise ValueError(
         f'line {line} of {path} has {fields} fields and the header {wanted}: mend'
         ' the file'
       ) from None
     raise ValueError(f'{path} is not a readable CSV file: {error}') from None
+  except UnicodeError as error:
+    raise ValueError(
+      f'{path} is not written in UTF-8 ({error}): save it as UTF-8'
+    ) from None
   except (
     pandas.errors.EmptyDataError,
-    UnicodeError,
     EOFError,
     OSError,
+    zlib.error,
   ) as error:
     raise ValueError(f'{path} is not a readable CSV file: {error}') from None
   if (frame.isna() | (frame == '')).iloc[:, -1].any():
     _refuse_short(path, frame.shape[1])
   names = [name.strip() for name in frame.iloc[0]]
-  if len(names) == 1 and re.search(r'[;\t|]', names[0]):
-    raise ValueError(
-      f'the header of {path} has no comma ({names[0]!r}): separate its columns by'
-      ' commas'
-    )
+  _check_commas(path)
   _check_names(str(path), names)
   cells = frame.iloc[1:].to_numpy(dtype=object)
   strip = np.frompyfunc(str.strip, 1, 1)
   return {name: strip(cells[:, i]) for i, name in enumerate(names)}
+
+
+def _check_commas(path):
+  """Raises ValueError for a header whose columns something else separates."""
+  opened = gzip.open if path.name.endswith('.gz') else open
+  with opened(path, 'rt', encoding='utf-8-sig') as file:
+    header = file.readline().strip()
+  if ',' not in header and re.search(r'[;\t|]', header):
+    raise ValueError(
+      f'the header of {path} has no comma ({header!r}): separate its columns by'
+      ' commas (and write decimals with a point)'
+    )
 
 
 def _refuse_short(path, wanted):
@@ -316,6 +356,8 @@ def _check_names(called, names):
 
 def _of_series(called, name, series) -> np.ndarray:
   """A column of a frame: numbers, or objects of text with '' where missing."""
+  if hasattr(series, 'sparse'):
+    series = series.sparse.to_dense()
   kind = series.dtype
   if getattr(kind, 'kind', 'O') in 'biuf':
     if hasattr(kind, 'numpy_dtype') and series.isna().any():
@@ -330,19 +372,25 @@ def _of_series(called, name, series) -> np.ndarray:
   return np.frompyfunc(lambda cell: str(cell).strip(), 1, 1)(cells)
 
 
-def _table(called, cells, target, classification, one_hot, drop) -> Table:
-  """Rows of named columns."""
+def _check_known(called, names, target, drop):
+  """Raises ValueError unless target and dropped columns are there."""
   for name in (target, *drop):
-    if name not in cells:
+    if name not in names:
       raise ValueError(
-        f'{called} has no column {name!r}: its columns are {[*cells]}'
+        f'{called} has no column {name!r}: its columns are {[*names]}'
       )
   if target in drop:
     raise ValueError(f'column {target!r} is the target: do not drop it')
+
+
+def _table(called, cells, target, classification, one_hot, drop) -> Table:
+  """Rows of named columns."""
+  _check_known(called, [*cells], target, drop)
   if not len(cells[target]):
     raise ValueError(f'{called} is empty: give at least one row')
   y = columns_lib.numbers_or_text(called, target, cells[target])
   if classification:
+    columns_lib.check_spelling(called, target, cells[target])
     y, classes = columns_lib.classes(called, target, y)
   else:
     y, classes = columns_lib.targets(called, target, y), ()
@@ -350,6 +398,12 @@ def _table(called, cells, target, classification, one_hot, drop) -> Table:
   for name, column in cells.items():
     if name != target and name not in drop:
       made = columns_lib.features(called, name, column, one_hot)
+      taken = {*made} & {*cells, *coded} - {name}
+      if taken:
+        raise ValueError(
+          f'one_hot makes a column {sorted(taken)[0]!r} of {name!r}, and {called}'
+          ' has one of that name: rename one of them'
+        )
       (features if [*made] == [name] else coded).update(made)
   features |= coded
   if not features:

@@ -130,6 +130,12 @@ def estimate(value: float, resampled: np.ndarray, drawn: tuple) -> Estimate:
   return Estimate(float(value), *_ends(resampled, drawn), resampled, drawn)
 
 
+def within(found: Estimate, least: float, most: float) -> Estimate:
+  """The same with an interval that ends where the quantity does."""
+  low, high = np.clip((found.low, found.high), least, most)
+  return found._replace(low=float(low), high=float(high))
+
+
 def draws(
   subsets: int, queries: int, over: str, resamples: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:

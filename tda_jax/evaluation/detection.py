@@ -69,7 +69,7 @@ def self_influence(
     scores = method_lib.score(method, problem, run, prepared, batch)
     return jnp.diagonal(scores), prepared
 
-  found = []
+  found, short, worst = [], [], []
   size = min(at_once, rows_lib.count(train))
   every = rows_lib.batches(train, size)
   total = -(-rows_lib.count(train) // size)
@@ -77,6 +77,15 @@ def self_influence(
     scores, prepared = block(run, rows, jax.tree.map(jnp.asarray, batch), key)
     method_lib.check_solution(prepared, name, method.cure)
     found.append(np.asarray(scores)[batch.mask > 0])
+    if prepared.solution is not None:
+      counts = batch.mask > 0
+      short.append(~np.asarray(prepared.solution.converged)[..., counts])
+      residuals = np.asarray(prepared.solution.residuals)
+      if residuals.size:
+        worst.append(residuals[..., -1, :][..., counts].max())
+  if short:
+    share = np.concatenate(short, -1).mean()
+    door.say_short(share, max(worst, default=None), name, level=4)
   return door.finite(np.concatenate(found), name, method.cure)
 
 

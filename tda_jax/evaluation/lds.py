@@ -170,7 +170,8 @@ def _interval(predicted, outcomes, over, resamples, seed, kind):
   every = ranks.correlations(predicted, outcomes[None], of_subsets, kind)
   resampled = (every * of_queries).mean(axis=1)
   drawn = (*outcomes.shape, over, resamples, seed)
-  return bootstrap.estimate(np.mean(each), resampled, drawn)
+  found = bootstrap.estimate(np.mean(each), resampled, drawn)
+  return bootstrap.within(found, -1.0, 1.0)
 
 
 def _truth(outcomes, subsets):

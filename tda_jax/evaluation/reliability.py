@@ -86,9 +86,8 @@ def ceiling(
     every = per_query(RESAMPLED_SPLITS, of_subsets)
   resampled = (every * of_queries).mean(axis=1)
   drawn = (count, queries, over, resamples, seed)
-  return Ceiling(
-    bootstrap.estimate(found.mean(), resampled, drawn), found, found**2
-  )
+  estimate = bootstrap.estimate(found.mean(), resampled, drawn)
+  return Ceiling(bootstrap.within(estimate, 0.0, 1.0), found, found**2)
 
 
 def spearman_brown(r: np.ndarray, factor: float = 2.0) -> np.ndarray:

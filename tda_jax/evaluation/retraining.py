@@ -201,8 +201,11 @@ def reweighted(
 def checked_indices(indices, rows: int) -> np.ndarray:
   """Rows to leave out, [L]; raises ValueError unless they are from 0 to N−1."""
   indices = np.asarray(indices)
-  if indices.ndim != 1 or not ((indices >= 0) & (indices < rows)).all():
-    raise ValueError(f'indices must be [L] rows from 0 to {rows - 1}')
+  whole = indices.ndim == 1 and np.issubdtype(indices.dtype, np.integer)
+  if not whole or not ((indices >= 0) & (indices < rows)).all():
+    raise ValueError(
+      f'indices must be [L] whole numbers of rows from 0 to {rows - 1}'
+    )
   return indices
 
 
@@ -267,7 +270,7 @@ def retrained(
     points: [T] steps of the run after which to measure; None: its end, for
       which the store has no axis.
   """
-  door.check_path(path)
+  door.check_path(path, needed=True)
   door.check_batch_size(at_once, 'at_once')
   door.check_batch_size(repeats, 'repeats')
   total = count * repeats

@@ -83,8 +83,8 @@ def supporters(
   models, count, queries = scores.shape
   if models < FEWEST:
     raise ValueError(too_few(models))
-  if not 1 <= k <= count:
-    raise ValueError(f'k={k} of {count} training rows: give 1 to {count}')
+  if not isinstance(k, (int, np.integer)) or not 1 <= k <= count:
+    raise ValueError(f'k={k!r} of {count} training rows: give 1 to {count}')
   rng = np.random.default_rng(seed)
   rows = _top(scores.mean(0), k, rng)
   every, shares = [], []

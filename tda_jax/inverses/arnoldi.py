@@ -48,7 +48,7 @@ def arnoldi(
     raise ValueError(
       f'damping={damping!r} of arnoldi: give a number, 0 or above'
     )
-  if not 0 < rank <= steps:
+  if not isinstance(rank, int) or not 0 < rank <= steps:
     raise ValueError(f'rank={rank} of {steps} steps: give 1 to {steps}')
 
   def fit(problem, params, train, key):

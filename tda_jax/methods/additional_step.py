@@ -32,10 +32,13 @@ def additional_step(
     at_once: rows taken together.
 
   Raises:
-    ValueError: `at_once` is not positive.
+    ValueError: `optimizer` is none.
   """
-  if at_once < 1:
-    raise ValueError(f'at_once={at_once}: give at least 1')
+  if not callable(getattr(optimizer, 'update', None)):
+    raise ValueError(
+      f'optimizer={optimizer!r}: give one of optax, for example'
+      ' optax.adam(1e-3)'
+    )
 
   def prepare(problem, run, train, queries, key):
     del train, key

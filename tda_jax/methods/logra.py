@@ -51,8 +51,11 @@ def logra(
     raise ValueError(f"basis={basis!r} is unknown: use 'pca' or 'random'")
   if labels not in ('sampled', 'data'):
     raise ValueError(f"labels={labels!r} is unknown: use 'sampled' or 'data'")
-  if min(rank) < 1:
-    raise ValueError(f'rank={rank}: give two numbers of at least 1')
+  pair = isinstance(rank, (tuple, list)) and len(rank) == 2
+  if not pair or not all(isinstance(r, int) and r >= 1 for r in rank):
+    raise ValueError(
+      f'rank={rank}: give two whole numbers of at least 1, for example (16, 16)'
+    )
 
   def prepare(problem, run, train, queries, key):
     inverse_lib.positive(damping, problem.l2)

@@ -166,6 +166,10 @@ def ensemble(method: Method) -> Method:
   Its `run` has a leading member axis E; members are taken one at a time, so
   that memory does not grow with E. Scores are averaged, never weights.
   """
+  if method.members:
+    raise ValueError(
+      'the method is an ensemble already: give the method of one model'
+    )
   door.check_method(method)
 
   def prepare(problem, run, train, queries, key):

@@ -29,13 +29,14 @@ class Evidence(NamedTuple):
 
   Attributes:
     standard_error: of an ensemble's score; None for one model's.
-    significant: whether models that did not pick the row confirm it.
+    significant: whether models that did not pick the row confirm it; None: too
+      few models to say.
   """
 
   example: Example
   score: float
   standard_error: float | None = None
-  significant: bool = False
+  significant: bool | None = None
 
 
 class Query(NamedTuple):
@@ -66,7 +67,7 @@ class Scored(NamedTuple):
 
   Attributes:
     standard_error: [N, Q], `significance.uncertainty`; None: of one model.
-    significant: [N, Q] bool, `supporters.marked`; None: none is.
+    significant: [N, Q] bool, `supporters.marked`; None: too few models.
   """
 
   scores: np.ndarray
@@ -229,7 +230,7 @@ def _strongest(scored, q, sign, count, draw):
       draw('train', i),
       column[i],
       None if error is None else float(error[i, q]),
-      marks is not None and bool(marks[i, q]),
+      None if marks is None else bool(marks[i, q]),
     )
     for i in order
     if sign * column[i] > 0

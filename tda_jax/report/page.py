@@ -77,6 +77,7 @@ def write(
       queries=queries,
       power=_power(queries),
       uncertain=any(one.standard_error is not None for one in _evidence(queries)),
+      tested=any(one.significant is not None for one in _evidence(queries)),
       method=method,
       told=told or {},
       columns=COLUMNS,

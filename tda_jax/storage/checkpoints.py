@@ -1,7 +1,8 @@
 """Trees of arrays on disk, through orbax, with checksums of their files.
 
 A checkpoint is the folder that orbax writes and a list of its files in it, as
-`sha256sum` makes and checks them.
+`sha256sum` makes and checks them; a comment in it has the folder's name, so that
+one that was put in another's place is damaged.
 """
 
 import hashlib
@@ -40,7 +41,7 @@ def save(path: str | os.PathLike, tree: PyTree) -> None:
   ocp.save(aside, jax.tree.map(np.asarray, tree))
   parts = sorted(part for part in aside.rglob('*') if part.is_file())
   names = [part.relative_to(aside) for part in parts]
-  (aside / SUMS).write_text(_sums(aside, names))
+  (aside / SUMS).write_text(_sums(aside, names, path.name))
   for part in [*aside.rglob('*'), aside]:
     files.sync(part)
   os.replace(aside, path)
@@ -88,8 +89,8 @@ def whole(path: str | os.PathLike) -> bool:
   path = pathlib.Path(path)
   try:
     text = (path / SUMS).read_text()
-    names = [line[66:] for line in text.splitlines()]
-    return bool(names) and _sums(path, names) == text
+    names = [line[66:] for line in text.splitlines()[1:]]
+    return bool(names) and _sums(path, names, path.name) == text
   except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError):
     return False
 
@@ -123,9 +124,9 @@ def _numbers(folder, name):
   return sorted(int(text) for text in texts if text.isdigit())
 
 
-def _sums(path, names) -> str:
-  """A line for each file: its checksum and its name."""
-  lines = []
+def _sums(path, names, called) -> str:
+  """The folder's name, and a line for each file: its checksum and its name."""
+  lines = [f'# {called}\n']
   for name in names:
     with open(path / name, 'rb') as file:
       sha = hashlib.file_digest(file, 'sha256')

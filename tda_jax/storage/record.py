@@ -20,13 +20,27 @@ import numpy as np
 from tda_jax.storage import files
 
 ROW = ('method', 'metric', 'value', 'low', 'high', 'n', 'seconds', 'peak_mb')
+DIGESTS = {  # fields that hold digests, which say nothing to people
+  'rows_digest': 'the training rows',
+  'train': 'the training rows',
+  'queries': 'the queries',
+  'queries_digest': 'the queries',
+  'models': 'the models',
+  'checkpoints': 'the checkpoints',
+}
 CLAIM = ('claim', 'source', 'expected', 'observed', 'holds')
 
 
-def begin(path: str | os.PathLike, inputs: dict) -> bool:
+def begin(
+  path: str | os.PathLike, inputs: dict, holder: str | os.PathLike | None = None
+) -> bool:
   """Opens the stage folder `path`, which answers for `inputs`.
 
   A new folder gets run.json: the inputs and where they ran.
+
+  Args:
+    holder: the folder to delete where the inputs are others, with all that was
+      made from them; None: `path`.
 
   Returns:
     Whether the stage is complete; if not, it starts or continues.
@@ -39,8 +53,13 @@ def begin(path: str | os.PathLike, inputs: dict) -> bool:
   path.mkdir(parents=True, exist_ok=True)
   file = path / 'run.json'
   if file.exists():
-    found = read_json(file, f'the folder {path}').get('inputs', {})
-    same(found, plain(inputs), f'the folder {path}')
+    found = read_json(file, f'the folder {path}').get('inputs')
+    if found is None:
+      raise ValueError(
+        f'{file} is damaged (it has no inputs): delete the folder {path} and run'
+        ' the same command again'
+      )
+    same(found, plain(inputs), f'the folder {holder or path}')
     return (path / 'complete').exists()
   foreign = sorted(p.name for p in path.iterdir() if p.name[0] != '.')
   if foreign:
@@ -95,6 +114,8 @@ def joined(own: dict, given: dict | None, free: tuple[str, ...] = ()) -> dict:
 def _difference(field, there, now) -> str:
   if field.startswith('functions.') or field == 'measure':
     return f'{field.split(".")[-1]} is another function now'
+  if field in DIGESTS:
+    return f'{DIGESTS[field]} are others now'
   return f'{field} is {_short(there)} there and {_short(now)} now'
 
 

@@ -43,16 +43,21 @@ def create(
   shape: tuple[int, ...],
   rows_per_block: int,
   attributes: dict,
+  holder: str | os.PathLike | None = None,
 ) -> Store:
   """The store at `path`, made unless it is there with the same contents.
 
   A store of which a block is done keeps its own `rows_per_block`.
 
+  Args:
+    holder: the folder to delete where a store of something else is there; None:
+      `path`.
+
   Raises:
     ValueError: a store of another shape or other attributes is there, or it
       cannot be read; the message names both sides.
   """
-  path, shape = pathlib.Path(path).absolute(), tuple(map(int, shape))
+  path, shape = _real(path), tuple(map(int, shape))
   if 0 in shape or rows_per_block < 1:
     raise ValueError(
       f'a score store of shape {shape} in blocks of {rows_per_block} rows'
@@ -62,7 +67,7 @@ def create(
   if (path / 'zarr.json').exists():
     store = open(path)
     found = {**_attributes(path), 'shape': list(store.shape)}
-    record.same(found, wanted, f'the score store {path}')
+    record.same(found, wanted, f'the score store {holder or path}')
     if (
       store.rows_per_block == min(rows_per_block, shape[0]) or done(store).any()
     ):
@@ -98,7 +103,7 @@ def open(path: str | os.PathLike) -> Store:
   Raises:
     ValueError: there is none, or its metadata cannot be read.
   """
-  path = pathlib.Path(path).absolute()
+  path = _real(path)
   if not (path / 'zarr.json').exists():
     raise ValueError(f'there is no score store at {path}: run the stage first')
   try:
@@ -219,6 +224,11 @@ def _checksum(store, number, values) -> bytes:
 
 def _marker(store, number):
   return store.path / 'done' / str(number)
+
+
+def _real(path):
+  """The path without links and '..', which tensorstore does not take."""
+  return pathlib.Path(os.path.realpath(path))
 
 
 def _spec(path):

@@ -95,6 +95,15 @@ def check_recipe(given) -> None:
 
 def check_schedule(recipe, steps: int) -> None:
   """Raises ValueError unless the recipe gives a schedule and an optimizer."""
+  for field in ('learning_rate', 'optimizer'):
+    try:
+      getattr(recipe, field)(steps)
+    except TypeError as error:
+      raise ValueError(
+        f'{field} of the recipe cannot be called with the number of steps'
+        f' ({error}): give a function of it, for example lambda steps:'
+        ' optax.sgd(0.1)'
+      ) from None
   if not callable(recipe.learning_rate(steps)):
     raise ValueError(
       'learning_rate of the recipe gives a number: it is a function of the number'
@@ -106,6 +115,28 @@ def check_schedule(recipe, steps: int) -> None:
       'optimizer of the recipe gives no optax.GradientTransformation: it is a'
       ' function of the number of steps, as lambda steps: optax.sgd(0.1)'
     )
+
+
+def check_optimizer(recipe, params, steps: int) -> None:
+  """Raises ValueError unless the optimizer makes an update of a gradient alone.
+
+  Args:
+    params: arrays or their shapes.
+  """
+  optimizer = recipe.optimizer(steps)
+
+  def updated(params):
+    return optimizer.update(params, optimizer.init(params), params)[0]
+
+  try:
+    jax.eval_shape(updated, params)
+  except Exception as error:
+    said = (str(error).strip() or 'no message').splitlines()[0]
+    raise ValueError(
+      f'the optimizer of the recipe raised {type(error).__name__} on a gradient'
+      f' ({said.rstrip(".")}): give one that needs no more than gradient, state'
+      ' and parameters, for example optax.sgd(0.1)'
+    ) from error
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:

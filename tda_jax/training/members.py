@@ -118,7 +118,7 @@ def train(
   rows = check(problem, recipe, rows, members)
   n = own_rows(rows, members)
   total = fit.total_steps(recipe, n)
-  if not 0 <= checkpoints <= total:
+  if not isinstance(checkpoints, int) or not 0 <= checkpoints <= total:
     raise ValueError(
       f'{checkpoints} checkpoints of a run of {total} steps: give 0 to {total}'
     )
@@ -187,7 +187,7 @@ def check(
   problem: Problem, recipe: Recipe, rows: PyTree, members: Member
 ) -> PyTree:
   """The rows, made plain; raises ValueError for what cannot be trained."""
-  door.check_problem(problem)
+  door.check_problem(problem, 'train(problem, recipe, rows, keys)')
   fit.check_recipe(recipe)
   rows = door.rows(rows, 'train', problem)
   keys, subsets, weights = members[:3]
@@ -220,9 +220,17 @@ def check(
   fit.check_schedule(recipe, total)
   params = jax.eval_shape(recipe.init, keys[0])
   door.parameters(params, 'the initial parameters')
-  own = bound(problem, trees.row(members.frozen, 0))
+  frozen = trees.row(members.frozen, 0)
+  own = bound(problem, frozen)
   door.labelled(own, params, rows, 'train')
+  door.check_differentiable(own, params, rows)
+  fit.check_optimizer(recipe, params, total)
+  start = _initial(recipe.init, keys[0])
+  door.check_independent(problem, start, frozen, rows)
   return rows
+
+
+_initial = jax.jit(lambda init, key: init(key), static_argnums=0)
 
 
 def identity(
@@ -324,7 +332,7 @@ def _converging(finite, part: Segment, recipe, name):
     raise ValueError(
       f'{name(int(np.argmin(finite)))} diverged in epoch {part.epoch + 1} of'
       f' {recipe.epochs} (its parameters are not finite): lower the learning'
-      ' rate and run again, in a new folder (--workdir) if it is kept in one'
+      ' rate (or weight decay) and run again, in a new folder (--workdir) if it is kept in one'
     )
 
 
@@ -339,7 +347,10 @@ def _rates(recipe, total, steps):
 
 
 def _of_members(array, members, name, rows=None):
-  array = np.asarray(array)
+  try:
+    array = np.asarray(array)
+  except ValueError:
+    raise ValueError(f'{name} have lines of different lengths') from None
   fits = array.ndim == 2 and array.shape[0] == members
   if not fits or (rows is not None and array.shape[1] != rows):
     raise ValueError(

@@ -1,6 +1,7 @@
 import gzip
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tda_jax.data import tables
@@ -296,3 +297,111 @@ def test_npz_labels_of_other_shapes_are_decoded(tmp_path, made):
   table = tables.read(tmp_path / 'a.npz', classification=True)
   np.testing.assert_array_equal(table.rows['y'], y)
   assert table.classes == ('0', '1', '2')
+
+
+UNREADABLE = {  # text of a file, options, words of the sentence
+  'a coded column of one name': (
+    'a,a_red,y\nred,2,1\nblue,4,2\nred,7,1\nblue,4,2\n',
+    {'one_hot': True},
+    "makes a column 'a_red' of 'a'",
+  ),
+  'two coded columns of one name': (
+    'a,a_b,y\nb_c,c,1\nd,e,2\nb_c,c,1\nd,e,2\n',
+    {'one_hot': True},
+    "makes a column 'a_b_c' of 'a_b'",
+  ),
+  'infinite labels': (
+    'a,y\n1,inf\n2,1\n3,1\n',
+    {'classification': True},
+    'infinity in column .y.',
+  ),
+  'labels beyond 2^53': (
+    'a,y\n1,1e30\n2,2e30\n3,1\n',
+    {'classification': True},
+    r'a label beyond 2\^53',
+  ),
+  'labels in two spellings': (
+    'a,y\n1,01\n2,1\n3,2\n',
+    {'classification': True},
+    "writes one number in several ways .'01' and '1'.",
+  ),
+  'times': (
+    'a,y\n1700000000.5,1\n1700000001.5,2\n1700000002,3\n',
+    {},
+    "'a' .* float32 cannot tell apart .*subtract their mean",
+  ),
+  'a target of times': (
+    'a,y\n1,1700000000.5\n2,1700000001.5\n4,1700000002\n',
+    {},
+    "'y' .* float32 cannot tell apart",
+  ),
+  'tiny numbers': (
+    'a,y\n1e-50,1\n2e-50,2\n3e-50,4\n',
+    {},
+    "'a' .* float32 cannot tell apart",
+  ),
+  'identifiers of many digits': (
+    'a,y\n12345678901234567890123,1\n12345678901234567890124,2\n',
+    {},
+    'too many digits in column .a.',
+  ),
+  'decimal commas': (
+    'a;b;y\n1,5;2;3\n4,5;5;6\n',
+    {},
+    'no comma .*separate its columns by commas .and write decimals',
+  ),
+}
+
+
+@pytest.mark.parametrize('kind', UNREADABLE)
+def test_numbers_and_names_that_would_be_merged_are_refused(tmp_path, kind):
+  text, options, words = UNREADABLE[kind]
+  with pytest.raises(ValueError, match=words):
+    tables.read(write(tmp_path, text), **options)
+
+
+def test_measurements_around_a_mean_are_read(tmp_path):
+  rng = np.random.default_rng(0)
+  a = 1000 + rng.normal(size=50)
+  text = 'a,y\n' + ''.join(f'{x},{i}\n' for i, x in enumerate(a))
+  found = tables.read(write(tmp_path, text)).rows['x'][:, 0]
+  np.testing.assert_allclose(found, a, rtol=1e-6)
+
+
+def test_files_damaged_in_their_compressed_part_are_refused(tmp_path):
+  path = tmp_path / 'rows.csv.gz'
+  rows = 'a,y\n' + ''.join(f'{i},{i % 7}\n' for i in range(500))
+  data = bytearray(gzip.compress(rows.encode()))
+  for i in range(40, 60):
+    data[i] ^= 0xFF
+  path.write_bytes(data)
+  with pytest.raises(ValueError, match='is not a readable CSV file'):
+    tables.read(path)
+  (tmp_path / 'latin.csv').write_bytes(b'a,y\n1,2\n' + b'\xe9,3\n')
+  with pytest.raises(
+    ValueError, match='not written in UTF-8 .*save it as UTF-8'
+  ):
+    tables.read(tmp_path / 'latin.csv')
+
+
+def test_npz_of_one_array_and_of_nothing(tmp_path):
+  np.save(tmp_path / 'a.npy', np.zeros(3))
+  path = (tmp_path / 'a.npy').rename(tmp_path / 'a.npz')
+  with pytest.raises(ValueError, match='a .npy file of one array'):
+    tables.read(path)
+  for shape in ((0, 3), (5, 0)):
+    np.savez(path, x=np.zeros(shape), y=np.zeros(shape[0]))
+    with pytest.raises(ValueError, match='at least one row and one feature'):
+      tables.read(path)
+  np.savez(path, x=np.zeros((3, 2)), y=np.zeros(3))
+  with pytest.raises(ValueError, match='no columns of text for one_hot'):
+    tables.read(path, one_hot=True)
+
+
+def test_a_frame_may_have_dates_to_drop_and_sparse_columns():
+  frame = pd.DataFrame({'a': [1.0, 2.0], 'y': [0, 1]})
+  frame['date'] = pd.to_datetime(['2020-01-01', '2020-01-02'])
+  frame['s'] = pd.arrays.SparseArray([0, 3])
+  found = tables.from_frame(frame, drop=['date'])
+  assert found.columns == ('a', 's')
+  np.testing.assert_array_equal(found.rows['x'], [[1, 0], [2, 3]])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import config_dict, config_flags
 
 from experiments import launch, sentences, tasks
 from tda_jax.data import prepare, worlds
@@ -127,3 +127,31 @@ def test_a_users_task_that_raises_is_what_was_given():
   with pytest.raises(ValueError, match='raised KeyError') as error:
     tasks._of_user(broken, types.SimpleNamespace(task='mine:broken'))
   assert sentences.of_error(error.value)[1] == 1
+
+
+@pytest.mark.parametrize(
+  'config, words',
+  [
+    ({'a': 1}, 'the config is a dict: let get_config return a ConfigDict'),
+    (None, 'the config is a NoneType'),
+    (config_dict.create(experiment='astra'), 'the config has no setting, task'),
+  ],
+)
+def test_what_is_no_config_is_a_sentence(config, words):
+  with pytest.raises(ValueError, match=words):
+    sentences.check_config(config)
+
+
+def test_workdirs(tmp_path, monkeypatch):
+  (tmp_path / 'file').write_text('x')
+  for text, words in (
+    (' ', '--workdir is empty'),
+    (str(tmp_path / 'file'), 'is no folder and cannot be made one'),
+    (str(tmp_path / 'file' / 'in'), 'is no folder and cannot be made one'),
+  ):
+    with pytest.raises(ValueError, match=words):
+      launch._folder(text)
+  (tmp_path / 'a').mkdir()
+  assert launch._folder(str(tmp_path / 'a' / '..' / 'b')) == tmp_path / 'b'
+  monkeypatch.setenv('HOME', str(tmp_path))
+  assert launch._folder('~/c') == tmp_path / 'c'

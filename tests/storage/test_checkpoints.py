@@ -52,7 +52,7 @@ def test_all_of_it_is_on_the_disk_before_its_name(tmp_path, monkeypatch):
   def renamed(aside, path):
     if path == tmp_path / 'a':
       every = {*aside.rglob('*'), aside}
-      assert {*order} == every and checkpoints.whole(aside)
+      assert {*order} == every and (aside / checkpoints.SUMS).exists()
       order.clear()
     replace(aside, path)
 
@@ -119,3 +119,15 @@ def test_of_another_model(tmp_path):
     checkpoints.load(tmp_path / 'a', {'w': jnp.ones((2, 4))})
   with pytest.raises(ValueError, match='cannot be read .*another model'):
     checkpoints.load(tmp_path / 'a', {'v': jnp.ones((2, 3))})
+
+
+def test_a_checkpoint_in_the_place_of_another_is_damaged(tmp_path):
+  for step in (1, 2):
+    checkpoints.save(tmp_path / f'step_{step}', {'w': np.full(3, step)})
+  (tmp_path / 'step_1').rename(tmp_path / 'kept')
+  (tmp_path / 'step_2').rename(tmp_path / 'step_1')
+  (tmp_path / 'kept').rename(tmp_path / 'step_2')
+  assert not checkpoints.whole(tmp_path / 'step_1')
+  assert checkpoints.newest(tmp_path, 'step') is None
+  with pytest.raises(ValueError, match='damaged'):
+    checkpoints.load(tmp_path / 'step_1', {'w': np.zeros(3, int)})

@@ -105,6 +105,12 @@ def test_scores_of_another_problem_are_refused(stored, change):
     score(stored, problem=T.problem._replace(**changed))
 
 
+def test_scores_with_a_parameter_as_a_leaf_are_others(stored):
+  words = 'as_leaf is null there and .*layer0/w.* now'
+  with pytest.raises(ValueError, match=words):
+    score(stored, problem=T.problem._replace(as_leaf=('layer0/w',)))
+
+
 def test_the_same_written_again_is_the_same(stored):
   """As in a new process: other objects, the same computation."""
   again = tda.classification(tiny.mlp_apply)

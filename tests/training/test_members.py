@@ -187,7 +187,9 @@ def test_checkpoints_are_where_they_say(count):
 def test_a_diverged_member_is_named(tmp_path):
   weights = np.ones((3, 18), np.float32)
   weights[1] = 1e38
-  message = 'member 1 diverged in epoch . of 3 .* lower the learning rate.* new folder'
+  message = (
+    'member 1 diverged in epoch . of 3 .* lower the learning rate.* new folder'
+  )
   with pytest.raises(ValueError, match=message):
     members.train(
         PROBLEM, recipe(), rows(), KEYS, weights=weights, directory=tmp_path,
