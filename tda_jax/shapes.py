@@ -62,12 +62,15 @@ def _evaluated(function, *given):
 
 def _hashable(tree):
   leaves, structure = jax.tree.flatten(tree)
-  return tuple(map(_shape, leaves)), structure
+  return tuple(map(shape, leaves)), structure
 
 
-def _shape(leaf):
+def shape(leaf) -> jax.ShapeDtypeStruct:
+  """Shape of an array, and the type that JAX would give it."""
   dtype = getattr(leaf, 'dtype', None)
   dtype = jnp.result_type(leaf) if dtype is None else dtype
+  if not jnp.issubdtype(dtype, jax.dtypes.extended):
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
   return jax.ShapeDtypeStruct(jnp.shape(leaf), dtype)
 
 

@@ -50,16 +50,14 @@ def numbers_or_text(called, name, column) -> np.ndarray:
     return lower == 'true'
   numbers = pandas().to_numeric(column, errors='coerce')
   numbers = np.asarray(numbers)
-  given = column != ''
+  given = np.asarray(column != '', bool)
   wrong = given & np.isnan(numbers.astype(float))
   if not wrong.any() and given.any():
     _refuse(called, name, ~given, 'no value')
     digits = np.array([len(cell.lstrip('+-')) for cell in column])
     wide = (digits > 15) & (np.abs(numbers.astype(float)) >= 2**53)
-    exact = numbers.dtype.kind in 'iu'
-    _refuse(
-      called, name, wide & ~exact & ~_written_small(column), 'too many digits'
-    )
+    wide &= numbers.dtype.kind not in 'iu'
+    _refuse(called, name, wide & ~_written_small(column), 'too many digits')
     return _whole(column, numbers)
   _refuse(called, name, ~given, 'no value')
   if wrong.sum() <= given.sum() / 2:

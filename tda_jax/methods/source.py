@@ -56,7 +56,6 @@ def source(
     ValueError: the run has no checkpoints, or not a multiple of `segments`;
       `momentum` is not in [0, 1).
   """
-  _check_settings(segments, momentum)
 
   def prepare(problem, run, train, queries, key):
     parts = _parts(run, segments)
@@ -139,14 +138,6 @@ def _worst(every: inverse_lib.Solution) -> inverse_lib.Solution:
     diverged=every.diverged.any(0),
     damping=every.damping.mean(),
   )
-
-
-def _check_settings(segments, momentum):
-  if segments < 1 or not 0 <= momentum < 1:
-    raise ValueError(
-      f'segments={segments} and momentum={momentum}: give at least 1 segment'
-      ' and a momentum from 0 to below 1'
-    )
 
 
 def _parts(run, segments):

@@ -17,6 +17,7 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
+from tda_jax import shapes
 from tda_jax.problem import Problem, bound
 from tda_jax.version import __version__
 
@@ -48,13 +49,7 @@ def versions() -> dict[str, str]:
 
 def abstract(tree: PyTree) -> PyTree:
   """Shapes and types of a tree of arrays."""
-
-  def of(leaf):
-    dtype = getattr(leaf, 'dtype', None)
-    dtype = jnp.result_type(leaf) if dtype is None else dtype
-    return jax.ShapeDtypeStruct(jnp.shape(leaf), dtype)
-
-  return jax.tree.map(of, tree)
+  return jax.tree.map(shapes.shape, tree)
 
 
 def of_rows(rows: PyTree) -> PyTree:

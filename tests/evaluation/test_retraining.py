@@ -120,7 +120,7 @@ def test_hosts_share_the_blocks(tmp_path, monkeypatch):
     ({'recipe': recipe(rate=0.2)}, 'learning_rate'),
     ({'key': jax.random.key(6)}, 'key'),
     ({'subsets': SUBSETS[::-1]}, 'subsets'),
-    ({'train': rows(2, 12)}, 'rows_digest'),
+    ({'train': rows(2, 12)}, 'the training rows are others'),
     ({'queries': rows(2, 4)}, 'queries'),
     ({'attributes': {'network': 'wide'}}, 'network'),
     ({'repeats': 1}, 'repeats is 3 there and 1 now'),

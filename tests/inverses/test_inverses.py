@@ -271,7 +271,7 @@ def test_errors_say_what_to_change():
   ):
     with pytest.raises(ValueError, match='give a number above 0'):
       make(0.0).fit(t.problem, t.params, t.train, KEY)
-  with pytest.raises(ValueError, match="damping='auto' is unknown"):
+  with pytest.raises(ValueError, match="damping='auto': give a finite number"):
     cg.cg('auto').fit(t.problem, t.params, t.train, KEY)
   with pytest.raises(
     ValueError, match='needs .* kB, above memory_limit=1.0 kB: use cg or astra'

@@ -186,5 +186,7 @@ def test_errors_say_what_to_do():
     attribute(source(), t, run._replace(checkpoints=None))
   with pytest.raises(ValueError, match='4 checkpoints cannot be cut into 3'):
     attribute(source(3), t, run)
-  with pytest.raises(ValueError, match='momentum from 0 to below 1'):
+  with pytest.raises(
+    ValueError, match='momentum=1.0: give a number from 0 to below 1'
+  ):
     source(3, 1.0)
