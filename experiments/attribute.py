@@ -1,8 +1,8 @@
 """Stage 2: scores all pairs with the methods of a config.
 
 `--config.method=NAME,...` takes some of config.methods, or a kind of
-experiments.methods; `--config.ensemble=dropout:10` and the like make several
-members of each model (experiments.ensembles). Scores are the zarr stores
+tda_jax.methods.registry; `--config.ensemble=dropout:10` and the like make several
+members of each model (experiments.shared.ensembles). Scores are the zarr stores
 <workdir>/scores/<setting>/<method>/<member>, [N, Q], positive where a row
 supports a query; <method>_dropout_10 of such an ensemble. Of several models
 there is also <method>/uncertainty, [N, 4, Q]: mean, standard error, p-value,
@@ -12,9 +12,10 @@ and <method>/kernel/<member>, [N, Q], whose means over members are multiplied.
 
 import pathlib
 
-from experiments import dampings, ensembles, launch, stages, tasks
-from experiments import scores as scores_lib
-from experiments import settings as settings_lib
+from experiments.shared import dampings, ensembles, launch, tasks
+from experiments.shared import scored as scored_lib
+from experiments.shared import scores as scores_lib
+from experiments.shared import settings as settings_lib
 from tda_jax.evaluation import factors as factors_lib
 from tda_jax.evaluation import supporters
 
@@ -25,12 +26,12 @@ def main(config, workdir: pathlib.Path) -> None:
   settings_lib.check(config, 'attribute')
   task = tasks.load(config)
   models = ensembles.trained(config, task, workdir)
-  made, ending = ensembles.asked(config, task, models, workdir)
+  made, ending = ensembles.of_config(config, task, models, workdir)
   chosen = dampings.chosen(config, task, models.runs, workdir)
-  for name, settings in stages.methods_of(config).items():
-    settings = dampings.resolved(settings, chosen)
+  for name, scored in scored_lib.of(config).items():
+    scored = dampings.resolved(scored, chosen)
     factors, facts = ensembles.scores(
-      config, name, settings, task, made, ending, workdir
+      config, scored, task, made, ending, workdir
     )
     name = name + ending
     folder = workdir / 'scores' / config.setting / name

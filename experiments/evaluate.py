@@ -23,9 +23,10 @@ import pathlib
 import numpy as np
 from absl import flags, logging
 
-from experiments import ensembles, findings, launch, quanda, rules, tasks
-from experiments import quanda_metrics as metrics_lib
-from experiments import settings as settings_lib
+from experiments.quanda import metrics as metrics_lib
+from experiments.quanda import worlds as worlds_lib
+from experiments.shared import ensembles, findings, launch, rules, tasks
+from experiments.shared import settings as settings_lib
 from tda_jax.data import rows as rows_lib
 from tda_jax.report import table
 from tda_jax.storage import files, foreign, record
@@ -118,19 +119,19 @@ def of_worlds(config, workdir) -> list[dict]:
   worlds, of, own = {}, {}, None
   if _SCORES.value:
     name = _WORLD.value
-    worlds[name] = quanda.world(config, name, workdir)
+    worlds[name] = worlds_lib.world(config, name, workdir)
     of[name] = read(worlds[name].task)
   if _OWN.value:
     name = 'mislabelled'
-    worlds[name] = quanda.world(config, name, workdir)
+    worlds[name] = worlds_lib.world(config, name, workdir)
     count = rows_lib.count(worlds[name].task.train)
-    own = foreign.checked_own(foreign.read(_OWN.value), count)
+    own = foreign.checked_self_influence(foreign.read(_OWN.value), count)
   truth, left = None, None
   if 'clean' in of:
-    truth, left = quanda.ground_truth(config, worlds)
-  scores = quanda.Scores(of, None, own, None)
+    truth, left = worlds_lib.ground_truth(config, worlds)
+  scores = worlds_lib.Scores(of, None, own, None)
   found = metrics_lib.measured(config, worlds, truth, left, _NAME.value, scores)
-  return quanda.result_rows({_NAME.value: found}, {}, {}, worlds)
+  return metrics_lib.result_rows({_NAME.value: found}, {}, {}, worlds)
 
 
 def read(task) -> np.ndarray:

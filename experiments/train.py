@@ -5,8 +5,8 @@ import pathlib
 import jax
 import numpy as np
 
-from experiments import launch, stages, tasks
-from experiments import settings as settings_lib
+from experiments.shared import launch, stages, tasks
+from experiments.shared import settings as settings_lib
 from tda_jax import problem as problem_lib
 from tda_jax.report import table
 
@@ -21,11 +21,15 @@ def main(config, workdir: pathlib.Path) -> None:
       lambda params, part=part: problem_lib.losses(task.problem, params, part)
     )(runs.params)
     losses = np.asarray(found).mean(1)
-    rows.append({
-        'method': f'{len(losses)} models', 'metric': f'mean loss on {name}',
-        'value': float(losses.mean()), 'low': float(losses.min()),
+    rows.append(
+      {
+        'method': f'{len(losses)} models',
+        'metric': f'mean loss on {name}',
+        'value': float(losses.mean()),
+        'low': float(losses.min()),
         'high': float(losses.max()),
-    })  # fmt: skip
+      }
+    )
   table.print_results(rows, f'{config.setting}: trained (range over models)')
 
 

@@ -1,12 +1,14 @@
-"""The front door: what is given is made plain, or refused in one sentence.
+"""The front door: checks and converts what users give.
 
 Every verb (`attribute`, `score`, `top_k`, `self_influence`, `train`, `outcomes`,
-`leave_one_out`, `further_training`) and the command line enter here, before any
-work: rows become arrays of JAX's types, keys typed keys, parameters a `Run`;
-what has no one reading is refused.
+`leave_one_out`, `further_training`) and the command line call this before any
+work. Rows become arrays of JAX's types, keys become typed keys, parameters
+become a `Run`. Input that is wrong or ambiguous raises a ValueError of one
+sentence that names the problem and the cure.
 """
 
 import functools
+import inspect
 import os
 import warnings
 from collections.abc import Callable
@@ -27,8 +29,7 @@ from tda_jax.given import as_keys as as_keys
 from tda_jax.given import parameters as parameters
 from tda_jax.problem import Problem, bound
 from tda_jax.run import Run
-
-PyTree = Any
+from tda_jax.trees import PyTree
 
 ORDER = {
   'method': 'attribute(method, problem, params, train, queries)',
@@ -37,13 +38,14 @@ ORDER = {
 
 
 def verb(stage: str, knob: str = 'batch_size') -> Callable:
-  """What every entry of the library runs in: (function) -> function.
+  """A decorator of every function that users call.
 
-  JAX's own rules of promotion, which the library's arithmetic is written by,
-  whatever the user's program has chosen; and a sentence where memory ran out.
+  It sets JAX's default rules of type promotion, which the library's arithmetic
+  assumes, whatever the user's program has set, and explains running out of
+  memory in one sentence.
 
   Args:
-    stage: what the function does.
+    stage: what the function does, for that sentence.
     knob: the argument that its memory grows with.
   """
 
@@ -62,12 +64,35 @@ def verb(stage: str, knob: str = 'batch_size') -> Callable:
   return entry
 
 
+def by_keyword(function: Callable) -> Callable:
+  """A function whose keyword-only arguments may be given by position yet.
+
+  As they could be until 0.2; that is deprecated, and said.
+  """
+  parameters = inspect.signature(function).parameters.values()
+  count = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
+  names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+
+  @functools.wraps(function)
+  def run(*args, **kwargs):
+    extra = dict(zip(names, args[count:], strict=False))
+    if extra:
+      warnings.warn(
+        f'{function.__name__} takes {", ".join(extra)} by keyword now',
+        DeprecationWarning,
+        stacklevel=2,
+      )
+    return function(*args[:count], **extra, **kwargs)
+
+  return run
+
+
 class NotConverged(UserWarning):
   """A solver stopped short of its tolerance, so that scores are approximate."""
 
 
 class Entered(NamedTuple):
-  """What a verb works with: all of it checked.
+  """The checked arguments of a verb.
 
   Attributes:
     run: with a member axis where the verb or the method takes members.
@@ -84,22 +109,23 @@ class Entered(NamedTuple):
 
 
 def enter(
-  method,
+  method: Any,
   problem: Problem,
   given: Run | PyTree,
-  train,
-  queries,
-  key=None,
+  train: Any,
+  queries: Any,
+  key: Any = None,
   *,
   stacked: bool | None = None,
 ) -> Entered:
-  """What the verbs that score are given, checked and made plain.
+  """Checks and converts the arguments of a verb that scores.
 
   Args:
     given: a Run or bare parameters.
-    queries: rows, or None where each row is its own.
-    stacked: whether the verb takes an ensemble's members (axis E); None: as the
-      method says.
+    queries: rows; None for self-influence, where each row is its own query.
+    key: typed, raw or an integer; None: 0.
+    stacked: whether the verb takes an ensemble's members (axis E); None: if the
+      method does.
 
   Raises:
     ValueError: one sentence that names the thing and the cure.
@@ -109,15 +135,15 @@ def enter(
   train = rows(train, 'train', problem)
   if queries is not None:
     queries = rows(queries, 'queries', problem)
-  stacked = method.members if stacked is None else stacked
-  run = models(problem, given, train, stacked)
+  many: bool = method.members if stacked is None else stacked
+  run = models(problem, given, train, many)
   member = (run.params, run.frozen)
-  params, frozen = trees.row(member, 0) if stacked else member
-  own = bound(problem, frozen)
-  labelled(own, params, train, 'train')
+  params, frozen = trees.row(member, 0) if many else member
+  member_problem = bound(problem, frozen)
+  check_rows_fit(member_problem, params, train, 'train')
   if queries is not None:
-    labelled(own, params, queries, 'queries', 'measure')
-  check_differentiable(own, params, train)
+    check_rows_fit(member_problem, params, queries, 'queries', 'measure')
+  check_differentiable(member_problem, params, train)
   check_independent(problem, params, frozen, train)
   return Entered(run, train, queries, as_key(key), (params, frozen))
 
@@ -125,7 +151,7 @@ def enter(
 # --- kinds ------------------------------------------------------------------
 
 
-def check_method(given) -> None:
+def check_method(given: Any) -> None:
   """Raises ValueError unless it is a Method."""
   fields = ('prepare', 'score', 'members', 'settings')
   if not isinstance(given, type) and all(hasattr(given, f) for f in fields):
@@ -133,8 +159,8 @@ def check_method(given) -> None:
   hint = kind_of(given)
   if isinstance(given, type):
     hint = (
-      f'the class {given.__name__}: give a method, as'
-      ' tda.influence(tda.ekfac(damping)) or tda.grad_dot()'
+      f'the class {given.__name__}: give a method, for'
+      ' example tda.influence(tda.ekfac(damping)) or tda.grad_dot()'
     )
   elif hasattr(given, 'prepare') and hasattr(given, 'score'):
     hint += ': make it by tda.Method(prepare, score)'
@@ -142,35 +168,33 @@ def check_method(given) -> None:
     hint = 'an Inverse: give tda.influence of it'
   elif isinstance(given, str):
     hint = (
-      f'the name {given!r}: give the method itself, as'
-      ' tda.influence(tda.ekfac(damping)) or tda.grad_dot()'
+      f'the name {given!r}: give the method itself, for'
+      ' example tda.influence(tda.ekfac(damping)) or tda.grad_dot()'
     )
   elif callable(given):
-    hint = f'the function {name_of(given)}: call it, as {name_of(given)}(...)'
+    hint = f'the function {name_of(given)}: call it, {name_of(given)}(...)'
   raise ValueError(
     f'the method is {hint}'
     + (f'; the order is {ORDER["method"]}' if hint == kind_of(given) else '')
   )
 
 
-def check_inverse(given) -> None:
+def check_inverse(given: Any) -> None:
   """Raises ValueError unless it is an Inverse."""
   made = hasattr(given, 'fit') and hasattr(given, 'solve')
   if made and not isinstance(given, type):
     return
   hint = kind_of(given)
   if isinstance(given, type):
-    hint = f'the class {given.__name__}: give an Inverse, as tda.ekfac(damping)'
+    hint = f'the class {given.__name__}: give an Inverse, for example tda.ekfac(damping)'
   elif callable(given) and not hasattr(given, 'prepare'):
-    hint = (
-      f'the function {name_of(given)}: call it, as {name_of(given)}(damping)'
-    )
+    hint = f'the function {name_of(given)}: call it, {name_of(given)}(damping)'
   else:
-    hint += ': give an Inverse, as tda.ekfac(damping)'
+    hint += ': give an Inverse, for example tda.ekfac(damping)'
   raise ValueError(f'the inverse is {hint}')
 
 
-def check_problem(given, order: str = ORDER['problem']) -> None:
+def check_problem(given: Any, order: str = ORDER['problem']) -> None:
   """Raises ValueError unless it is a Problem.
 
   Args:
@@ -186,41 +210,46 @@ def check_problem(given, order: str = ORDER['problem']) -> None:
 
 
 def _check_numbers(problem) -> None:
-  """Raises ValueError for an l2 or patterns that programs cannot be known by."""
+  """Raises ValueError unless l2 and patterns can be part of a cache key."""
   l2 = problem.l2
   if not (isinstance(l2, (int, float, np.number)) and 0 <= l2 < float('inf')):
     raise ValueError(
-      f'l2 of the problem is {kind_of(l2)}: give a number from 0, as 1e-3'
+      f'l2 of the problem is {kind_of(l2)}: give a number of at'
+      ' least 0, for example 1e-3'
     )
   for field in ('as_leaf', 'leave_out', 'only'):
     if not isinstance(getattr(problem, field), tuple):
       raise ValueError(
         f'{field} of the problem is {kind_of(getattr(problem, field))}: give a'
-        " tuple of names, as ('w',)"
+        " tuple of names, for example ('w',)"
       )
 
 
 # --- rows ------------------------------------------------------------------
 
 
-def rows(given, name: str, problem: Problem | None = None) -> PyTree:
+def rows(given: Any, name: str, problem: Problem | None = None) -> PyTree:
   """Rows as arrays of JAX's types; see `given.columns`."""
-  found = given_lib.columns(given, name, problem.reads if problem else None)
-  rows_lib.check(found, name)
-  return found
+  columns = given_lib.columns(given, name, problem.reads if problem else None)
+  rows_lib.check(columns, name)
+  return columns
 
 
-def labelled(
-  problem: Problem, params: PyTree, rows: PyTree, name: str, asked: str = 'loss'
+def check_rows_fit(
+  problem: Problem,
+  params: PyTree,
+  rows: PyTree,
+  name: str,
+  function: str = 'loss',
 ) -> None:
   """Raises ValueError where rows, model and problem do not fit each other.
 
   Args:
     name: what to call the rows.
-    asked: see `problem.check`.
+    function: see `problem.check`.
   """
   try:
-    problem_lib.check(problem, params, rows, asked)
+    problem_lib.check(problem, params, rows, function)
   except ValueError as error:
     raise ValueError(f'{name}: {error}') from error.__cause__
 
@@ -228,16 +257,18 @@ def labelled(
 # --- models -----------------------------------------------------------------
 
 
-def models(problem: Problem, given, rows: PyTree, stacked: bool) -> Run:
+def models(
+  problem: Problem, given: Run | PyTree, rows: PyTree, stacked: bool
+) -> Run:
   """A Run of one model, or of an ensemble's members (stacked).
 
-  One model given where members are asked for is an ensemble of one.
+  Where members are needed and one model is given, it is an ensemble of one.
 
   Raises:
-    ValueError: an ensemble is given where one model is asked for; parameters
-      that are none.
+    ValueError: an ensemble is given where one model is needed; what is given is
+      no parameters.
   """
-  run = run_lib.of(given)
+  run = run_lib.as_run(given)
   parameters(run.params)
   run = run._replace(params=jax.tree.map(as_array, run.params))
   if run.keys is not None:
@@ -247,29 +278,32 @@ def models(problem: Problem, given, rows: PyTree, stacked: bool) -> Run:
   many = _has_members(problem, run, rows, stacked)
   if many and not stacked:
     raise ValueError(
-      'the run has a member axis: give ensemble(method), or one member, as'
+      'the run has a member axis: give ensemble(method), or one member,'
       ' tda.trees.row(tda.Run(runs.params, frozen=runs.frozen), 0)'
     )
   if stacked and not many:
-    return run_lib.alone(run)
+    return run_lib.ensemble_of_one(run)
   return run
 
 
 def _has_members(problem, run, rows, stacked) -> bool:
   """Whether the leaves have a leading axis of members.
 
-  Keys say so; without them, the reading in which the model can be evaluated.
+  The keys of the run decide. Without keys, the reading in which the model can
+  be evaluated does.
 
   Raises:
-    ValueError: members are asked for, and both readings can.
+    ValueError: members are needed, and the model can be evaluated in both
+      readings.
   """
   if run.keys is not None:
     return jnp.ndim(run.keys) == 1
   whole = (run.params, run.frozen)
   lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(whole)}
   could = len(lengths) == 1 and lengths != {()}
-  member = jax.eval_shape(lambda t: trees.row(t, 0), whole) if could else None
-  as_members = lambda: could and _evaluates(problem, *member, rows)
+  first = lambda: jax.eval_shape(lambda t: trees.row(t, 0), whole)
+  params, frozen = first() if could else (None, None)
+  as_members = lambda: could and _evaluates(problem, params, frozen, rows)
   as_one = lambda: _evaluates(problem, *whole, rows)
   if not stacked:
     return not as_one() and as_members()
@@ -414,7 +448,7 @@ def _first_row(together, params, frozen, examples):
 _first = jax.jit(_first_row, static_argnums=0)
 
 
-def check_path(path, needed: bool = False) -> None:
+def check_path(path: str | os.PathLike | None, needed: bool = False) -> None:
   """Raises ValueError for a path that names no folder to write into.
 
   Args:
@@ -432,7 +466,7 @@ def check_path(path, needed: bool = False) -> None:
     raise ValueError(f'the path {path} is a file: name a folder')
 
 
-def check_batch_size(size, name: str = 'batch_size') -> None:
+def check_batch_size(size: Any, name: str = 'batch_size') -> None:
   """Raises ValueError unless it is a whole number from 1."""
   whole = isinstance(size, (int, np.integer)) and not isinstance(size, bool)
   if not whole or size < 1:
@@ -443,30 +477,38 @@ def check_batch_size(size, name: str = 'batch_size') -> None:
 
 
 def finite(
-  scores: np.ndarray, name: str, cure: str | None = None
+  scores: np.ndarray, name: str, hint: str | None = None
 ) -> np.ndarray:
-  """The scores; raises ValueError where one is not finite."""
+  """The scores themselves; raises ValueError if one is not finite."""
   bad = ~np.isfinite(scores)
   if bad.any():
     raise ValueError(
       f'{name} gives {int(bad.sum())} of {bad.size} scores that are not finite:'
       f' check that parameters and data are of usual size; else'
-      f' {cure or "raise damping"}'
+      f' {hint or "raise damping"}'
     )
   return scores
 
 
-def say_unconverged(solution, name: str, level: int = 3) -> None:
-  """Warns where a solver stopped short of its tolerance."""
+def warn_unconverged(solution: Any, name: str, level: int = 4) -> None:
+  """Warns if a solver stopped before it reached its tolerance.
+
+  Args:
+    solution: `inverses.Solution`, or None: there was no solver.
+    name: of the method.
+    level: of the stack, for the warning.
+  """
   if solution is not None:
     residuals = np.asarray(solution.residuals)
     worst = residuals[..., -1, :].max() if residuals.size else None
     short = 1 - np.asarray(solution.converged).mean()
-    say_short(short, worst, name, level + 1)
+    warn_short(short, worst, name, level + 1)
 
 
-def say_short(share: float, worst: float | None, name: str, level: int) -> None:
-  """Warns that a share of the queries did not converge; not of none.
+def warn_short(
+  share: float, worst: float | None, name: str, level: int
+) -> None:
+  """Warns that a share of the queries did not converge, unless it is 0.
 
   Args:
     worst: relative residual, or None: not measured.

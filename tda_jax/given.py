@@ -1,17 +1,18 @@
-"""Rows, parameters and keys as they are given, made plain.
+"""Converts rows, parameters and keys to the types that the library works with.
 
-What has one reading is converted; else one sentence names the thing and the
-cure.
+Input that can be read in one way only is converted; all else raises a
+ValueError of one sentence that names the problem and the cure.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-PyTree = Any
+from tda_jax.trees import PyTree
 
 UNKNOWN = jax.ShapeDtypeStruct  # a shape, whose values are not there yet
 # Classes of flax that hold what a model has besides its parameters.
@@ -23,7 +24,9 @@ FROM_FLAX = (
 FLOATS = ('bfloat16', 'float8_e4m3fn', 'float8_e5m2')  # kinds numpy calls 'V'
 
 
-def columns(given, name: str, reads: tuple[str, ...] | None = None) -> PyTree:
+def columns(
+  given: Any, name: str, reads: tuple[str, ...] | None = None
+) -> PyTree:
   """Rows as arrays of JAX's types in native byte order, leaves [N, ...].
 
   A list of examples is stacked, a pair (x, y) named; text that the problem does
@@ -63,7 +66,7 @@ def columns(given, name: str, reads: tuple[str, ...] | None = None) -> PyTree:
 
 
 def _tree(given, name, reads):
-  """Rows as a tree of columns, where there is one reading."""
+  """Rows as a tree of columns, or ValueError where they cannot be read so."""
   if hasattr(given, 'iloc'):
     raise ValueError(
       f'{name} is a pandas {type(given).__name__}: make rows of it by'
@@ -78,7 +81,7 @@ def _tree(given, name, reads):
         )
       return {c: [example[c] for example in given] for c in given[0]}
     if hasattr(given, '_fields'):
-      return given if reads is None else given._asdict()
+      return given if reads is None else cast(Any, given)._asdict()
     pairs = isinstance(given, list) and _is_plain_tuple(given[0])
     if reads == ('x', 'y') and len(given) == 2 and not pairs:
       return dict(zip(reads, given, strict=True))
@@ -88,8 +91,8 @@ def _tree(given, name, reads):
   if not (leaf or isinstance(given, list) or _is_plain_tuple(given)):
     return given
   raise ValueError(
-    f"{name} is {kind_of(given)}: give a dict of columns, as {{'x': [N, ...], 'y':"
-    ' [N]}'
+    f'{name} is {kind_of(given)}: give a dict of columns, for example'
+    " {{'x': [N, ...], 'y': [N]}}"
   )
 
 
@@ -209,8 +212,8 @@ def _is_plain_tuple(value) -> bool:
 def parameters(params: PyTree, name: str = 'the parameters') -> None:
   """Raises ValueError unless every leaf is of real, finite floating numbers.
 
-  What was not trained, as running averages, counts, keys and functions, has no
-  part in a score; it is named.
+  Leaves that were not trained (running averages, counts, keys, functions) have no
+  part in a score; the error names the leaf.
   """
   nodes = jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_state)
   for path, node in nodes:
@@ -257,7 +260,7 @@ def _check_leaf(leaf, place, name):
     kind = f'the function {name_of(leaf)}' if callable(leaf) else kind_of(leaf)
     hint = 'leave it out of the parameters and close over it in apply'
     if callable(leaf):
-      hint += ', as eqx.partition(model, eqx.is_inexact_array) does'
+      hint += ' (eqx.partition(model, eqx.is_inexact_array) does that)'
     raise ValueError(f'{place!r} of {name} is {kind}: {hint}')
   dtype = np.dtype(float) if dtype is None else dtype
   if jnp.issubdtype(dtype, jnp.complexfloating):
@@ -276,15 +279,15 @@ def _check_leaf(leaf, place, name):
     )
 
 
-def as_array(leaf):
-  """A leaf of parameters as an array; a Python number is one of no axes."""
+def as_array(leaf: Any) -> Any:
+  """A leaf of parameters; a Python float becomes an array of shape ()."""
   if isinstance(leaf, np.ndarray) and not leaf.dtype.isnative:
     return leaf.astype(leaf.dtype.newbyteorder('='))
   return jnp.asarray(leaf) if isinstance(leaf, float) else leaf
 
 
-def as_key(given) -> jax.Array:
-  """A typed key of a key, of its raw data, or of an integer; None: of 0.
+def as_key(given: Any) -> jax.Array:
+  """A typed key from a key, its raw data or an integer; None: from 0.
 
   Raises:
     ValueError: it is none of these.
@@ -293,39 +296,42 @@ def as_key(given) -> jax.Array:
   keys = as_keys(given, 'key')
   if keys.ndim:
     raise ValueError(
-      f'key has shape {list(keys.shape)}: give one key, as jax.random.key(0)'
+      f'key has shape {list(keys.shape)}: give one key, for example'
+      ' jax.random.key(0)'
     )
   return keys
 
 
-def as_keys(given, name: str = 'keys') -> jax.Array:
-  """Typed keys of keys, raw key data or integers; one of a list is an axis.
+def as_keys(given: Any, name: str = 'keys') -> jax.Array:
+  """Typed keys from keys, raw key data or integers; a list becomes an axis.
 
   Raises:
     ValueError: it is none of these.
   """
   if isinstance(given, (list, tuple)) and given:
     return jnp.stack([as_key(one) for one in given])
+  given = cast(Any, given)
   dtype = getattr(given, 'dtype', None)
   if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
     return given
-  whole = isinstance(given, int) and not isinstance(given, bool)
-  if whole or (dtype is not None and np.ndim(given) == 0):
-    if whole or np.issubdtype(dtype, np.integer):
+  is_whole = isinstance(given, int) and not isinstance(given, bool)
+  if is_whole or (dtype is not None and np.ndim(given) == 0):
+    if is_whole or np.issubdtype(dtype, np.integer):
       return _of_integer(int(given), name)
   if dtype == np.uint32 and np.shape(given)[-1:] == (2,):
     return jax.random.wrap_key_data(jnp.asarray(given))
   if dtype is not None and np.issubdtype(dtype, np.integer):
     return jnp.stack([_of_integer(int(one), name) for one in np.ravel(given)])
   raise ValueError(
-    f'{name} is {kind_of(given)}: give typed keys, as jax.random.key(0), or'
-    ' integers'
+    f'{name} is {kind_of(given)}: give typed keys, for example'
+    ' jax.random.key(0), or integers'
   )
 
 
 def _of_integer(seed: int, name: str) -> jax.Array:
   """The key of a seed, which JAX must hold whole: 2**32 would be key 0."""
-  bits = 63 if jax.config.jax_enable_x64 else 32
+  wide = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]  # made at runtime
+  bits = 63 if wide else 32
   if not -(2**31) <= seed < 2**bits:
     raise ValueError(
       f'{name}={seed}: give a whole number from 0 to 2^{bits} − 1'
@@ -340,18 +346,18 @@ def _is_state(node) -> bool:
   return any(kind.__name__ in STATE for kind in type(node).__mro__[:-1])
 
 
-def place_of(path) -> str:
-  """The name of a leaf, as layers/0/w."""
+def place_of(path: tuple) -> str:
+  """The name of a leaf from its path in the tree, for example layers/0/w."""
   return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
 def name_of(function: Callable) -> str:
-  """What a function is called."""
+  """The name of a function."""
   return getattr(function, '__name__', type(function).__name__)
 
 
-def kind_of(given) -> str:
-  """What was given, in words."""
+def kind_of(given: Any) -> str:
+  """Describes a value in words, for errors."""
   if given is None or isinstance(given, (bool, int, float)):
     return repr(given)
   if hasattr(given, 'shape') and hasattr(given, 'dtype'):

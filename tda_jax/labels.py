@@ -1,4 +1,4 @@
-"""Whether the labels of rows fit a model's outputs, for the ready problems.
+"""Checks that the labels of rows fit a model's outputs, for the ready problems.
 
 Each check is (shape of ONE example's outputs, rows) -> None and raises a
 ValueError of one sentence that names what is wrong and the cure. Labels of 0
@@ -10,12 +10,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-PyTree = Any
+from tda_jax.trees import PyTree
+
 Shape = tuple[int, ...]
 
 
 def column(rows: PyTree, name: str) -> Any:
-  """The column of rows, or the leaf of an example.
+  """A column of rows, or a leaf of an example, by its name.
 
   Raises:
     ValueError: there is none.
@@ -29,8 +30,8 @@ def column(rows: PyTree, name: str) -> Any:
 
 
 def check_classes(shape: Shape, rows: PyTree) -> None:
-  """Class numbers [N] from 0 to K − 1 for K ≥ 2 logits [K]."""
-  if shape == ():
+  """Checks for class numbers [N] from 0 to K − 1 with K ≥ 2 logits [K]."""
+  if len(shape) == 0:
     raise ValueError(
       'the model gives one number a row, outputs of shape [B], and'
       ' classification takes a logit for each class, [B, K]: use tda.binary for'
@@ -54,7 +55,7 @@ def check_classes(shape: Shape, rows: PyTree) -> None:
 
 
 def check_two(shape: Shape, rows: PyTree) -> None:
-  """Labels [N] of 0 or 1 for one logit, () or [1]."""
+  """Checks for labels [N] of 0 or 1 with one logit, () or [1]."""
   if shape not in ((), (1,)):
     raise ValueError(
       f'the outputs of one example have shape {list(shape)}, and binary takes'
@@ -67,7 +68,7 @@ def check_two(shape: Shape, rows: PyTree) -> None:
 
 
 def check_many(shape: Shape, rows: PyTree) -> None:
-  """Labels [N, K] of 0 or 1 for K logits [K]."""
+  """Checks for labels [N, K] of 0 or 1 with K logits [K]."""
   if len(shape) != 1:
     raise ValueError(
       f'the outputs of one example have shape {list(shape)}, and multilabel'
@@ -91,7 +92,7 @@ def check_many(shape: Shape, rows: PyTree) -> None:
 
 
 def check_numbers(shape: Shape, rows: PyTree) -> None:
-  """Targets [N] or [N, ...] of as many numbers as the outputs have."""
+  """Checks for targets [N] or [N, ...] with as many numbers as the outputs."""
   targets = np.asarray(column(rows, 'y'))
   _check_numeric(targets, 'targets', 'give numbers, or use tda.classification')
   _check_rows(targets, 'targets')
@@ -103,21 +104,21 @@ def check_numbers(shape: Shape, rows: PyTree) -> None:
     )
 
 
-def _check_numbers_of_classes(rows, classes, cure):
+def _check_numbers_of_classes(rows, classes, hint):
   labels = np.asarray(column(rows, 'y'))
   most = classes - 1
   _check_rows(labels, 'class labels')
   _check_numeric(
     labels,
     'class labels',
-    f'give integers from 0 to {most}, as'
+    f'give integers from 0 to {most}, for example'
     ' np.unique(labels, return_inverse=True)[1]',
   )
   if labels.ndim > 1:
     if labels.shape[1:] == (1,):
-      instead = ': give [N], as y[:, 0]'
+      instead = ': give [N], for example y[:, 0]'
     elif labels.ndim == 2 and (np.count_nonzero(labels, 1) == 1).all():
-      instead = ', as one-hot rows: give class numbers [N], as y.argmax(1)'
+      instead = ', like one-hot rows: give class numbers [N], y.argmax(1)'
     else:
       instead = ': give one class number a row, [N]'
     raise ValueError(f'class labels have shape {list(labels.shape)}{instead}')
@@ -138,7 +139,7 @@ def _check_numbers_of_classes(rows, classes, cure):
     row = int(np.argmax(bad))
     raise ValueError(
       f'row {row} has label {labels[row]}, but the model has {classes} classes'
-      f' (0 to {most}): {cure}'
+      f' (0 to {most}): {hint}'
     )
 
 
@@ -147,9 +148,9 @@ def _check_rows(labels, name):
     raise ValueError(f'{name} are the one value {labels}: give one a row, [N]')
 
 
-def _check_numeric(labels, name, cure):
+def _check_numeric(labels, name, hint):
   kinds = (np.integer, np.floating, np.bool_)
   if not any(jnp.issubdtype(labels.dtype, kind) for kind in kinds):
     first = labels.ravel()[:1].tolist()
     shown = f' (the first is {first[0]!r})' if first else ''
-    raise ValueError(f'{name} have type {labels.dtype}{shown}: {cure}')
+    raise ValueError(f'{name} have type {labels.dtype}{shown}: {hint}')

@@ -1,6 +1,7 @@
-"""Memory: what is free, what may be taken, and what to do where it ran out."""
+"""Memory: what is free, checks of limits, and errors that say what to lower."""
 
 import contextlib
+import os
 import pathlib
 import re
 from collections.abc import Iterator
@@ -17,11 +18,12 @@ CGROUPS = (  # of version 2 and 1: the limit, and what is taken of it
 RAN_OUT = re.compile('RESOURCE_EXHAUSTED|[Oo]ut of memory|std::bad_alloc')
 
 
-def free(root: str = '/') -> float:
-  """Bytes that a computation of this process can still take.
+def free(root: str | os.PathLike = '/') -> float:
+  """Bytes that a computation of this process can still allocate.
 
-  Of the accelerator it runs on; else the least of what the machine, its cgroup
-  and the limit of the process's address space leave. Infinity: not known.
+  On an accelerator, the free memory of the device; on a CPU, the smallest of
+  what the machine, its cgroup and the limit of the process's address space
+  leave. Infinity: not known.
 
   Args:
     root: where /proc and /sys are.
@@ -31,32 +33,32 @@ def free(root: str = '/') -> float:
     return float(stats['bytes_limit'] - stats.get('bytes_in_use', 0))
   root = pathlib.Path(root)
   known = [_available(root), _address_space(root)]
-  known += [_left(root / most, root / taken) for most, taken in CGROUPS]
+  known += [_remaining(root / most, root / taken) for most, taken in CGROUPS]
   return min(known)
 
 
 def check(
-  need: float, limit: float, what: str, cure: str, *, most: float | None = None
+  need: float, limit: float, what: str, hint: str, *, most: float | None = None
 ) -> None:
-  """Raises ValueError where more is needed than may be taken.
+  """Raises ValueError if more memory is needed than may be used.
 
   Args:
     need: bytes.
     limit: the argument `memory_limit`, bytes.
     what: what needs them, for the sentence.
-    cure: what to do instead.
+    hint: what to do instead.
     most: bytes that are free; None: those of `free`.
   """
   most = free() if most is None else most
   if need > limit:
     raise ValueError(
-      f'{what} needs {said_bytes(need)}, above memory_limit={said_bytes(limit)}:'
-      f' {cure}, or raise memory_limit'
+      f'{what} needs {format_bytes(need)}, above'
+      f' memory_limit={format_bytes(limit)}: {hint}, or raise memory_limit'
     )
   if need > most:
     raise ValueError(
-      f'{what} needs {said_bytes(need)}, and {said_bytes(most)} of memory are free'
-      f' here: {cure}, or take a larger machine'
+      f'{what} needs {format_bytes(need)}, and {format_bytes(most)} of memory are'
+      f' free here: {hint}, or take a larger machine'
     )
 
 
@@ -64,9 +66,13 @@ def check(
 def explained(
   stage: str, name: str, knob: str = 'batch_size'
 ) -> Iterator[None]:
-  """Says which stage of what ran out of memory, and what to lower.
+  """A context in which running out of memory raises a ValueError that helps.
+
+  The sentence says which stage ran out of memory, and which argument to lower.
 
   Args:
+    stage: what was being done.
+    name: of the method or call.
     knob: the argument that memory grows with.
   """
   try:
@@ -76,16 +82,16 @@ def explained(
       str(error)
     ):
       raise
-    asked = re.search(r'allocat\w+ (\d+) bytes', str(error))
-    wanted = f' (it asked for {said_bytes(int(asked[1]))})' if asked else ''
+    match = re.search(r'allocat\w+ (\d+) bytes', str(error))
+    wanted = f' (it asked for {format_bytes(int(match[1]))})' if match else ''
     raise ValueError(
       f'{name} ran out of memory in {stage}{wanted}: lower {knob}, or give fewer'
       ' queries at once'
     ) from error
 
 
-def said_bytes(count: float) -> str:
-  """A number of bytes as people say it."""
+def format_bytes(count: float) -> str:
+  """A number of bytes as text, for example '1.5 GB'."""
   for unit, size in (('GB', 1e9), ('MB', 1e6), ('kB', 1e3)):
     if count >= size:
       return f'{count / size:.1f} {unit}'
@@ -93,14 +99,14 @@ def said_bytes(count: float) -> str:
 
 
 def _device_stats():
-  """What the default device tells of its memory; a CPU tells nothing."""
+  """Memory statistics of the default device; None on a CPU."""
   device = jax.local_devices()[0]
   return device.memory_stats() if device.platform != 'cpu' else None
 
 
 def _available(root) -> float:
-  found = _line(root / 'proc/meminfo', 'MemAvailable')
-  return found * 1024 if found is not None else float('inf')
+  kilobytes = _line(root / 'proc/meminfo', 'MemAvailable')
+  return kilobytes * 1024 if kilobytes is not None else float('inf')
 
 
 def _address_space(root) -> float:
@@ -117,13 +123,13 @@ def _address_space(root) -> float:
 
 def _line(path, name) -> int | None:
   try:
-    found = re.search(rf'^{name}:\s+(\d+)', path.read_text(), re.M)
+    match = re.search(rf'^{name}:\s+(\d+)', path.read_text(), re.M)
   except OSError:
     return None
-  return int(found[1]) if found else None
+  return int(match[1]) if match else None
 
 
-def _left(most, taken) -> float:
+def _remaining(most, taken) -> float:
   try:
     return float(int(most.read_text()) - int(taken.read_text()))
   except (OSError, ValueError):  # none, or 'max'

@@ -5,12 +5,11 @@ never talk to each other, `data` for examples.
 """
 
 import os
-from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-PyTree = Any
+from tda_jax.trees import PyTree
 
 MEMBER = 'member'
 DATA = 'data'
@@ -19,9 +18,10 @@ DATA = 'data'
 def start() -> None:
   """Joins the other hosts, if there are any; before any other use of JAX.
 
-  TDA_DISTRIBUTED=1: JAX finds the others by itself (TPU, Slurm, Kubernetes).
-  TDA_NUM_PROCESSES above 1: TDA_PROCESS_ID and TDA_COORDINATOR (host:port of
-  process 0) say who they are. Neither: one process.
+  With TDA_DISTRIBUTED=1, JAX finds the other hosts by itself (TPU, Slurm,
+  Kubernetes). With TDA_NUM_PROCESSES above 1, TDA_PROCESS_ID and
+  TDA_COORDINATOR (host:port of process 0) identify them. With neither, there is
+  one process.
 
   Raises:
     ValueError: a variable is missing.

@@ -1,4 +1,4 @@
-"""What scoring will take, told before it runs."""
+"""Predicts the memory that scoring takes, before it runs."""
 
 import functools
 from typing import Any, NamedTuple
@@ -12,18 +12,17 @@ from tda_jax.methods.method import Method
 from tda_jax.problem import Problem
 from tda_jax.run import Run
 from tda_jax.storage import fingerprint
-
-PyTree = Any
+from tda_jax.trees import PyTree
 
 
 class Stage(NamedTuple):
-  """What one compiled program takes, in bytes.
+  """The memory of one compiled program, in bytes.
 
   Attributes:
     name: 'prepare' (fit and solve for all queries) or 'score' (one batch).
     arguments: the rows, parameters and prepared queries it is given.
-    results: what it leaves.
-    working: what it takes beside these while it runs.
+    results: its outputs.
+    working: temporary memory while it runs.
   """
 
   name: str
@@ -38,9 +37,11 @@ class Stage(NamedTuple):
 
 
 class Plan(NamedTuple):
-  """Attributes:
-  stages: in the order they run; they do not run at once.
-  free: bytes that are free here (`memory.free`); infinity: not known.
+  """The memory that scoring takes, and what is free.
+
+  Attributes:
+    stages: in the order they run; they do not run at the same time.
+    free: bytes that are free here (`memory.free`); infinity: not known.
   """
 
   stages: tuple[Stage, ...]
@@ -57,7 +58,7 @@ class Plan(NamedTuple):
     return self.peak <= self.free
 
   def __str__(self):
-    said = memory.said_bytes
+    said = memory.format_bytes
     lines = [
       f'{s.name:8} {said(s.total):>10}  ({said(s.arguments)} given,'
       f' {said(s.results)} left, {said(s.working)} at work)'
@@ -78,14 +79,14 @@ def plan(
   key: jax.Array | int | None = None,
   batch_size: int = 256,
 ) -> Plan:
-  """The memory that `attribute` of the same arguments takes, before it runs.
+  """The memory that `attribute` with the same arguments would take.
 
-  By the memory analysis of its compiled programs; nothing is computed. The
-  scores themselves, 4 bytes for each row and query, are on the host.
+  The figures are the memory analysis of its compiled programs; nothing is
+  computed. The scores, 4 bytes for each row and query, are on the host.
 
   Raises:
-    ValueError: what `door.enter` refuses; what the method itself refuses, as a
-      matrix above its memory limit.
+    ValueError: what `door.enter` refuses; what the method itself refuses, for
+      example a matrix above its memory limit.
   """
   door.check_batch_size(batch_size)
   entered = door.enter(method, problem, run, train, queries, key)
@@ -104,10 +105,16 @@ def plan(
 
 
 def _stage(name, function, *shapes) -> Stage:
-  found = jax.jit(function).lower(*shapes).compile().memory_analysis()
+  compiled = jax.jit(function).lower(*shapes).compile()
+  memory_use: Any = compiled.memory_analysis()
+  if memory_use is None:
+    raise ValueError(
+      f'{jax.default_backend()} does not tell what its programs take: plan on'
+      ' another backend, for example with JAX_PLATFORMS=cpu'
+    )
   return Stage(
     name,
-    found.argument_size_in_bytes,
-    found.output_size_in_bytes,
-    found.temp_size_in_bytes,
+    memory_use.argument_size_in_bytes,
+    memory_use.output_size_in_bytes,
+    memory_use.temp_size_in_bytes,
   )

@@ -10,20 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from tda_jax import chosen, labels, shapes
-from tda_jax.trees import widened
-
-PyTree = Any
+from tda_jax.trees import PyTree, widened
 
 
 class Problem(NamedTuple):
-  """A model and what is asked of it; `vmap` makes the batch.
+  """A model, its loss and what queries measure, for one example.
 
   The objective is L(θ) = (1/N) Σ_i loss_i(θ) + ½·l2·‖θ‖².
 
   Attributes:
     outputs: (params, example) -> [..., K]; or (params, example, frozen), for
-      models that have more than their trained parameters, as a dropout mask
-      (see `bound`).
+      models that have more than their trained parameters, for example a dropout
+      mask (see `bound`).
     loss: (outputs, example) -> scalar, summed over the example's own terms.
     measure: (outputs, example) -> scalar a query is asked about; higher is
       better.
@@ -33,7 +31,7 @@ class Problem(NamedTuple):
       do not fit the outputs, or outputs that do not fit the loss.
     l2: coefficient of ½‖θ‖² in the objective; l2·I belongs to the curvature.
     as_leaf: patterns of parameter names to hold as diagonal blocks, where
-      `curvature.layers.find` asks for it.
+      `layers.find` asks for it.
     leave_out: patterns of the names of parameters that no row is scored by:
       to methods they are constants (`chosen`). Training trains them.
     only: patterns of those that rows are scored by; empty: all.
@@ -55,11 +53,12 @@ class Problem(NamedTuple):
 # --- ready problems ---------------------------------------------------------
 
 
-def classification(apply: Callable, l2: float = 0.0, **options) -> Problem:
+def classification(apply: Callable, l2: float = 0.0, **options: Any) -> Problem:
   """Softmax classification of examples {'x': [...], 'y': class number}.
 
   loss = −log p_y; measure = the margin log p_y − log(1 − p_y) (Park et al.
-  2023, TRAK, §3); labels are sampled from softmax(outputs).
+  2023, TRAK, §3, https://arxiv.org/abs/2303.14186); labels are sampled from
+  softmax(outputs).
 
   Args:
     apply: (params, x [B, ...]) -> logits [B, K], K ≥ 2, each row depending on
@@ -75,8 +74,8 @@ def classification(apply: Callable, l2: float = 0.0, **options) -> Problem:
   def measure(outputs, example):
     """The margin of the label: its log-odds log p − log(1 − p), in nats."""
     y = _number_of(example)
-    own = jnp.arange(outputs.shape[-1]) == y
-    return outputs[y] - jax.nn.logsumexp(outputs, where=~own)
+    is_label = jnp.arange(outputs.shape[-1]) == y
+    return outputs[y] - jax.nn.logsumexp(outputs, where=~is_label)
 
   def sample(key, outputs, example):
     return {**example, 'y': jax.random.categorical(key, outputs)}
@@ -86,7 +85,7 @@ def classification(apply: Callable, l2: float = 0.0, **options) -> Problem:
   )
 
 
-def binary(apply: Callable, l2: float = 0.0, **options) -> Problem:
+def binary(apply: Callable, l2: float = 0.0, **options: Any) -> Problem:
   """Logistic regression of examples {'x': [...], 'y': 0 or 1}, one logit z.
 
   loss = −log p_y, p_1 = σ(z); measure = the margin log p_y − log(1 − p_y),
@@ -101,7 +100,7 @@ def binary(apply: Callable, l2: float = 0.0, **options) -> Problem:
 
   def measure(outputs, example):
     """The margin of the label: its log-odds log p − log(1 − p), in nats."""
-    return jnp.sum(_own_logits(outputs, example))
+    return jnp.sum(_label_log_odds(outputs, example))
 
   loss = lambda outputs, example: jax.nn.softplus(-measure(outputs, example))
 
@@ -112,15 +111,14 @@ def binary(apply: Callable, l2: float = 0.0, **options) -> Problem:
   return ready(apply, loss, measure, sample, labels.check_two, l2, **options)
 
 
-def multilabel(apply: Callable, l2: float = 0.0, **options) -> Problem:
+def multilabel(apply: Callable, l2: float = 0.0, **options: Any) -> Problem:
   """K labels of 0 or 1 that are independent given x: {'x': [...], 'y': [K]}.
 
-  loss = Σ_k −log p_k, p_k the probability σ(±z_k) of the example's own k-th
-  label; measure = the margin log P − log(1 − P) of the whole row of labels,
-  P = Π_k p_k: for K = 1 that of `binary`, and as there a function of the loss,
-  so that TRAK can be asked too. It follows the label that the model is least
-  sure of, as the margin of a class does its nearest rival. Labels are sampled
-  from σ(z).
+  loss = Σ_k −log p_k, p_k the probability σ(±z_k) of the example's k-th label;
+  measure = the margin log P − log(1 − P) of the whole row of labels, P = Π_k
+  p_k. For K = 1 it is that of `binary`. Like there it is a function of the loss,
+  so that TRAK applies. It follows the label that the model is least sure of, as
+  the margin of a class follows its nearest rival. Labels are sampled from σ(z).
 
   Args:
     apply: (params, x [B, ...]) -> logits [B, K]; see `classification`.
@@ -129,11 +127,11 @@ def multilabel(apply: Callable, l2: float = 0.0, **options) -> Problem:
   """
 
   def loss(outputs, example):
-    return jnp.sum(jax.nn.softplus(-_own_logits(outputs, example)))
+    return jnp.sum(jax.nn.softplus(-_label_log_odds(outputs, example)))
 
   def measure(outputs, example):
     """The margin of all labels together: log P − log(1 − P), in nats."""
-    against = -_own_logits(outputs, example)
+    against = -_label_log_odds(outputs, example)
     cost = jnp.sum(jax.nn.softplus(against))
     tiny = cost < 1e-12  # then exp(cost) − 1 is Σ_k exp(−z_k) to rounding
     safe = jnp.where(tiny, 1.0, cost)
@@ -147,7 +145,7 @@ def multilabel(apply: Callable, l2: float = 0.0, **options) -> Problem:
   return ready(apply, loss, measure, sample, labels.check_many, l2, **options)
 
 
-def regression(apply: Callable, l2: float = 0.0, **options) -> Problem:
+def regression(apply: Callable, l2: float = 0.0, **options: Any) -> Problem:
   """Least squares on examples {'x': [...], 'y': number or [K]}.
 
   loss = Σ_k (output_k − y_k)², the negative logarithm (up to a constant) of a
@@ -197,7 +195,7 @@ def ready(
   leave_out: str | Sequence[str] = (),
   only: str | Sequence[str] = (),
 ) -> Problem:
-  """The problem of a model that is given batches, and labels 'y'.
+  """The problem of a model that takes batches, with labels 'y'.
 
   Args:
     apply: (params, *inputs [B, ...]) -> outputs [B, ...]; with dropout, the
@@ -214,9 +212,17 @@ def ready(
   if getattr(l2, 'ndim', None) == 0:
     l2 = float(l2)  # programs are known by it, which an array cannot be
   return Problem(
-    _alone(apply, inputs), loss, measure, sample, check, l2, as_leaf,
-    leave_out, only, reads=(*inputs, 'y'),
-  )  # fmt: skip
+    _outputs_of_one(apply, inputs),
+    loss,
+    measure,
+    sample,
+    check,
+    l2,
+    as_leaf,
+    leave_out,
+    only,
+    reads=(*inputs, 'y'),
+  )
 
 
 def _tuple(names):
@@ -230,11 +236,11 @@ def _tuple(names):
   )
 
 
-def _alone(apply, inputs):
-  """outputs of one example: the model is run on a batch of one.
+def _outputs_of_one(apply, inputs):
+  """The outputs of one example: runs the model on a batch of one.
 
-  A last argument, or else the leaf 'dropout' of the example, is the key of a
-  dropout mask. The example's own goes before: it is there in training only.
+  The key of a dropout mask is the leaf 'dropout' of the example or the last
+  argument. The example's own key takes precedence; it exists only in training.
   """
 
   def outputs(params, example, *frozen):
@@ -243,11 +249,11 @@ def _alone(apply, inputs):
     ]
     drawn = 'dropout' in example and 'dropout' not in inputs
     key = (example['dropout'],) if drawn else frozen
-    found = apply(params, *batch, *key)
-    shape = getattr(found, 'shape', None)
+    batch_outputs = apply(params, *batch, *key)
+    shape = getattr(batch_outputs, 'shape', None)
     if shape is None:
       raise ValueError(
-        f'apply gave a {type(found).__name__} for a batch of one example: return'
+        f'apply gave a {type(batch_outputs).__name__} for a batch of one example: return'
         ' one array of outputs, [B, ...]'
       )
     if shape[:1] != (1,):
@@ -256,17 +262,17 @@ def _alone(apply, inputs):
         ' it is given inputs with a batch axis, x [B, ...], and must return one'
         ' row of outputs for each, [B, ...]'
       )
-    return found[0]
+    return batch_outputs[0]
 
-  # Of the function, so that a problem of other outputs does not keep it.
-  outputs.together = _batch(apply, inputs)
+  # An attribute of the function: a problem with other outputs does not have it.
+  outputs.together = _outputs_of_batch(apply, inputs)
   return outputs
 
 
-def _batch(apply, inputs):
+def _outputs_of_batch(apply, inputs):
   """(params, examples, frozen) -> outputs of a batch, [B, ...].
 
-  By them it is seen whether the rows of a batch depend on each other.
+  Used to check that the rows of a batch do not depend on each other.
   """
 
   def together(params, examples, frozen):
@@ -281,22 +287,22 @@ def _number_of(example):
   return jnp.asarray(example['y']).astype(jnp.int32)
 
 
-def _own_logits(outputs, example):
-  """The log-odds of the example's own labels of 0 or 1, like outputs."""
+def _label_log_odds(outputs, example):
+  """The log-odds of the example's labels of 0 or 1, shaped like outputs."""
   return jnp.where(
     jnp.reshape(example['y'], outputs.shape) == 1, outputs, -outputs
   )
 
 
-# --- evaluated -------------------------------------------------------------
+# --- evaluation ------------------------------------------------------------
 
 
 def bound(problem: Problem, frozen: PyTree) -> Problem:
-  """The problem of a model with `frozen`, whose outputs take no third argument.
+  """The problem with `frozen` filled in; its outputs take no third argument.
 
   Args:
-    frozen: what the model has besides its parameters; None: nothing, which is
-      the problem itself.
+    frozen: what the model has besides its trained parameters; None: nothing, so
+      that the problem is returned as it is.
   """
   if frozen is None:
     return problem
@@ -306,28 +312,29 @@ def bound(problem: Problem, frozen: PyTree) -> Problem:
 
 
 def check(
-  problem: Problem, params: PyTree, rows: PyTree, asked: str = 'loss'
+  problem: Problem, params: PyTree, rows: PyTree, function: str = 'loss'
 ) -> None:
-  """Raises ValueError where rows, model and problem do not fit each other.
+  """Raises ValueError if rows, model and problem do not fit each other.
 
-  Nothing is computed: shapes and labels are looked at, the model is run on
-  shapes of one example.
+  Nothing is computed: labels are read, and the model is evaluated on the shapes
+  of one example.
 
   Args:
-    asked: 'loss' of rows to learn from, 'measure' of queries.
+    function: which function the rows must have: 'loss' (rows to learn from) or
+      'measure' (queries).
   """
   chosen.split(problem, params)
   example = jax.tree.map(lambda x: x[0] if np.ndim(x) else x, rows)
   shape = outputs_shape(problem, params, example)
   problem.check(shape, rows)
-  shapes.of(_asked(problem, asked), f'the {asked}', params, example)
+  shapes.of(_evaluator(problem, function), f'the {function}', params, example)
 
 
 @functools.lru_cache(64)
-def _asked(problem, asked):
-  """(params, example) -> loss or measure; one function for one problem."""
-  of = {'loss': loss_of, 'measure': measure_of}[asked]
-  return lambda params, example: of(problem, params, example)
+def _evaluator(problem, function):
+  """(params, example) -> loss or measure; cached: one function a problem."""
+  evaluate = {'loss': loss_of, 'measure': measure_of}[function]
+  return lambda params, example: evaluate(problem, params, example)
 
 
 def outputs_shape(
@@ -339,18 +346,18 @@ def outputs_shape(
     ValueError: the model raised, saying what and what it was given; its outputs
       are not one array of real numbers.
   """
-  found = shapes.of(problem.outputs, 'the model', params, example)
-  if not isinstance(found, jax.ShapeDtypeStruct):
+  outputs = shapes.of(problem.outputs, 'the model', params, example)
+  if not isinstance(outputs, jax.ShapeDtypeStruct):
     raise ValueError(
-      f'the outputs of one example are a {type(found).__name__}: return one'
+      f'the outputs of one example are a {type(outputs).__name__}: return one'
       ' array'
     )
-  if not jnp.issubdtype(found.dtype, jnp.floating):
+  if not jnp.issubdtype(outputs.dtype, jnp.floating):
     raise ValueError(
-      f'the outputs of one example are {found.dtype}{list(found.shape)}: return'
-      ' real numbers, as logits, that have a derivative'
+      f'the outputs of one example are {outputs.dtype}{list(outputs.shape)}: return'
+      ' real numbers, for example logits, that have a derivative'
     )
-  return found.shape
+  return outputs.shape
 
 
 def num_outputs(problem: Problem, params: PyTree, example: PyTree) -> int:
@@ -359,19 +366,19 @@ def num_outputs(problem: Problem, params: PyTree, example: PyTree) -> int:
 
 
 def losses(problem: Problem, params: PyTree, examples: PyTree) -> jax.Array:
-  """loss of each example, [B]."""
+  """The loss of each example, [B]."""
   one = lambda example: loss_of(problem, params, example)
   return jax.vmap(one)(examples)
 
 
 def measures(problem: Problem, params: PyTree, examples: PyTree) -> jax.Array:
-  """measure of each example, [B]."""
+  """The measure of each example, [B]."""
   one = lambda example: measure_of(problem, params, example)
   return jax.vmap(one)(examples)
 
 
 def loss_of(problem: Problem, params: PyTree, example: PyTree) -> jax.Array:
-  """loss of one example.
+  """The loss of one example, a scalar.
 
   Raises:
     ValueError: it is not one number.
@@ -381,7 +388,7 @@ def loss_of(problem: Problem, params: PyTree, example: PyTree) -> jax.Array:
 
 
 def measure_of(problem: Problem, params: PyTree, example: PyTree) -> jax.Array:
-  """measure of one example.
+  """The measure of one example, a scalar.
 
   Raises:
     ValueError: it is not one number.

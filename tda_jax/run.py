@@ -1,19 +1,18 @@
-"""A run: trained models, and what is known of how they were trained."""
+"""A run: trained models, and what is known about their training."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from tda_jax import trees
-
-PyTree = Any
+from tda_jax.trees import Array, PyTree
 
 
 class Run(NamedTuple):
-  """Trained models. `Run(params)` alone is one, of which nothing else is known.
+  """Trained models. `Run(params)` is a valid run of one model.
 
-  One model has leaves without the axis E.
+  The leaves of one model have no axis E.
 
   Attributes:
     params: final parameters, leaves [E, ...].
@@ -28,19 +27,19 @@ class Run(NamedTuple):
 
   params: PyTree
   checkpoints: PyTree = None
-  learning_rates: jax.Array | None = None
-  steps: jax.Array | None = None
+  learning_rates: Array | None = None
+  steps: Array | None = None
   keys: jax.Array | None = None
   frozen: PyTree = None
 
 
-def of(given: Run | PyTree) -> Run:
+def as_run(given: Run | PyTree) -> Run:
   """A Run, or the Run of bare parameters."""
   return given if isinstance(given, Run) else Run(given)
 
 
 def members_of(runs: Run) -> Run:
-  """A Run whose every leaf has the member axis, to be indexed by member."""
+  """A Run whose leaves all have the member axis, to be indexed by member."""
   count = trees.count(runs.params)
   repeat = lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x)))
   return runs._replace(
@@ -49,12 +48,12 @@ def members_of(runs: Run) -> Run:
   )
 
 
-def alone(run: Run) -> Run:
-  """One model as an ensemble of one: every leaf that has members gains the axis."""
-  one = lambda tree: jax.tree.map(lambda x: jnp.asarray(x)[None], tree)
+def ensemble_of_one(run: Run) -> Run:
+  """One model as an ensemble of one: leaves get a member axis of length 1."""
+  with_axis = lambda tree: jax.tree.map(lambda x: jnp.asarray(x)[None], tree)
   return run._replace(
-    params=one(run.params),
-    checkpoints=one(run.checkpoints),
-    keys=one(run.keys),
-    frozen=one(run.frozen),
+    params=with_axis(run.params),
+    checkpoints=with_axis(run.checkpoints),
+    keys=with_axis(run.keys),
+    frozen=with_axis(run.frozen),
   )

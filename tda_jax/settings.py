@@ -1,35 +1,40 @@
-"""What a method or an inverse was made with, as data.
+"""The arguments of a method or an inverse, as data.
 
-Every factory of the library keeps its own arguments, nested ones too, so that a
-result on disk can say what computed it.
+Every factory of the library keeps its arguments, nested ones too, so that the
+record of a result can say what computed it.
 """
 
 import functools
 import hashlib
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
+import jax.core
+import jax.numpy as jnp
 import numpy as np
 
 
 class Settings(NamedTuple):
-  """Attributes:
-  data: ('name', that of the factory), then (argument, value) of every argument; a value is a
-    number, a string, None, or such a tuple.
-  known: whether all is there; an optimizer or another function is not data.
-  made: the parts that these settings made. Where a product has others (by
-    `_replace`), the settings are not its own.
+  """The arguments that a factory was called with.
+
+  Attributes:
+    data: ('name', name of the factory), then (argument, value) of every
+      argument; a value is a number, a string, None, or such a tuple.
+    known: whether `data` has everything; an optimizer or another function is no
+      data.
+    product_parts: the parts of the product that the factory returned. A product
+      with other parts (after `_replace`) does not have these settings.
   """
 
   data: tuple
   known: bool
-  made: tuple
+  product_parts: tuple
 
 
 def kept(factory: Callable) -> Callable:
-  """The factory, whose products keep the arguments they were made with.
+  """Makes a factory keep its arguments in the field `settings` of its products.
 
   Args:
     factory: (...) -> a NamedTuple of functions with a field `settings`.
@@ -55,7 +60,7 @@ def kept(factory: Callable) -> Callable:
     return product._replace(
       settings=Settings(
         (('name', factory.__name__), *data),
-        all(_known(value) for value in arguments.values()),
+        all(_is_known(value) for value in arguments.values()),
         parts(product),
       )
     )
@@ -132,14 +137,16 @@ RULES = {  # argument of a factory -> (name, value) -> the value, made plain
 }
 
 
-def of(product) -> Settings | None:
+def of(product: NamedTuple) -> Settings | None:
   """The settings of a method or an inverse, or None where it has none."""
-  found = product.settings
-  return found if found and found.made == parts(product) else None
+  settings = cast(Any, product).settings
+  return (
+    settings if settings and settings.product_parts == parts(product) else None
+  )
 
 
-def parts(product) -> tuple:
-  """What a product consists of, beside its settings."""
+def parts(product: NamedTuple) -> tuple:
+  """The fields of a product except its settings."""
   pairs = zip(product._fields, product, strict=True)
   return tuple(value for name, value in pairs if name != 'settings')
 
@@ -152,8 +159,8 @@ def readable(data: tuple) -> dict:
 
 def _data(value: Any):
   if hasattr(value, 'settings'):
-    found = of(value)
-    return found.data if found else 'a function'
+    settings = of(value)
+    return settings.data if settings else 'a function'
   if isinstance(value, (bool, int, float, str, type(None))):
     return value
   if isinstance(value, np.generic):
@@ -165,24 +172,24 @@ def _data(value: Any):
   return 'a function' if callable(value) else type(value).__name__
 
 
-def _known(value: Any) -> bool:
+def _is_known(value: Any) -> bool:
   if hasattr(value, 'settings'):
-    found = of(value)
-    return found is not None and found.known
+    settings = of(value)
+    return settings is not None and settings.known
   if isinstance(value, (list, tuple)) and not hasattr(value, '_fields'):
-    return all(_known(v) for v in value)
+    return all(_is_known(v) for v in value)
   plain = isinstance(value, (bool, int, float, str, type(None), np.generic))
   return plain or _is_array(value)
 
 
 def _is_array(value):
-  """Numbers whose values are there: no array of a program that is traced."""
+  """Whether it is an array with values, not one that is being traced."""
   traced = isinstance(value, jax.core.Tracer)
   return isinstance(value, (np.ndarray, jax.Array)) and not traced
 
 
 def _digest(array):
-  if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+  if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
     return f'{array.dtype} {_digest(jax.random.key_data(array))}'
   array = np.asarray(array)
   kind = f'{array.dtype}{list(array.shape)} '

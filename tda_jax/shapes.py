@@ -1,4 +1,4 @@
-"""What a user's function gives at one example, by shapes alone."""
+"""Evaluates a user's function on the shapes of one example."""
 
 import functools
 from collections.abc import Callable
@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tda_jax import trees
-
-PyTree = Any
+from tda_jax.trees import PyTree
 
 
 def of(
@@ -19,26 +18,27 @@ def of(
   """Shapes of function(params, example), as `jax.eval_shape` gives them.
 
   Args:
-    name: of what the function is, for the error.
+    name: of the function, for the error.
 
   Raises:
-    ValueError: the function raised; the sentence has what it was given.
+    ValueError: the function raised; the sentence says what it was given.
   """
   leaves, structure = jax.tree.flatten(example)
-  # Text is no array of JAX's: it is handed on as it is.
+  # JAX has no arrays of text: such leaves are passed on as they are.
   arrays = [isinstance(x, jax.Array) or _numeric(x) for x in leaves]
 
   def of_arrays(params, given):
     given = iter(given)
-    every = [
-      next(given) if own else x for own, x in zip(arrays, leaves, strict=True)
+    filled = [
+      next(given) if is_array else x
+      for is_array, x in zip(arrays, leaves, strict=True)
     ]
-    return function(params, structure.unflatten(every))
+    return function(params, structure.unflatten(filled))
 
   try:
     if all(arrays):
       return evaluated(function, params, example)
-    given = [x for own, x in zip(arrays, leaves, strict=True) if own]
+    given = [x for is_array, x in zip(arrays, leaves, strict=True) if is_array]
     return jax.eval_shape(of_arrays, params, given)
   except Exception as error:
     said = (str(error).strip() or 'no message').splitlines()[0]
@@ -50,7 +50,7 @@ def of(
 
 
 def evaluated(function: Callable, *given: PyTree) -> PyTree:
-  """`jax.eval_shape`, remembered for the same function and shapes."""
+  """`jax.eval_shape`, cached by function and shapes."""
   return _evaluated(function, *(_hashable(tree) for tree in given))
 
 
@@ -65,7 +65,7 @@ def _hashable(tree):
   return tuple(map(shape, leaves)), structure
 
 
-def shape(leaf) -> jax.ShapeDtypeStruct:
+def shape(leaf: Any) -> jax.ShapeDtypeStruct:
   """Shape of an array, and the type that JAX would give it."""
   dtype = getattr(leaf, 'dtype', None)
   dtype = jnp.result_type(leaf) if dtype is None else dtype
@@ -75,7 +75,7 @@ def shape(leaf) -> jax.ShapeDtypeStruct:
 
 
 def described(tree: PyTree, most: int = 8) -> str:
-  """Names, types and shapes of the leaves, as '{w float32[4, 3]}'."""
+  """Names, types and shapes of the leaves, for example '{w float32[4, 3]}'."""
   shown = [
     f'{name or "array"} {getattr(leaf, "dtype", type(leaf).__name__)}'
     f'{list(jnp.shape(leaf))}'

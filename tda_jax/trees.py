@@ -1,16 +1,25 @@
-"""The little vector algebra on parameter trees that optax.tree does not have.
+"""Vector algebra on parameter trees, for one vector or a stack of Q.
 
-A stack of Q vectors is a tree whose leaves are [Q, ...].
+A stack of Q vectors is a tree whose leaves are [Q, ...]. `add`, `scaled` and
+`where` are optax.tree's `add_scale`, `scale` and `where` with two differences:
+a scale or condition may be [Q], one for each vector of a stack, and the result
+keeps the type of the leaves (a bfloat16 leaf times a float32 scale is bfloat16).
 """
 
 import fnmatch
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 
+# A tree of arrays: nested dicts, lists, tuples and NamedTuples, as
+# `jax.tree.map` takes them. Types do not say more: JAX has none for trees.
 PyTree = Any
+# An array, on the device or on the host.
+Array = jax.Array | np.ndarray
 
 
 def size(tree: PyTree) -> int:
@@ -19,7 +28,7 @@ def size(tree: PyTree) -> int:
 
 
 def names(tree: PyTree) -> list[str]:
-  """Paths of the leaves, as 'layer0/kernel'."""
+  """Paths of the leaves, for example 'layer0/kernel'."""
   paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
   return [jax.tree_util.keystr(p, simple=True, separator='/') for p in paths]
 
@@ -27,7 +36,7 @@ def names(tree: PyTree) -> list[str]:
 def fitting(
   names: Sequence[str], patterns: str | Sequence[str], field: str
 ) -> set[int]:
-  """The places of the names that fit a pattern, as '*/kernel'.
+  """Indices of the names that fit a pattern, for example '*/kernel'.
 
   Args:
     field: where the patterns were given.
@@ -46,24 +55,26 @@ def fitting(
   return chosen
 
 
-def add(a: PyTree, b: PyTree, scale=1.0) -> PyTree:
+def add(a: PyTree, b: PyTree, scale: ArrayLike = 1.0) -> PyTree:
   """a + scale·b; `scale` is a number, or [Q] for stacks of Q vectors."""
-  return jax.tree.map(lambda x, y: x + _along(scale, y) * y, a, b)
+  return jax.tree.map(lambda x, y: x + _aligned(scale, y) * y, a, b)
 
 
-def scaled(scale, tree: PyTree) -> PyTree:
+def scaled(scale: ArrayLike, tree: PyTree) -> PyTree:
   """scale·tree; `scale` is a number, or [Q] for a stack of Q vectors."""
-  return jax.tree.map(lambda x: _along(scale, x) * x, tree)
+  return jax.tree.map(lambda x: _aligned(scale, x) * x, tree)
 
 
-def where(kept, a: PyTree, b: PyTree) -> PyTree:
-  """a where `kept` [Q] is true and b elsewhere, of two stacks of Q vectors."""
-  return jax.tree.map(lambda x, y: jnp.where(_along(kept, x), x, y), a, b)
+def where(condition: jax.Array, a: PyTree, b: PyTree) -> PyTree:
+  """a where `condition` [Q] is true, else b, for two stacks of Q vectors."""
+  return jax.tree.map(
+    lambda x, y: jnp.where(_aligned(condition, x), x, y), a, b
+  )
 
 
 def dots(a: PyTree, b: PyTree) -> jax.Array:
   """Inner products of two stacks of vectors, [Q]."""
-  return sum(
+  of_leaves = (
     jnp.sum(
       x * y,
       axis=tuple(range(1, x.ndim)),
@@ -71,6 +82,7 @@ def dots(a: PyTree, b: PyTree) -> jax.Array:
     )
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
   )
+  return cast(jax.Array, sum(of_leaves))
 
 
 def norms(a: PyTree) -> jax.Array:
@@ -95,13 +107,13 @@ def count(stack: PyTree) -> int:
   return lengths.pop()
 
 
-def row(stack: PyTree, i) -> PyTree:
+def row(stack: PyTree, i: int | jax.Array) -> PyTree:
   """Entry i along the leading axis."""
   return jax.tree.map(lambda x: x[i], stack)
 
 
 def widened(tree: PyTree) -> PyTree:
-  """Floating leaves as float32 where they are narrower, as bfloat16."""
+  """Converts floating leaves that are narrower than float32 to float32."""
   return jax.tree.map(
     lambda x: (
       x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -112,7 +124,8 @@ def widened(tree: PyTree) -> PyTree:
   )
 
 
-def _along(scale, leaf):
+def _aligned(scale, leaf):
+  """`scale` in the leaf's type, with axes of length 1 for all but the first."""
   scale = jnp.asarray(scale, leaf.dtype)  # the algebra keeps the leaves' types
   return (
     scale.reshape(scale.shape + (1,) * (leaf.ndim - scale.ndim))

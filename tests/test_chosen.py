@@ -11,10 +11,9 @@ import tiny
 
 from tda_jax import chosen, scoring, trees
 from tda_jax import problem as problem_lib
-from tda_jax.curvature import layers as layers_lib
 from tda_jax.data import rows as rows_lib
-from tda_jax.evaluation import detection
 from tda_jax.inverses import arnoldi, cg, datainf, dense, descent, ekfac, exact
+from tda_jax.layers import find as layers_lib
 from tda_jax.methods import (
   additional_step,
   displaced,
@@ -193,7 +192,7 @@ def test_stores_top_rows_and_self_influence_are_of_what_is_left(tmp_path):
     method, t.problem, one, t.train, t.queries, 2, name='dot', key=KEY
   )
   np.testing.assert_allclose(values, -np.sort(-want, 0)[:2].T, atol=1e-5)
-  own = detection.self_influence(method, t.problem, one, t.train)
+  own = scoring.self_influence(method, t.problem, one, t.train)
   alone = closed_over()
   self_want = attribute(method, alone._replace(queries=t.train))
   np.testing.assert_allclose(own, np.diagonal(self_want), atol=1e-5)

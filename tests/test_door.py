@@ -17,7 +17,7 @@ from scipy import sparse
 
 import tda_jax as tda
 from tda_jax import door, scoring
-from tda_jax.evaluation import detection, retraining
+from tda_jax.evaluation import retraining
 from tda_jax.methods import method as method_lib
 
 T = tiny.classification()
@@ -52,13 +52,13 @@ KINDS = {
   'a name': ({'method': 'ekfac'}, "the name 'ekfac': give the method itself"),
   'a class': (
     {'method': tda.Method},
-    'the class Method: give a method, as tda.influence',
+    'the class Method: give a method, for example tda.infl',
   ),
   'like a method': (
     {'method': types.SimpleNamespace(prepare=len, score=len)},
     r'make it by tda.Method\(prepare, score\)',
   ),
-  'a factory': ({'method': tda.grad_dot}, r'grad_dot: call it, as grad_dot\('),
+  'a factory': ({'method': tda.grad_dot}, r'grad_dot: call it, grad_dot\('),
   'nothing': ({'method': None}, 'the method is None; the order is attribute'),
   'swapped': (
     {'method': T.problem, 'problem': DOT},
@@ -239,7 +239,7 @@ def test_every_verb_takes_bare_parameters_a_run_and_a_stack(tmp_path):
       DOT, T.problem, params, T.train, T.queries, tmp_path, progress=False
     )
     np.testing.assert_allclose(alone, scores_of_t()[None], rtol=1e-6)
-    own = detection.self_influence(DOT, T.problem, params, T.train)
+    own = scoring.self_influence(DOT, T.problem, params, T.train)
     assert own.shape == (11,)
     values, _ = scoring.top_k(DOT, T.problem, params, T.train, T.queries, 2)
     np.testing.assert_allclose(
@@ -286,10 +286,22 @@ def test_ground_truth_of_rows_that_depend_on_each_other_is_refused(tmp_path):
   for use in (
     lambda: tda.train(*rows, 0, progress=False),
     lambda: tda.leave_one_out(
-      *rows, T.queries, np.array([0]), 1, 0, tmp_path / 'l', progress=False
+      *rows,
+      T.queries,
+      np.array([0]),
+      repeats=1,
+      key=0,
+      path=tmp_path / 'l',
+      progress=False,
     ),
     lambda: tda.outcomes(
-      *rows, T.queries, np.array([[0, 1]]), 2, 0, tmp_path / 'o', progress=False
+      *rows,
+      T.queries,
+      np.array([[0, 1]]),
+      repeats=2,
+      key=0,
+      path=tmp_path / 'o',
+      progress=False,
     ),
   ):
     with pytest.raises(ValueError, match='depend on the other examples of its'):
@@ -380,8 +392,10 @@ def test_a_damping_may_be_an_array_of_one_number(number):
 
 def test_self_influence_says_that_a_solver_stopped_short():
   method = tda.influence(tda.cg(1e-3, max_steps=1))
-  with pytest.warns(door.NotConverged, match='stopped before its tolerance'):
-    detection.self_influence(method, T.problem, T.params, T.train, at_once=4)
+  words = 'stopped before its tolerance'
+  with pytest.warns(door.NotConverged, match=words) as told:
+    scoring.self_influence(method, T.problem, T.params, T.train, at_once=4)
+  assert told[0].filename == __file__
 
 
 @pytest.mark.parametrize(
@@ -413,7 +427,7 @@ def test_what_is_given_to_the_other_verbs_is_a_sentence(tmp_path):
     ),
     'a checkpoints of': lambda: tda.train(*rows, 0, checkpoints='a'),
     'indices must be .L. whole numbers': lambda: tda.leave_one_out(
-      *rows, T.queries, [0.5], 1, 0, tmp_path / 'l'
+      *rows, T.queries, [0.5], repeats=1, key=0, path=tmp_path / 'l'
     ),
     'an ensemble already': lambda: tda.ensemble(tda.ensemble(DOT)),
     'the path is None': lambda: score(None),
@@ -474,7 +488,7 @@ def test_ground_truth_enters_by_the_same_door(tmp_path):
 
   def outcomes(train, queries, path, key=0):
     return retraining.outcomes(
-        T.problem, RECIPE, train, queries, subsets, 1, key, tmp_path / path,
+        T.problem, RECIPE, train, queries, subsets, repeats=1, key=key, path=tmp_path / path,
         progress=False,
     )  # fmt: skip
 
@@ -495,8 +509,12 @@ def test_a_batch_size_is_a_whole_number(size):
 
 def test_a_solver_that_stopped_short_is_told():
   short = tda.influence(tda.cg(0.01, max_steps=1))
-  with pytest.warns(door.NotConverged, match='cg stopped .* 100% of the quer'):
-    attribute(short)
+  rows = T.problem, T.params, T.train, T.queries
+  words = 'cg stopped .* 100% of the quer'
+  with pytest.warns(door.NotConverged, match=words) as told:
+    tda.attribute(short, *rows)
+    tda.top_k(short, *rows, 2)
+  assert {warning.filename for warning in told} == {__file__}
   with warnings.catch_warnings():
     warnings.simplefilter('error')
     attribute(tda.influence(tda.cg(0.1)))
@@ -507,7 +525,7 @@ def test_scores_that_are_not_finite_do_not_leave():
     (len(batch.index), 4), jnp.inf
   )
   with pytest.raises(ValueError, match='44 of 44 scores that are not finite'):
-    attribute(DOT._replace(score=huge, own=None))
+    attribute(DOT._replace(score=huge, self_influence=None))
 
 
 # One linear read: its parameters can be taken apart in two ways.
@@ -584,7 +602,18 @@ def test_not_converged_is_said_of_kept_scores_too(tmp_path):
   for _ in range(2):
     with pytest.warns(
       door.NotConverged, match='cg stopped .* 100% of the quer'
-    ):
+    ) as told:
       scoring.score(
         short, T.problem, T.params, T.train, T.queries, tmp_path, progress=False
       )
+    assert told[0].filename == __file__
+
+
+def test_what_is_given_by_position_yet_is_said(tmp_path):
+  rows = T.problem, RECIPE, T.train, T.queries, np.array([[0, 1, 2]])
+  with pytest.warns(DeprecationWarning, match='repeats, key, path by keyword'):
+    found = tda.outcomes(*rows, 2, 0, tmp_path / 'a', progress=False)
+  want = tda.outcomes(
+    *rows, repeats=2, key=0, path=tmp_path / 'b', progress=False
+  )
+  np.testing.assert_array_equal(found, want)

@@ -137,7 +137,7 @@ def test_inputs_are_taken_by_name_and_masks_are_inputs():
   with pytest.raises(ValueError, match="no column 'mask', which the problem"):
     problem_lib.check(problem, params, {'ids': ids, 'y': rows['y']})
   drop = lambda p, a, b, key=None: linear(p, a + b) * (1 if key is None else 2)
-  masked = tda.bound(tda.regression(drop, inputs=('a', 'b')), KEY)
+  masked = tda.problem.bound(tda.regression(drop, inputs=('a', 'b')), KEY)
   example = {'a': X[0], 'b': X[1], 'y': np.float32(0)}
   np.testing.assert_allclose(
     masked.outputs(weights(1), example),
@@ -184,7 +184,7 @@ TEXT = np.array(['cat', 'dog'])[np.arange(8) % 2]
     ('classification', 3, EYE, r'one-hot rows: give .* y.argmax\(1\)'),
     ('classification', 3, 1.0 * EYE, r'one-hot rows: give .* y.argmax\(1\)'),
     ('classification', 3, np.ones((8, 2), int), 'give one class number a row'),
-    ('classification', 2, TEXT, "first is 'cat'.: give integers from 0 to 1, as"),
+    ('classification', 2, TEXT, "first is 'cat'.: give integers from 0 to 1, for example"),
     ('classification', 2, TEXT.astype(object), 'have type object .*np.unique'),
     ('classification', 2, TEXT.astype('S'), 'have type .S3 '),
     ('classification', 3, np.arange(8) % 2 == 1, 'type bool, but the model has 3'),
@@ -197,7 +197,7 @@ TEXT = np.array(['cat', 'dog'])[np.arange(8) % 2]
     ('classification', 1, np.zeros(8, int), 'one output, .*use tda.binary'),
     ('binary', 1, np.arange(8) % 2 * 2 - 1, r'row 0 has label -1.*\(y \+ 1\) // 2'),
     ('binary', 2, np.zeros(8, int), r'shape \[2\], and binary takes one logit'),
-    ('binary', 1, np.zeros((8, 1), int), r'\[8, 1\]: give \[N\], as y\[:, 0\]'),
+    ('binary', 1, np.zeros((8, 1), int), r'\[8, 1\]: give \[N\], for example y\[:, 0\]'),
     ('multilabel', 3, np.arange(8) % 3, r'shape \[8\] for 3 logits: give'),
     ('multilabel', 3, 2 * EYE, 'row 0 has label 2: give multilabel 0 or 1'),
     ('multilabel', 3, EYE.astype(str), "the first is '1'.: give 0 and 1"),

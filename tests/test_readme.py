@@ -65,4 +65,6 @@ def test_named_commands_exist():
   for target in targets:
     assert f'\n{target}:' in makefile, target
   for module in set(re.findall(r'\bexperiments\.\w+', text)):
-    assert (ROOT / f'{module.replace(".", "/")}.py').exists(), module
+    path = ROOT / module.replace('.', '/')
+    found = path.with_suffix('.py'), path / '__main__.py'
+    assert any(file.exists() for file in found), module

@@ -1,17 +1,25 @@
 import json
 import pathlib
+import re
 
 import pytest
 
-from scripts import results
+from scripts import cells, figures, results
 
 ROOT = pathlib.Path(__file__).parents[1]
+PAPERS = [name for name, paper in results.FINDINGS.items() if paper['link']]
 RUN = {
-  'command': ['python', '-m', 'experiments.astra', '--config=a b.py'],
+  'command': [
+    'python',
+    '-m',
+    'experiments.astra',
+    '--config=a b.py',
+    '--workdir=/home/me/w',
+  ],
   'commit': 'abc123',
   'hardware': '2 cores',
   'seconds': 4000.0,
-  'date': '2026-11-24',
+  'date': '2026-11-24T10:00:00+00:00',
   'versions': {'jax': '0.10.2', 'python': '3.11'},
 }
 ROW = {
@@ -25,17 +33,17 @@ ROW = {
   'peak_mb': 1234.5,
 }
 CLAIM = {
-  'claim': 'a | b',
-  'source': 'paper,\nFig. 2',
-  'expected': 0.5,
-  'observed': '0.4',
+  'claim': 'the gain of ASTRA over EKFAC grows with ensembling',
+  'source': 'paper,\nFig. | 2',
+  'expected': 'gain above 0',
+  'observed': '+0.010 [-0.005, +0.025]',
   'holds': False,
 }
 CONTENT = {
   'experiment': 'astra',
   'setting': 'digits',
   'rows': [ROW],
-  'claims': [CLAIM, {**CLAIM, 'holds': True}],
+  'claims': [CLAIM],
   'run': RUN,
 }
 
@@ -46,18 +54,60 @@ def write(folder, name='astra_digits.json', **changes):
   return folder
 
 
-def test_results_page_is_what_the_files_say():
-  """`make results` after a change of results/*.json or of the script."""
-  assert (ROOT / 'RESULTS.md').read_text() == results.render(ROOT / 'results')
+def split(line):
+  return [cell.strip() for cell in re.split(r'(?<!\\)\|', line)[1:-1]]
 
 
-def test_readme_has_the_leaderboard_of_its_run():
-  board = results.load(ROOT / 'results' / results.BOARD)['board']
-  readme = (ROOT / 'README.md').read_text()
-  assert results.filled(readme, board) == readme
+def test_all_pages_are_what_the_files_say():
+  """`make results` after a change of results/*.json or of the scripts."""
+  for path, text in results.made().items():
+    assert path.read_text() == text, path
 
 
-def test_a_leaderboard(tmp_path):
+def test_what_stands_is_a_page_to_read():
+  assert len((ROOT / 'RESULTS.md').read_text().splitlines()) <= 200
+
+
+def test_every_committed_claim_is_counted():
+  lines = (ROOT / 'RESULTS.md').read_text().splitlines()
+  start = lines.index('| :--- | ---: | ---: | ---: | ---: | ---: |')
+  counted = [
+    sum(int(split(line)[column]) for line in lines[start + 1 : start + 9])
+    for column in range(1, 6)
+  ]
+  files = list((ROOT / 'results').glob('*.json'))
+  claims = [c for f in files for c in json.loads(f.read_text())['claims']]
+  assert counted[:2] == [len(files), len(claims)]
+  assert counted[2] == sum(c['holds'] for c in claims)
+  assert sum(counted[2:]) == len(claims)
+
+
+@pytest.mark.parametrize('name', PAPERS)
+def test_a_papers_readme(name):
+  """Its figures are committed ones; the page has its three sentences."""
+  text = (ROOT / 'experiments' / name / 'README.md').read_text()
+  assert results.FINDINGS[name]['link'] in text
+  prose = re.sub(r'<!-- \w+: .*?<!-- end -->', '', text, flags=re.S)
+  made = (ROOT / 'results' / f'{name}.md').read_text()
+  links = r'https?://\S+'
+  for figure in re.findall(r'\b0\.\d{3}\b', re.sub(links, '', prose)):
+    assert figure in made, figure
+  for linked in re.findall(r'\]\((\.[\w./]+)\)', text):
+    assert (ROOT / 'experiments' / name / linked).exists(), linked
+  for path in re.findall(r'`((?:tda_jax|tests)/[\w./]+)`', prose):
+    assert (ROOT / path).exists(), path
+  why = results.differs(name)
+  assert ' '.join(why.split()) in (ROOT / 'RESULTS.md').read_text()
+  assert 3 == len(re.findall(r'[.]\s', why + '\n')), why
+
+
+def test_no_page_names_a_machines_folders():
+  pages = [ROOT / 'RESULTS.md', *(ROOT / 'results').glob('*.md')]
+  for path in pages:
+    assert not re.search(r'[ =](/home|/tmp|/root|/work)\b', path.read_text())
+
+
+def test_a_leaderboard():
   rows = [
     {**ROW, 'method': method, 'metric': metric, 'value': value}
     for method, metric, value in (
@@ -68,13 +118,7 @@ def test_a_leaderboard(tmp_path):
       ('models, clean', 'accuracy, train', 1.0),
     )
   ]
-  page = results.render(write(tmp_path, experiment='quanda', rows=rows))
-  lines = page.splitlines()
-  first = lines.index(next(line for line in lines if 'LDS ↑' in line))
-  found = [
-    [cell.strip() for cell in line.split('|')[1:-1]]
-    for line in lines[first : first + 5]
-  ]
+  found = [split(line) for line in results.board(rows).splitlines()]
   named = dict(zip(found[0], range(11), strict=True))
   assert [line[0] for line in found[2:]] == ['high', 'low', 'random']
   assert found[2][named['mislabel AUC ↑']] == '0.99'
@@ -82,34 +126,58 @@ def test_a_leaderboard(tmp_path):
   assert found[3][named['mislabel AUC ↑']] == '–'
 
 
-def test_a_readme_without_marks_is_refused():
+def test_a_text_without_marks_is_refused():
   with pytest.raises(ValueError, match='there are no marks .*leaderboard'):
     results.filled('# a readme', 'table')
 
 
-def test_page(tmp_path):
-  lines = results.render(write(tmp_path)).splitlines()
+def test_what_stands(tmp_path):
+  write(tmp_path, 'a.json', claims=[{**CLAIM, 'holds': True}])
+  write(tmp_path, 'b.json', setting='concrete')
+  lines = results.render(tmp_path).splitlines()
+  assert '| ASTRA (Wang et al. 2025) | 2 | 2 | 1 | 1 | 0 |' in lines
+  at = lines.index('| finding | settings | ours | the paper | verdict |')
+  assert split(lines[at + 2])[1:] == [
+    'digits',
+    '+0.010 [-0.005, +0.025]',
+    '§5.1: it does',
+    'holds',
+  ]
+  assert split(lines[at + 3]) == [
+    '',
+    'concrete',
+    '+0.010 [-0.005, +0.025]',
+    '',
+    'undecided',
+  ]
+  assert re.search('Not built yet: .* DDA .* FASTTRACK', ' '.join(lines))
+
+
+def test_figures(tmp_path):
+  ceiling = {**ROW, 'method': 'perfect', 'metric': 'ceiling', 'n': None}
+  noise = {**ROW, 'metric': 'damping', 'value': 3e-5, 'low': None, 'n': 2}
+  other = {**ROW, 'method': 'cg', 'seconds': None, 'peak_mb': None}
+  write(tmp_path, rows=[ROW, other, noise, ceiling])
+  loaded = results.load(tmp_path / 'astra_digits.json')
+  lines = figures.page('ASTRA', [loaded]).splitlines()
   for line in (
-    '| [astra: digits](#astra-digits) | 1 of 2 | 1 |',
-    '## astra: digits',
-    "    python -m experiments.astra '--config=a b.py'",
-    '2026-11-24, 1 h 7 min on 2 cores; commit abc123; jax 0.10.2, python 3.11.',
-    '| exact | lds_single | 0.618 | [0.600, 0.630] | 10 | 7.250 | 1,234 |',
-    '| a \\| b | paper, Fig. 2 | 0.500 | 0.4 | **no** |',
-    '| a \\| b | paper, Fig. 2 | 0.500 | 0.4 | yes |',
+    '# ASTRA: figures',
+    '## digits',
+    "    python -m experiments.astra '--config=a b.py' --workdir=DIR",
+    '2026-11-24T10:00:00+00:00, 1 h 7 min on 2 cores; commit abc123;'
+    ' jax 0.10.2, python 3.11.',
+    '| method | lds_single | damping | n | seconds | MB |',
+    '| exact | 0.618 [0.600, 0.630] | 3.00e-05 | 10, 2 | 7.250 | 1,234 |',
+    '| cg | 0.618 [0.600, 0.630] | – | 10 | – | – |',
+    '| method | ceiling | seconds | MB |',
+    f'| {CLAIM["claim"]} | paper, Fig. \\| 2 | gain above 0 |'
+    ' +0.010 [-0.005, +0.025] | undecided |',
   ):
     assert line in lines
   # A table needs an empty line before it and none inside.
   for i, line in enumerate(lines):
     if line.startswith('| :---'):
       assert lines[i - 2] == '' and lines[i + 1].startswith('| ')
-
-
-def test_files_follow_their_names(tmp_path):
-  write(tmp_path, 'b.json', setting='later')
-  write(tmp_path, 'a.json', setting='sooner')
-  page = results.render(tmp_path)
-  assert page.index('## astra: sooner') < page.index('## astra: later')
 
 
 def test_no_files(tmp_path):
@@ -129,15 +197,7 @@ def test_no_files(tmp_path):
   ],
 )
 def test_numbers(value, text):
-  assert results.number(value) == text
-
-
-def test_row_without_interval_and_cost(tmp_path):
-  row = {'method': 'm', 'metric': 'damping', 'value': 0.003}
-  row |= dict.fromkeys(('low', 'high', 'n', 'seconds', 'peak_mb'))
-  page = results.render(write(tmp_path, rows=[row], claims=[]))
-  assert '| m | damping | 0.003 | – | – | – | – |' in page
-  assert '| claim |' not in page
+  assert cells.number(value) == text
 
 
 @pytest.mark.parametrize(
@@ -145,9 +205,14 @@ def test_row_without_interval_and_cost(tmp_path):
   [
     ({'run': {**RUN, 'commit': None}}, 'does not say the commit of its run'),
     ({'run': None}, 'astra_digits.json'),
+    ({'experiment': 'mine'}, 'mine, which scripts/findings.toml does not know'),
+    (
+      {'claims': [{**CLAIM, 'claim': 'another'}]},
+      "the claim 'another' of astra is of no finding",
+    ),
   ],
 )
-def test_figures_without_a_run_are_refused(tmp_path, changes, message):
+def test_figures_without_a_place_are_refused(tmp_path, changes, message):
   with pytest.raises(ValueError, match=message):
     results.render(write(tmp_path, **changes))
 

@@ -7,6 +7,7 @@ import pytest
 import tiny
 
 from tda_jax import scoring
+from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import descent, exact
 from tda_jax.methods import baselines, gradients, influence
 from tda_jax.methods import method as method_lib
@@ -72,7 +73,7 @@ def test_resumes_the_missing_blocks_only(tmp_path, monkeypatch):
   written = []
   write = store_lib.write
   monkeypatch.setattr(
-    scoring.store_lib,
+    store_lib,
     'write',
     lambda store, start, block: (
       written.append(start) or write(store, start, block)
@@ -173,18 +174,18 @@ def test_top_k_continues_where_it_was_killed(tmp_path, monkeypatch):
 
   method = gradients.grad_dot()
   want = top(method, tmp_path / 'whole')
-  batches = scoring.rows_lib.batches
+  batches = rows_lib.batches
 
   def killed(train, size, first):
     yield next(batches(train, size, first))
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(scoring.rows_lib, 'batches', killed)
+  monkeypatch.setattr(rows_lib, 'batches', killed)
   with pytest.raises(KeyboardInterrupt):
     top(method, tmp_path / 'part')
   starts = []
   monkeypatch.setattr(
-    scoring.rows_lib,
+    rows_lib,
     'batches',
     lambda train, size, first: (
       starts.append(first) or batches(train, size, first)

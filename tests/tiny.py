@@ -10,9 +10,9 @@ from jax.flatten_util import ravel_pytree
 
 from tda_jax import problem as problem_lib
 from tda_jax import trees
-from tda_jax.curvature import layers as layers_lib
 from tda_jax.curvature import projections
 from tda_jax.data import rows as rows_lib
+from tda_jax.layers import find as layers_lib
 from tda_jax.run import Run
 
 

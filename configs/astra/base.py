@@ -4,7 +4,7 @@ from ml_collections import config_dict
 
 from configs import ensembles
 
-# Order is that of the table. damping 'chosen/NAME': see config.choose.
+# Order is that of the table. damping 'chosen:NAME': see config.choose.
 FIRST_ORDER = {
   'grad_dot': {'kind': 'grad_dot'},
   'grad_cos': {'kind': 'grad_cos'},
@@ -29,7 +29,7 @@ def config(setting: str) -> config_dict.ConfigDict:
   c = config_dict.ConfigDict()
   c.experiment = 'astra'
   c.setting = setting
-  c.task = 'experiments.tasks:digits'  # module:function -> Task
+  c.task = 'experiments.shared.tasks:digits'  # module:function -> Task
   c.seed = 0
   c.members = 10  # models trained on all rows
   c.checkpoints = 0  # C snapshots of each, for methods that follow training
@@ -87,11 +87,13 @@ def config(setting: str) -> config_dict.ConfigDict:
   )
   c.damping_grid = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
   c.choose = config_dict.ConfigDict()  # methods whose damping is chosen
-  c.methods = config_dict.ConfigDict()  # name -> settings (experiments.methods)
+  c.methods = (
+    config_dict.ConfigDict()
+  )  # name -> settings (tda_jax.methods.registry)
   c.ablation = ''  # name of the one that the methods are
   c.method = ''  # names of some methods or kinds, 'a,b'; empty: all methods
   c.damping = 1e-3  # of a kind that `method` names
-  c.claims = ()  # experiments.claims
+  c.claims = ()  # experiments.astra.claims
   c.paper_damping = 0.0  # marked in plots
   c.report = config_dict.create(queries=12, evidence=6)
   return c
@@ -140,7 +142,7 @@ def ablation(name: str, damping, base: dict, solver: dict = CG) -> dict:
       solver['kind']: solver,
     }
     return {
-      f'{kind}_{value:.0e}': {**settings, 'damping': value}
+      f'{kind}_{value:.0e}': {**settings, 'damping': value, 'curve': kind}
       for kind, settings in kinds.items()
       for value in grid
     }

@@ -14,7 +14,7 @@ seeds; λ = .014, step .01·λ, batch 128.
 """
 
 from configs.astra import base, paper
-from experiments import arguments
+from experiments.shared import arguments
 
 DAMPING = 0.014
 
@@ -23,7 +23,7 @@ DAMPING = 0.014
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False, ablation='')
   c = paper.config('cifar10', DAMPING, solver_members=10)
-  c.task = 'experiments.tasks:images'
+  c.task = 'experiments.shared.tasks:images'
   c.data.update(name='cifar10', train=3072, queries=100)
   c.model.update(kind='resnet9', widths=(64, 128, 256, 128))
   c.training.update(

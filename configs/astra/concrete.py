@@ -9,7 +9,7 @@ Arguments: `:smoke`, `:ablation=damping|steps|batch|preconditioner|projection`.
 """
 
 from configs.astra import base, paper
-from experiments import arguments
+from experiments.shared import arguments
 
 DAMPING = 0.0017
 
@@ -18,7 +18,7 @@ DAMPING = 0.0017
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False, ablation='')
   c = paper.config('concrete', DAMPING, solver_members=5)
-  c.task = 'experiments.tasks:table'
+  c.task = 'experiments.shared.tasks:table'
   c.data.update(name='concrete', train=896, queries=103)
   c.model.update(widths=(128, 128, 128), init='torch')  # He init diverges
   c.training.update(
@@ -31,7 +31,7 @@ def get_config(arg=None):
   c.truth.update(repeats=100, at_once=50)
   c.choose.exact = {'kind': 'exact', 'members': 1}
   c.methods.exact = {'kind': 'exact', 'damping': DAMPING}
-  c.methods.exact_chosen = {'kind': 'exact', 'damping': 'chosen/exact'}
+  c.methods.exact_chosen = {'kind': 'exact', 'damping': 'chosen:exact'}
   c.methods.cg.tolerance = 1e-3
   c.methods.trak.projection_dim = 512
   c.methods.exact_source = {

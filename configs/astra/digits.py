@@ -12,7 +12,7 @@ models) for the exact solve, under a ceiling of about .89.
 """
 
 from configs.astra import base
-from experiments import arguments
+from experiments.shared import arguments
 
 DAMPING = (
   3e-3  # of ablations and kinds by name, near the best on validation subsets
@@ -33,7 +33,7 @@ def get_config(arg=None):
   c.damping = DAMPING
   c.checkpoints = 6
   c.left_out.update(rows=50, repeats=20)
-  damping = 'chosen/exact'
+  damping = 'chosen:exact'
   refined = {
     'kind': 'astra',
     'damping': damping,
@@ -71,7 +71,7 @@ def get_config(arg=None):
     'ekfac_exact_labels': {
       'kind': 'ekfac',
       'labels': 'exact',
-      'damping': 'chosen/ekfac',
+      'damping': 'chosen:ekfac',
       'residual': True,
     },
     'neumann': {'kind': 'neumann', 'damping': damping, 'reports': 4},

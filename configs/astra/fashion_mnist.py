@@ -13,7 +13,7 @@ Arguments: `:smoke`, `:ablation=damping|steps|batch|preconditioner|projection`.
 """
 
 from configs.astra import base, paper
-from experiments import arguments
+from experiments.shared import arguments
 
 DAMPING = 0.0052
 
@@ -22,7 +22,7 @@ DAMPING = 0.0052
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False, ablation='')
   c = paper.config('fashion_mnist', DAMPING, solver_members=2)
-  c.task = 'experiments.tasks:images'
+  c.task = 'experiments.shared.tasks:images'
   c.data.update(name='fashion_mnist', train=6144, queries=100)
   c.model.widths = (512, 256, 128)
   c.training.update(

@@ -8,7 +8,7 @@ As fashion_mnist, but the paper's FashionMNIST-N: lr .01, weight decay 3e-5,
 """
 
 from configs.astra import base, fashion_mnist, paper
-from experiments import arguments
+from experiments.shared import arguments
 
 DAMPING = 0.10
 

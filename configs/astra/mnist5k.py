@@ -9,7 +9,7 @@ x 5 seeds. Needs the extra `data`.
 """
 
 from configs.astra import base, paper
-from experiments import arguments
+from experiments.shared import arguments
 
 DAMPING = 1e-3
 
@@ -18,7 +18,7 @@ DAMPING = 1e-3
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False, ablation='')
   c = paper.config('mnist5k', DAMPING, solver_members=3)
-  c.task = 'experiments.tasks:images'
+  c.task = 'experiments.shared.tasks:images'
   c.members = 5
   c.data.update(name='mnist5k', train=2000, queries=200)
   c.model.widths = (128, 64)

@@ -19,7 +19,7 @@ def config(setting: str, damping: float, solver_members: int):
   c.methods = {
       **base.FIRST_ORDER,
       'ekfac': {'kind': 'ekfac', 'damping': damping},
-      'ekfac_chosen': {'kind': 'ekfac', 'damping': 'chosen/ekfac'},
+      'ekfac_chosen': {'kind': 'ekfac', 'damping': 'chosen:ekfac'},
       'neumann': {
           'kind': 'neumann', 'damping': damping, 'reports': 4, **few,
       },

@@ -12,7 +12,7 @@ about the mean over seeds of models of random halves.
 """
 
 from configs.astra import base, digits
-from experiments import arguments
+from experiments.shared import arguments
 
 OTHERS = ('source', 'ekfac', 'grad_dot')
 

@@ -24,7 +24,7 @@ def config(setting: str, epochs: dict = SIZES) -> config_dict.ConfigDict:
   c = config_dict.ConfigDict()
   c.experiment = 'bayesian_tda'
   c.setting = setting
-  c.task = 'experiments.tasks:images'  # module:function -> Task
+  c.task = 'experiments.shared.tasks:images'  # module:function -> Task
   c.seed = 0
   c.measure = 'loss'  # of the queries, negative, as in the paper
   c.members = 10  # S seeds
@@ -63,7 +63,7 @@ def config(setting: str, epochs: dict = SIZES) -> config_dict.ConfigDict:
     at_once=62,  # models trained together
   )
   c.parts = parts(epochs)  # name -> changes of this config
-  c.methods = METHODS  # name -> settings (experiments.methods)
+  c.methods = METHODS  # name -> settings (tda_jax.methods.registry)
   c.pictured = 12  # pairs of least noise
   c.report = config_dict.create(queries=12, evidence=6)
   c.method = ''  # names of some methods or kinds, 'a,b'; empty: all methods

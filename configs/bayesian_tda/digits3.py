@@ -9,14 +9,14 @@ each class, 15 left out. 10, 20 and 50 rows of each class, 300 queries; a CNN of
 """
 
 from configs.bayesian_tda import base
-from experiments import arguments
+from experiments.shared import arguments
 
 
 @arguments.setting
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False, networks=False)
   c = base.config('digits3')
-  c.task = 'experiments.tasks:digits'
+  c.task = 'experiments.shared.tasks:digits'
   c.data.queries = 300
   c.left_out.rows = 30
   if a['networks']:

@@ -10,7 +10,7 @@ mnist3.
 """
 
 from configs.bayesian_tda import base
-from experiments import arguments
+from experiments.shared import arguments
 
 
 @arguments.setting

@@ -13,7 +13,7 @@ idx or idx.gz files.
 """
 
 from configs.bayesian_tda import base
-from experiments import arguments
+from experiments.shared import arguments
 
 
 @arguments.setting

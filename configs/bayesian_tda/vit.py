@@ -19,7 +19,7 @@ in each of six parts; `--config.left_out.ways=()` leaves it out.
 from ml_collections import config_dict
 
 from configs.bayesian_tda import base
-from experiments import arguments
+from experiments.shared import arguments
 
 KINDS = (('vit', False), ('vit', True))
 TINY = {

@@ -20,7 +20,7 @@ def config(setting: str) -> config_dict.ConfigDict:
   c.models = (1, 3, 5, 10, 25)  # I of the grid
   c.variants = (1, 3, 10, 25)  # D of the grid
   c.varied = 25  # I at most where each model has variants
-  # experiments.ensembles; 'dropout' also has masks on TRAK's Q factor alone.
+  # experiments.shared.ensembles; 'dropout' also has masks on TRAK's Q factor alone.
   c.ensembles = ('naive', 'dropout:25', 'projections:25')
   c.model.dropout = 0.1
   c.data.queries = 100

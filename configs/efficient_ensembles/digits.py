@@ -9,7 +9,7 @@ the rows; 100 half-subsets x 5 seeds.
 """
 
 from configs.efficient_ensembles import base
-from experiments import arguments
+from experiments.shared import arguments
 
 
 @arguments.setting

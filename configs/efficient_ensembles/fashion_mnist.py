@@ -10,14 +10,14 @@ x 5 seeds.
 """
 
 from configs.efficient_ensembles import base
-from experiments import arguments
+from experiments.shared import arguments
 
 
 @arguments.setting
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False)
   c = base.config('fashion_mnist')
-  c.task = 'experiments.tasks:images'
+  c.task = 'experiments.shared.tasks:images'
   c.data.update(name='fashion_mnist', train=2000)
   c.model.kind = 'lenet'
   c.members, c.models, c.variants = 10, (1, 3, 5, 10), (1, 3, 10)

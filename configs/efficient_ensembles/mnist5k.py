@@ -14,14 +14,14 @@ queries, all that the package has, and 2 seeds, which say what the ceiling is.
 """
 
 from configs.efficient_ensembles import base
-from experiments import arguments
+from experiments.shared import arguments
 
 
 @arguments.setting
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False, anchors=False)
   c = base.config('mnist5k')
-  c.task = 'experiments.tasks:images'
+  c.task = 'experiments.shared.tasks:images'
   c.data.update(name='mnist5k', train=2000)
   c.members, c.models = 50, (1, 3, 5, 10, 25, 50)
   c.training.epochs = 20

@@ -10,14 +10,14 @@ extra `data`.
 """
 
 from configs.efficient_ensembles import base
-from experiments import arguments
+from experiments.shared import arguments
 
 
 @arguments.setting
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False)
   c = base.config('reviews')
-  c.task = 'experiments.tasks:reviews'
+  c.task = 'experiments.shared.tasks:reviews'
   c.ensembles = ('naive', 'dropout:10', 'projections:10', 'lora:5')
   c.data.update(name='reviews', train=1000)
   c.data.length, c.data.vocabulary = 32, 1000  # tokens of a row, words known

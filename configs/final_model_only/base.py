@@ -36,7 +36,7 @@ def config(setting: str, grid: tuple = GRID) -> config_dict.ConfigDict:
   c = config_dict.ConfigDict()
   c.experiment = 'final_model_only'
   c.setting = setting
-  c.task = 'experiments.tasks:table'  # module:function -> Task
+  c.task = 'experiments.shared.tasks:table'  # module:function -> Task
   c.seed = 0
   c.measure = 'loss'  # of the queries, negative; '' is the problem's own
   c.members = 1  # the model
@@ -76,7 +76,7 @@ def config(setting: str, grid: tuple = GRID) -> config_dict.ConfigDict:
     subtract_mean=True,  # the paper's second adjustment
     at_once=101,  # models trained together
   )
-  c.methods = methods(grid)  # name -> settings (experiments.methods)
+  c.methods = methods(grid)  # name -> settings (tda_jax.methods.registry)
   c.plotted = (
     *FIRST_ORDER,
     *OTHERS,
@@ -91,7 +91,7 @@ def methods(grid: tuple) -> dict:
   """All methods, 'NAME_xF' at a damping of F mean squared entries (0_1: .1)."""
 
   def damped(settings, factor):
-    damping = {'damping': f'chosen/mean_square*{factor:g}'}
+    damping = {'damping': f'chosen:mean_square*{factor:g}'}
     if 'inverse' in settings:
       return {**settings, 'inverse': {**settings['inverse'], **damping}}
     return {**settings, **damping}

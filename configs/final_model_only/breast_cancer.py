@@ -9,7 +9,7 @@ paper's tables. Minutes on two cores.
 """
 
 from configs.final_model_only import base
-from experiments import arguments
+from experiments.shared import arguments
 
 
 @arguments.setting

@@ -10,7 +10,7 @@ weight 0, to take minutes on two cores.
 """
 
 from configs.final_model_only import base
-from experiments import arguments
+from experiments.shared import arguments
 
 
 @arguments.setting

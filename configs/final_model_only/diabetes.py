@@ -9,7 +9,7 @@ Not one of the paper's tables. About 3 minutes on two cores.
 """
 
 from configs.final_model_only import base
-from experiments import arguments
+from experiments.shared import arguments
 
 
 @arguments.setting

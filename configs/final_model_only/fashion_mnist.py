@@ -13,14 +13,14 @@ cores.
 """
 
 from configs.final_model_only import base
-from experiments import arguments
+from experiments.shared import arguments
 
 
 @arguments.setting
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False)
   c = base.config('fashion_mnist')
-  c.task = 'experiments.tasks:images'
+  c.task = 'experiments.shared.tasks:images'
   c.data.update(train=1000, queries=100)
   c.model.widths = (64,)
   c.training.update(batch_size=64, epochs=20)

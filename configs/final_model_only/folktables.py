@@ -22,7 +22,7 @@ epochs with 20 seeds and weight 0, to take minutes on two cores.
 """
 
 from configs.final_model_only import base
-from experiments import arguments
+from experiments.shared import arguments
 
 
 @arguments.setting

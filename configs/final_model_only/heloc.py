@@ -13,7 +13,7 @@ cores.
 """
 
 from configs.final_model_only import base
-from experiments import arguments
+from experiments.shared import arguments
 
 
 @arguments.setting

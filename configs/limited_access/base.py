@@ -27,7 +27,7 @@ def config(setting: str) -> config_dict.ConfigDict:
   c = config_dict.ConfigDict()
   c.experiment = 'limited_access'
   c.setting = setting
-  c.task = 'experiments.tasks:images'  # module:function -> Task
+  c.task = 'experiments.shared.tasks:images'  # module:function -> Task
   c.seed = 0
   c.members = 5  # E models of the target, and of each proxy
   c.checkpoints = 4  # C snapshots of each, for TracIn
@@ -79,7 +79,7 @@ def config(setting: str) -> config_dict.ConfigDict:
     repeats=2,
     at_once=25,
   )
-  c.methods = {  # name -> settings (experiments.methods)
+  c.methods = {  # name -> settings (tda_jax.methods.registry)
     'grad_dot': {'kind': 'grad_dot'},
     'grad_cos': {'kind': 'grad_cos'},
     'tracin': {'kind': 'tracin'},

@@ -10,7 +10,7 @@ Argument: `:smoke` (seconds). Sizes, target and proxies are those of `mnist5k`.
 """
 
 from configs.limited_access import base
-from experiments import arguments
+from experiments.shared import arguments
 
 
 @arguments.setting

@@ -10,7 +10,7 @@ half-subsets x 5 seeds. Needs the extra `data`.
 """
 
 from configs.limited_access import base
-from experiments import arguments
+from experiments.shared import arguments
 
 
 @arguments.setting

@@ -63,7 +63,7 @@ def config(setting: str, damping: float = 1e-2) -> config_dict.ConfigDict:
   c = config_dict.ConfigDict()
   c.experiment = 'quanda'
   c.setting = setting
-  c.task = 'experiments.tasks:images'  # module:function -> Task
+  c.task = 'experiments.shared.tasks:images'  # module:function -> Task
   c.seed = 0
   c.members = 1  # models in every world, which score together
   c.checkpoints = 5  # C snapshots of each, for methods that follow training
@@ -76,7 +76,7 @@ def config(setting: str, damping: float = 1e-2) -> config_dict.ConfigDict:
     queries=100,
     pool=0,  # averages squares of so many pixels a side; 0: as they are
     world='',  # which of these; each world of `worlds` below sets it
-    worlds=dict(  # experiments.worlds
+    worlds=dict(  # experiments.shared.worlds
       grouped=dict(groups=2),
       shortcut=dict(label=0, share=0.95, size=12, corner=(0, 0)),
       mixed=dict(
@@ -130,7 +130,7 @@ def config(setting: str, damping: float = 1e-2) -> config_dict.ConfigDict:
   c.chance = 20  # seeds of random scores
   c.chance_retrained = 5  # of them, for metrics that train models
   c.damping = damping  # of a kind that `method` names
-  c.methods = methods(damping, 1e-3, 512)  # name -> experiments.methods
+  c.methods = methods(damping, 1e-3, 512)  # name -> tda_jax.methods.registry
   c.method = ''  # names of some methods or kinds, 'a,b'; empty: all methods
   c.examples = 6  # pictures of each metric's test cases
   return c

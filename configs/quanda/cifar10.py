@@ -12,7 +12,7 @@ per-example gradient.
 """
 
 from configs.quanda import base
-from experiments import arguments
+from experiments.shared import arguments
 
 
 @arguments.setting

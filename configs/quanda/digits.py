@@ -8,14 +8,14 @@ of 3 x 3 pixels, pieces of photographs as foreign rows, 10% of the labels wrong;
 """
 
 from configs.quanda import base
-from experiments import arguments
+from experiments.shared import arguments
 
 
 @arguments.setting
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False)
   c = base.config('digits')
-  c.task = 'experiments.tasks:digits'
+  c.task = 'experiments.shared.tasks:digits'
   c.model.update(kind='mlp', widths=(64, 32))
   c.data.worlds.shortcut.size = 3
   c.training.update(learning_rate=0.05, epochs=40)

@@ -10,7 +10,7 @@ as foreign rows, 10% of the labels wrong; 50 half-subsets x 2 seeds.
 """
 
 from configs.quanda import base
-from experiments import arguments
+from experiments.shared import arguments
 
 
 @arguments.setting

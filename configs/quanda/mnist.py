@@ -11,7 +11,7 @@ of its own is here that of the clean world's training, 100 half-subsets.
 """
 
 from configs.quanda import base
-from experiments import arguments
+from experiments.shared import arguments
 
 
 @arguments.setting

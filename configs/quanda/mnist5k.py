@@ -9,7 +9,7 @@ labels wrong; 50 half-subsets x 2 seeds. Needs the extra `data`.
 """
 
 from configs.quanda import base
-from experiments import arguments
+from experiments.shared import arguments
 
 
 @arguments.setting

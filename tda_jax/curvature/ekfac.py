@@ -7,27 +7,30 @@ S = E[δ δᵀ] = Q_S Λ_S Q_Sᵀ, A = Q_A Λ_A Q_Aᵀ, and the Fisher block
   EKFAC  F ≈ (Q_A ⊗ Q_S) diag(Λ) (Q_A ⊗ Q_S)ᵀ,  Λ = E[(Q_Aᵀ ∇W Q_S)²],
 
 expectations over examples and over labels of the model. A and S are means over
-the positions that count in each row (`curvature.positions`), T is the mean of
-their number: of rows of different length, each position is one observation. Martens & Grosse 2015;
-George et al. 2018; Grosse et al. 2023, §2.4; Eschenhagen et al. 2023 (expand).
+the positions that count in each row (`layers.positions`), and T is the mean of
+their number: in rows of different length, each position is one observation.
+
+KFAC: Martens & Grosse 2015, https://arxiv.org/abs/1503.05671; EKFAC: George et
+al. 2018, https://arxiv.org/abs/1806.03884, and for influence Grosse et al. 2023,
+§2.4, https://arxiv.org/abs/2308.03296; "expand": Eschenhagen et al. 2023,
+https://arxiv.org/abs/2311.00636.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tda_jax import trees
-from tda_jax.curvature import layers as layers_lib
-from tda_jax.curvature import positions, taps
 from tda_jax.data import rows
+from tda_jax.layers import find as layers_lib
+from tda_jax.layers import positions, taps
+from tda_jax.layers.find import Layer
 from tda_jax.problem import Problem, bound, num_outputs
-
-PyTree = Any
-
+from tda_jax.trees import PyTree
 
 KINDS = ('ekfac', 'kfac', 'diagonal')
 
@@ -49,13 +52,13 @@ def fit(
   kind: str = 'ekfac',
   labels: str = 'sampled',
 ) -> dict[str, Block]:
-  """Fits the blocks on a stack of batches.
+  """Fits the blocks of all layers on a stack of batches.
 
   Args:
     stack: the training rows, every field with a leading axis C
       (`rows.stacked`).
     kind: 'ekfac', 'kfac', or 'diagonal' (Q_A = Q_S = I).
-    labels: 'sampled' draws one label a row from the model, afresh for the
+    labels: 'sampled' draws one label a row from the model, anew for the
       eigenvalues; 'exact' takes the expectation over labels, by one backward
       pass per model output (the GGN's factors); 'data' uses the rows' labels
       (the empirical Fisher).
@@ -64,7 +67,7 @@ def fit(
     ValueError: unknown `kind` or `labels`; a layer that is applied more than once.
   """
   mean = functools.partial(_mean, problem, params, stack)
-  return _fitted(mean, problem, params, stack, key, kind, labels)
+  return _fitted(mean, problem, params, stack, key, kind=kind, labels=labels)
 
 
 def fit_average(
@@ -77,34 +80,40 @@ def fit_average(
   kind: str = 'ekfac',
   labels: str = 'sampled',
 ) -> dict[str, Block]:
-  """Blocks of the mean Fisher of C checkpoints, in one basis.
+  """Fits the blocks of the mean Fisher of C checkpoints, in one basis.
 
-  The eigenbasis is that of the factors' means over checkpoints, the eigenvalues
+  The eigenbasis is that of the factors' means over checkpoints; the eigenvalues
   are the means of those that each checkpoint has in it (Bae et al. 2024, SOURCE,
-  App. D.2). One checkpoint is in memory at a time.
+  App. D.2, https://arxiv.org/abs/2405.12186). One checkpoint is in memory at a
+  time.
 
   Args:
     checkpoints: parameters, leaves [C, ...].
     frozen: what to bind to the problem at each of them, [C, ...]; None: nothing.
-    stack, kind, labels: see `fit`, and for what it raises.
+    stack, kind, labels: see `fit`, which raises the same errors.
   """
   count = trees.count(checkpoints)
 
   def mean(key, *statistic):
-    def of(checkpoint):
+    def at_checkpoint(checkpoint):
       params, held, key = checkpoint
       return _mean(bound(problem, held), params, stack, key, *statistic)
 
     keys = jax.random.split(key, count)
-    total = rows.total(of, (checkpoints, frozen, keys))
+    total = rows.total(at_checkpoint, (checkpoints, frozen, keys))
     return jax.tree.map(lambda x: x / count, total)
 
   first = trees.row(checkpoints, 0)
-  return _fitted(mean, problem, first, stack, key, kind, labels)
+  return _fitted(mean, problem, first, stack, key, kind=kind, labels=labels)
 
 
-def _fitted(mean, problem, params, stack, key, kind, labels):
-  """The blocks from `mean`: (key, labels, statistic, aux) -> its mean."""
+def _fitted(mean, problem, params, stack, key, *, kind, labels):
+  """The blocks of all layers.
+
+  Args:
+    mean: (key, labels, statistic, aux) -> the statistic's mean over rows and
+      expectation over labels, of each layer.
+  """
   if labels not in LABELS:
     raise ValueError(f'labels={labels!r} is unknown: use one of {[*LABELS]}')
   if kind not in KINDS:
@@ -113,11 +122,12 @@ def _fitted(mean, problem, params, stack, key, kind, labels):
   layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
   _refuse_shared(layers)
   if kind == 'diagonal':
-    blocks = {name: Block(None, None, None) for name in layers}
+    later = cast(jax.Array, None)  # set below
+    blocks = {name: Block(None, None, later) for name in layers}
   else:
     first = jax.random.fold_in(key, 0)
     moments = mean(first, labels, second_moments)
-    if labels == 'exact':  # every one of the K passes has added the inputs
+    if labels == 'exact':  # each of the K passes added the inputs
       k = num_outputs(problem, params, example)
       moments = {n: (a / k, s, t / k) for n, (a, s, t) in moments.items()}
     blocks = {n: _kfac(layer, *moments[n]) for n, layer in layers.items()}
@@ -133,7 +143,7 @@ def _fitted(mean, problem, params, stack, key, kind, labels):
 
 def apply(
   blocks: dict[str, Block],
-  function: Callable,
+  function: Callable[[str, jax.Array], jax.Array],
   problem: Problem,
   params: PyTree,
   example: PyTree,
@@ -144,7 +154,8 @@ def apply(
   Args:
     function: (layer name, eigenvalues) -> what multiplies each eigendirection:
       1/(Λ + damping) is the damped inverse, exp(−t·Λ) a decay, Λ**-.5 a root.
-    vectors: [Q, ...].
+    example: one row, from which the layers are found.
+    vectors: parameter trees, leaves [Q, ...].
   """
   layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
 
@@ -159,7 +170,9 @@ def apply(
   return jax.vmap(one)(vectors)
 
 
-def rotated(blocks, layers, vector: PyTree) -> dict[str, jax.Array]:
+def rotated(
+  blocks: dict[str, Block], layers: dict[str, Layer], vector: PyTree
+) -> dict[str, jax.Array]:
   """A parameter tree in the eigenbasis: {layer: Q_Aᵀ V Q_S [*stack, I, O]}."""
   return {
     name: _rotate(
@@ -169,7 +182,12 @@ def rotated(blocks, layers, vector: PyTree) -> dict[str, jax.Array]:
   }
 
 
-def unrotated(blocks, layers, matrices, params: PyTree) -> PyTree:
+def unrotated(
+  blocks: dict[str, Block],
+  layers: dict[str, Layer],
+  matrices: dict[str, jax.Array],
+  params: PyTree,
+) -> PyTree:
   """The parameter tree whose `rotated` is `matrices`."""
   total = jax.tree.map(jnp.zeros_like, params)
   for name, block in blocks.items():
@@ -184,14 +202,25 @@ def unrotated(blocks, layers, matrices, params: PyTree) -> PyTree:
 def mean_eigenvalue(blocks: dict[str, Block]) -> jax.Array:
   """trace(F) divided by the number of parameters in blocks."""
   total = sum(jnp.sum(b.eigenvalues) for b in blocks.values())
-  return total / sum(b.eigenvalues.size for b in blocks.values())
+  mean = total / sum(b.eigenvalues.size for b in blocks.values())
+  return cast(jax.Array, mean)
 
 
 # --- statistics of one layer, for taps.collect ------------------------------
 
 
-def second_moments(layer, a, g, here):
-  """(Σ a aᵀ, Σ δ δᵀ, Σ 1) over the positions `here` [B, S]; [I] where diagonal."""
+def second_moments(
+  layer: Layer, a: jax.Array, g: jax.Array, here: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """(Σ a aᵀ, Σ δ δᵀ, Σ 1) over the positions that count.
+
+  Args:
+    here: [B, S], 1 at the positions that count.
+
+  Returns:
+    ([I, I], [O, O], number of positions); [I] for the A of an embedding and [O]
+    for the S of a leaf, which are diagonal.
+  """
   real = here[..., None] != 0  # padding may be not a number
   g = jnp.where(real, g, 0)
   if layer.kind == 'embed':
@@ -206,15 +235,19 @@ def second_moments(layer, a, g, here):
   return inputs, jnp.einsum('bso,bsp->op', g, g), here.sum()
 
 
-def turned(a, g, block):
-  """(a Q_A, δ Q_S): a layer's inputs and gradients in its eigenbasis."""
+def rotated_factors(
+  a: jax.Array, g: jax.Array, block: Block
+) -> tuple[jax.Array, jax.Array]:
+  """(a Q_A, δ Q_S): a layer's inputs and output gradients in its eigenbasis."""
   g = g if block.outputs is None else g @ block.outputs
   return (a if block.inputs is None else a @ block.inputs), g
 
 
-def squares(layer, a, g, block):
+def squares(
+  layer: Layer, a: jax.Array, g: jax.Array, block: Block
+) -> jax.Array:
   """Σ_examples (Q_Aᵀ ∇W Q_S)², [I, O]."""
-  a, g = turned(a, g, block)
+  a, g = rotated_factors(a, g, block)
   if layer.kind == 'embed':
     return _embedding_squares(layer, a, g)
   if layer.positions == 1:
@@ -223,7 +256,10 @@ def squares(layer, a, g, block):
 
 
 def _embedding_squares(layer, ids, g):
-  """An id that occurs twice in an example has one row of gradient."""
+  """`squares` of an embedding.
+
+  An id that occurs twice in an example has one row of gradient, the sum of both.
+  """
   same = ids[:, :, None] == ids[:, None, :]
   first = jnp.argmax(same, -1) == jnp.arange(ids.shape[1])
   rows_of = jnp.einsum('bst,bto->bso', same.astype(g.dtype), g) ** 2
@@ -233,6 +269,7 @@ def _embedding_squares(layer, ids, g):
 
 
 def _kfac(layer, inputs, outputs, count):
+  """The block of a layer from its summed second moments."""
   (a, qa), (s, qs) = _eigh(inputs, layer.stack), _eigh(outputs, layer.stack)
   # T·(A ⊗ S) from factors that are summed, not averaged, over T positions. An
   # expert to which nothing was sent has none, and factors of zero.
@@ -254,31 +291,33 @@ def _refuse_shared(layers):
 
 
 def _mean(problem, params, stack, key, labels, statistic, aux=None):
-  """Mean over rows, expectation over labels, of a statistic of the layers."""
+  """The mean over rows and expectation over labels of a statistic, by layer."""
 
   def of_batch(batch):
-    of = aux
+    given = aux
     if statistic is second_moments:
-      of = positions.counted(problem, params, batch)
+      given = positions.counted(problem, params, batch)
 
     def collect(loss):
-      return taps.of_keyed_rows(
-        statistic, problem, loss, params, batch, key, of
+      return taps.collect_keyed_rows(
+        statistic, problem, loss, params, batch, key, given
       )
 
     if labels == 'exact':
       columns = jnp.arange(
         num_outputs(problem, params, rows.take(batch.examples, 0))
       )
-      every = jax.vmap(lambda k: collect(_root_loss(problem, k)))(columns)
-      return jax.tree.map(lambda x: x.sum(0), every)
-    return collect(LABELS[labels](problem))
+      by_column = jax.vmap(lambda k: collect(_root_loss(problem, k)))(columns)
+      return jax.tree.map(lambda x: x.sum(0), by_column)
+    return collect(LOSSES[labels](problem))
 
   total = rows.total(of_batch, stack)
   return jax.tree.map(lambda x: x / stack.mask.sum(), total)
 
 
 def _sampled_loss(problem):
+  """The loss at a label drawn from the model."""
+
   def loss(outputs, row, key):
     fixed = jax.lax.stop_gradient(outputs)
     return problem.loss(outputs, problem.sample(key, fixed, row))
@@ -287,7 +326,10 @@ def _sampled_loss(problem):
 
 
 def _root_loss(problem, k):
-  """s_kᵀ outputs, with S Sᵀ = ∂²loss/∂outputs²: E over labels, no sampling."""
+  """s_kᵀ outputs, with S Sᵀ = ∂²loss/∂outputs².
+
+  The sum of its squared gradients over k is the expectation over labels.
+  """
 
   def loss(outputs, row, key):
     del key
@@ -297,14 +339,18 @@ def _root_loss(problem, k):
   return loss
 
 
-LABELS = {
+# Labels of which one backward pass is enough: problem -> (outputs, row, key) ->
+# loss. 'exact' takes one for each model output.
+LOSSES = {
   'sampled': _sampled_loss,
-  'exact': None,
   'data': lambda problem: lambda outputs, row, key: problem.loss(outputs, row),
 }
+LABELS = ('sampled', 'exact', 'data')
 
 
-def loss_hessian_root(problem: Problem, outputs: jax.Array, example: PyTree):
+def loss_hessian_root(
+  problem: Problem, outputs: jax.Array, example: PyTree
+) -> jax.Array:
   """S [K, K] with S Sᵀ = ∂²loss/∂outputs² (K outputs, flattened)."""
   flat = lambda z: problem.loss(z.reshape(outputs.shape), example)
   values, vectors = jnp.linalg.eigh(jax.hessian(flat)(outputs.ravel()))
@@ -312,7 +358,7 @@ def loss_hessian_root(problem: Problem, outputs: jax.Array, example: PyTree):
 
 
 def _eigh(factor, stack):
-  """Eigenvalues of a factor, none below 0; a vector is diagonal."""
+  """Eigenvalues of a factor, at least 0, and eigenvectors; None if diagonal."""
   if factor.ndim == len(stack) + 1:
     return factor, None
   values, vectors = eigh(factor)
@@ -320,7 +366,7 @@ def _eigh(factor, stack):
 
 
 def eigh(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Eigenvalues, rising, and eigenvectors, on the host in float64."""
+  """Ascending eigenvalues and eigenvectors, on the host in float64."""
   shapes = (matrix.shape[:-1], matrix.shape)
   return jax.pure_callback(
     _host_eigh,
@@ -338,11 +384,11 @@ def _host_eigh(matrix):
   return values.astype(matrix.dtype), vectors.astype(matrix.dtype)
 
 
-def _rotate(left, w, right):
-  """leftᵀ w right; None is the identity."""
-  if left is not None:
-    w = jnp.einsum('...ij,...io->...jo', left, w)
-  return w if right is None else w @ right
+def _rotate(inputs, w, outputs):
+  """inputsᵀ w outputs, of a matrix w and two bases; None is the identity."""
+  if inputs is not None:
+    w = jnp.einsum('...ij,...io->...jo', inputs, w)
+  return w if outputs is None else w @ outputs
 
 
 def _transposed(basis):

@@ -1,29 +1,31 @@
-"""Inner products of gradients, layer by layer, no Jacobian formed.
+"""Inner products of gradients, layer by layer, without forming a Jacobian.
 
 For a layer y_s = W a_s the gradient of an output is Σ_s a_s δ_sᵀ, so
 
   ⟨∇W_i, ∇W_j⟩ = Σ_{s,t} (a_is · a_jt)(δ_is · δ_jt),
 
-a product of two small Gram matrices. `factors` holds the pairs (a, δ), K of the
-δ per row; `gram` sums the products over layers.
+a product of two small Gram matrices. `factors` returns the pairs (a, δ), with K
+of the δ per row; `gram` sums the products over layers.
 """
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 
-from tda_jax.curvature import ekfac, taps
-from tda_jax.curvature import layers as layers_lib
+from tda_jax import chosen, trees
+from tda_jax.curvature import ekfac
 from tda_jax.data import rows
+from tda_jax.layers import find as layers_lib
+from tda_jax.layers import taps
+from tda_jax.layers.find import Layer
 from tda_jax.problem import Problem, num_outputs
+from tda_jax.trees import PyTree
 
-PyTree = Any
-
-# Rows × parameters × queries of one product: enough to fill the machine, and no
-# more, so that what is between two layers stays in the cache.
+# Rows × parameters × queries of one product: enough to fill the machine, and
+# small enough that intermediate results stay in the cache.
 AT_ONCE = 2**28
 # Entries of the gradients of one layer at a batch that may be formed: 256 MB in
 # float32.
@@ -38,14 +40,14 @@ class Factor(NamedTuple):
 
 
 def factors(
-  problem: Problem, params: PyTree, batch: rows.Batch, of: str
+  problem: Problem, params: PyTree, batch: rows.Batch, kind: str
 ) -> dict[str, Factor]:
-  """The factors of what `of` names, at each row of the batch.
+  """The factors of each layer, at each row of the batch.
 
   Args:
-    of: 'loss' or 'measure' (K = 1: its gradient), or 'curvature': the K rows of
-      Sᵀ J, S Sᵀ = ∂²loss/∂outputs², so that the GGN is their outer products'
-      sum.
+    kind: 'loss' or 'measure' (K = 1: the factors of its gradient), or
+      'curvature': those of the K rows of Sᵀ J, S Sᵀ = ∂²loss/∂outputs², whose
+      outer products add up to the GGN.
 
   Raises:
     ValueError: a layer is applied more than once.
@@ -62,11 +64,11 @@ def factors(
 
   def collect(loss):
     factor = lambda layer, a, g, aux: Factor(a, g)
-    return taps.of_rows(factor, problem, loss, params, batch)
+    return taps.collect_rows(factor, problem, loss, params, batch)
 
-  if of != 'curvature':
-    only = collect(getattr(problem, of))
-    return {n: f._replace(g=f.g[None]) for n, f in only.items()}
+  if kind != 'curvature':
+    single = collect(getattr(problem, kind))
+    return {n: f._replace(g=f.g[None]) for n, f in single.items()}
 
   def column(k):
     def loss(outputs, example):
@@ -77,48 +79,63 @@ def factors(
     return collect(loss)
 
   k = num_outputs(problem, params, example)
-  axes = {name: Factor(None, 0) for name in layers}
+  axes = {name: _axes(None, 0) for name in layers}
   return jax.vmap(column, out_axes=axes)(jnp.arange(k))
 
 
+def _axes(a: int | None, g: int) -> Any:
+  """Axes of a factor's arrays, in the structure that `jax.vmap` takes."""
+  return Factor(cast(Any, a), cast(Any, g))
+
+
 def gram(
-  layers: dict[str, layers_lib.Layer],
-  left: dict[str, Factor],
-  right: dict[str, Factor],
+  layers: dict[str, Layer], first: dict[str, Factor], second: dict[str, Factor]
 ) -> jax.Array:
   """[B, K, C, L]: inner products of B·K gradients with C·L gradients."""
-  return sum(_pairs(layers[name], left[name], right[name]) for name in layers)
+  of_layers = (_pairs(layers[n], first[n], second[n]) for n in layers)
+  return cast(jax.Array, sum(of_layers))
 
 
-def _pairs(layer, left, right):
+def _pairs(layer, first, second):
+  """`gram` of one layer, by the cheapest of three ways."""
   if layer.stack:
-    # Stack axes are summed over one entry at a time: none is materialised.
-    depth = len(layer.stack)
-    flat = lambda x, at: x.reshape(x.shape[:at] + (-1,) + x.shape[at + depth :])
-    entries = [
-      Factor(flat(f.a, 0), jnp.moveaxis(flat(f.g, 1), 1, 0))
-      for f in (left, right)
-    ]
-    alone = layer._replace(stack=())
-    return jax.lax.map(lambda pair: _pairs(alone, *pair), tuple(entries)).sum(0)
-  s, t = left.g.shape[2], right.g.shape[2]
-  if s == t == 1:
-    return _similarity(layer, left.a, right.a)[:, :, :, 0, None] * jnp.einsum(
-      'kbo,lco->bkcl', left.g[:, :, 0], right.g[:, :, 0]
+    return _pairs_of_stack(layer, first, second)
+  if first.g.shape[2] == second.g.shape[2] == 1:
+    return _similarity(layer, first.a, second.a)[:, :, :, 0, None] * jnp.einsum(
+      'kbo,lco->bkcl', first.g[:, :, 0], second.g[:, :, 0]
     )
-  sides = [(f.g.shape[0] * f.g.shape[1], f.g.shape[2]) for f in (left, right)]
-  (rows_l, s), (rows_r, t) = sides
-  alike_cost = left.g.shape[1] * right.g.shape[1] * s * t * layer.num_in
-  by_position = alike_cost + rows_l * rows_r * s * t * layer.num_out
-  size = layer.num_in * layer.num_out
-  by_gradient = size * (rows_l * s + rows_r * t + rows_l * rows_r)
-  if layer.kind == 'embed' or by_position < by_gradient:
-    alike = _similarity(layer, left.a, right.a)
+  if layer.kind == 'embed' or _cheaper_by_position(layer, first.g, second.g):
+    alike = _similarity(layer, first.a, second.a)
     return jnp.einsum(
-      'bsct,kbso,lcto->bkcl', alike, left.g, right.g, optimize=True
+      'bsct,kbso,lcto->bkcl', alike, first.g, second.g, optimize=True
     )
-  full = [jnp.einsum('bsi,kbso->bkio', f.a, f.g) for f in (left, right)]
-  return jnp.einsum('bkio,clio->bkcl', *full)
+  gradients = [jnp.einsum('bsi,kbso->bkio', f.a, f.g) for f in (first, second)]
+  return jnp.einsum('bkio,clio->bkcl', *gradients)
+
+
+def _pairs_of_stack(layer, first, second):
+  """The sum over a stack's entries, one at a time: none is materialised."""
+  depth = len(layer.stack)
+  flat = lambda x, at: x.reshape(x.shape[:at] + (-1,) + x.shape[at + depth :])
+  entries = [
+    Factor(flat(f.a, 0), jnp.moveaxis(flat(f.g, 1), 1, 0))
+    for f in (first, second)
+  ]
+  alone = layer._replace(stack=())
+  return jax.lax.map(lambda pair: _pairs(alone, *pair), tuple(entries)).sum(0)
+
+
+def _cheaper_by_position(layer, g, h):
+  """Whether inner products of gradients cost less without forming them.
+
+  Args:
+    g, h: [K, B, S, O] and [L, C, T, O].
+  """
+  (k, b, s, _), (other_k, c, t, _) = g.shape, h.shape
+  by_position = b * c * s * t * (layer.num_in + k * other_k * layer.num_out)
+  size = layer.num_in * layer.num_out
+  by_gradient = size * (k * b * s + other_k * c * t + k * b * other_k * c)
+  return by_position < by_gradient
 
 
 def _similarity(layer, a, b):
@@ -129,49 +146,57 @@ def _similarity(layer, a, b):
   return jnp.einsum('bsi,cti->bsct', a, b)
 
 
-def norms(
-  layers: dict[str, layers_lib.Layer], of: dict[str, Factor]
-) -> jax.Array:
+def norms(layers: dict[str, Layer], gradients: dict[str, Factor]) -> jax.Array:
   """Norms of B gradients (K = 1), [B]."""
-  return jnp.sqrt(own(layers, of, of))
+  return jnp.sqrt(row_products(layers, gradients, gradients))
 
 
-def own(
-  layers: dict[str, layers_lib.Layer],
-  left: dict[str, Factor],
-  right: dict[str, Factor],
+def row_products(
+  layers: dict[str, Layer], first: dict[str, Factor], second: dict[str, Factor]
 ) -> jax.Array:
-  """Inner product of each row's two gradients (K = L = 1), [B]."""
+  """The inner product of each row's two gradients (K = L = 1), [B]."""
 
-  def of_row(left, right):
-    return gram(layers, left, right)[0, 0, 0, 0]
+  def of_row(first, second):
+    return gram(layers, first, second)[0, 0, 0, 0]
 
+  # The axis of the rows B in each layer's a and g.
   axes = {
-    n: Factor(len(layer.stack), 1 + len(layer.stack))
+    n: _axes(len(layer.stack), 1 + len(layer.stack))
     for n, layer in layers.items()
   }
-  single = lambda of: {
-    n: Factor(
-      jnp.expand_dims(f.a, axes[n].a + 1), jnp.expand_dims(f.g, axes[n].g + 1)
-    )
-    for n, f in of.items()
-  }
-  return jax.vmap(of_row, in_axes=(axes, axes))(single(left), single(right))
+
+  def with_one_row(factors):
+    """The factors with an axis of one row behind that of the rows."""
+    return {
+      n: Factor(
+        jnp.expand_dims(f.a, axes[n].a + 1), jnp.expand_dims(f.g, axes[n].g + 1)
+      )
+      for n, f in factors.items()
+    }
+
+  single = with_one_row(first), with_one_row(second)
+  return jax.vmap(of_row, in_axes=(axes, axes))(*single)
 
 
-def weighted_own(
-  layers: dict[str, layers_lib.Layer],
-  left: dict[str, Factor],
-  right: dict[str, Factor],
+def weighted_row_products(
+  layers: dict[str, Layer],
+  first: dict[str, Factor],
+  second: dict[str, Factor],
   blocks: dict[str, ekfac.Block],
 ) -> jax.Array:
-  """`own` with a weight for each eigendirection (`weighted_products`), [B]."""
-  total = 0.0
+  """`row_products` with a weight for each eigendirection, [B].
+
+  Args:
+    blocks: as for `weighted_products`.
+  """
+  total: Any = 0.0
   for name, layer in layers.items():
     one = functools.partial(weighted_products, layer)
     for _ in layer.stack:
       one = jax.vmap(one)
-    value = one(left[name].a, left[name].g[0], right[name].g[0], blocks[name])
+    value = one(
+      first[name].a, first[name].g[0], second[name].g[0], blocks[name]
+    )
     total += value.sum(tuple(range(len(layer.stack))))
   return total
 
@@ -179,7 +204,9 @@ def weighted_own(
 # --- with vectors: statistics of `taps.collect` ------------------------------
 
 
-def by_layer(problem, params, example, vectors):
+def layer_matrices(
+  problem: Problem, params: PyTree, example: PyTree, vectors: PyTree
+) -> dict[str, jax.Array]:
   """A stack of Q vectors as {layer: [*stack, Q, I, O]}, for `inner_products`."""
   layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
   matrices = {}
@@ -189,12 +216,21 @@ def by_layer(problem, params, example, vectors):
   return matrices
 
 
-def pays(layer, rows: int, positions: int, queries: int, k: int = 1) -> bool:
-  """Whether products of Q vectors with K gradients Σ_s a_s δ_sᵀ of each of B rows
-  are less work with these gradients formed, and they fit into FORMED.
+def forming_pays(
+  layer: Layer, rows: int, positions: int, queries: int, k: int = 1
+) -> bool:
+  """Whether it costs less to form the gradients that are multiplied by vectors.
 
-  K·I·O(S + Q) products a row, against Q·S·O(I + K) position by position: less for
-  a convolution, whose kernel is small beside its positions. Never for S = 1.
+  These are K gradients Σ_s a_s δ_sᵀ of each of B rows, multiplied by Q vectors.
+  Formed, they cost K·I·O(S + Q) multiplications a row; position by position it is
+  Q·S·O(I + K). Forming costs less for a convolution, whose kernel is small beside
+  its positions, and never for S = 1. It must also fit into FORMED entries.
+
+  Args:
+    rows: B, times the entries of the layer's stack.
+    positions: S.
+    queries: Q.
+    k: K.
   """
   size = layer.num_in * layer.num_out
   if layer.kind == 'embed' or positions == 1 or rows * k * size > FORMED:
@@ -203,14 +239,22 @@ def pays(layer, rows: int, positions: int, queries: int, k: int = 1) -> bool:
   return k * size * (positions + queries) < by_position
 
 
-def inner_products(layer, a, g, queries):
-  """⟨∇W_b, V_q⟩ = Σ_s a_bsᵀ V_q δ_bs, [B, Q]; a statistic of `taps.collect`."""
+def inner_products(
+  layer: Layer, a: jax.Array, g: jax.Array, queries: jax.Array
+) -> jax.Array:
+  """⟨∇W_b, V_q⟩ = Σ_s a_bsᵀ V_q δ_bs, [B, Q]; a statistic of `taps.collect`.
+
+  Args:
+    queries: V [Q, I, O].
+  """
   if layer.kind == 'embed':
     return jnp.einsum(
       'bso,qbso->bq', g, queries.at[:, a].get(mode='fill', fill_value=0)
     )
   rows, positions = a.shape[:2]
-  if pays(layer, rows * math.prod(layer.stack), positions, len(queries)):
+  if forming_pays(
+    layer, rows * math.prod(layer.stack), positions, len(queries)
+  ):
     # Rounded once more than position by position.
     with jax.default_matmul_precision('highest'):
       full = jnp.einsum('bsi,bso->bio', a, g)
@@ -221,7 +265,9 @@ def inner_products(layer, a, g, queries):
   return jax.lax.map(one, queries, batch_size=together).T
 
 
-def squared_norms(layer, a, g, _=None):
+def squared_norms(
+  layer: Layer, a: jax.Array, g: jax.Array, _: None = None
+) -> jax.Array:
   """‖∇W_b‖², [B]; a statistic of `taps.collect`."""
   alone = layer._replace(stack=())
 
@@ -232,33 +278,68 @@ def squared_norms(layer, a, g, _=None):
   return jax.vmap(one)(a, g)
 
 
-def weighted_products(layer, a, left, right, block):
-  """Σ_io (Q_Aᵀ Σ_s a_s l_sᵀ Q_S)_io (Q_Aᵀ Σ_s a_s r_sᵀ Q_S)_io w_io, [B].
+def weighted_products(
+  layer: Layer,
+  a: jax.Array,
+  first: jax.Array,
+  second: jax.Array,
+  block: ekfac.Block,
+) -> jax.Array:
+  """Σ_io (Q_Aᵀ Σ_s a_s f_sᵀ Q_S)_io (Q_Aᵀ Σ_s a_s h_sᵀ Q_S)_io w_io, [B].
 
-  With left = right = δ, of a row's gradient, a statistic of `taps.collect`.
+  With f = h = δ it is the weighted squared norm of each row's gradient.
 
   Args:
-    left, right: [B, S, O], gradients with respect to the layer's outputs.
+    first, second: f and h [B, S, O], gradients with respect to the layer's
+      outputs.
     block: a `curvature.ekfac.Block` with w [I, O] for its eigenvalues.
   """
   with jax.default_matmul_precision('highest'):
-    (a, left), (_, right) = (ekfac.turned(a, g, block) for g in (left, right))
+    (a, first), (_, second) = (
+      ekfac.rotated_factors(a, g, block) for g in (first, second)
+    )
     if layer.kind == 'embed':
       # Positions with the same id add up before they are multiplied.
-      same = (a[:, :, None] == a[:, None, :]).astype(left.dtype)
+      same = (a[:, :, None] == a[:, None, :]).astype(first.dtype)
       w = block.eigenvalues.at[a].get(mode='fill', fill_value=0)
-      return jnp.einsum('bst,bso,bto,bso->b', same, left, right, w)
+      return jnp.einsum('bst,bso,bto,bso->b', same, first, second, w)
     if layer.positions == 1:
-      a, left, right = a[:, 0], left[:, 0], right[:, 0]
-      return jnp.einsum('bi,bo,io->b', a**2, left * right, block.eigenvalues)
-    both = [jnp.einsum('bsi,bso->bio', a, g) for g in (left, right)]
+      a, first, second = a[:, 0], first[:, 0], second[:, 0]
+      return jnp.einsum('bi,bo,io->b', a**2, first * second, block.eigenvalues)
+    both = [jnp.einsum('bsi,bso->bio', a, g) for g in (first, second)]
     return jnp.einsum('bio,bio,io->b', *both, block.eigenvalues)
 
 
-def combined(layer, a, g, weights):
+def weighted_sums(
+  layer: Layer, a: jax.Array, g: jax.Array, weights: jax.Array
+) -> jax.Array:
   """Σ_b weights_bq ∇W_b, [Q, I, O], from weights [B, Q]."""
   if layer.kind == 'embed':
     rows_of = jnp.einsum('bq,bso->bsqo', weights, g)
     zero = jnp.zeros((layer.num_in, *rows_of.shape[2:]), g.dtype)
     return zero.at[a].add(rows_of, mode='drop').swapaxes(0, 1)
   return jnp.einsum('bsi,bq,bso->qio', a, weights, g)
+
+
+def mean_square_gradient(
+  problem: Problem, params: PyTree, train: PyTree
+) -> float:
+  """The mean over rows and parameters of the squared entries of ∇loss_i.
+
+  Some papers state dampings in this unit (Grosse et al. 2023,
+  https://arxiv.org/abs/2308.03296). It is rounded to 6 digits, so that a resumed
+  run gets the same number.
+  """
+  problem, params = chosen.restricted(problem, params)
+  example = rows.take(train, 0)
+  layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
+
+  @jax.jit
+  def squares(batch):
+    lengths = norms(layers, factors(problem, params, batch, 'loss'))
+    return jnp.sum(batch.mask * lengths**2)
+
+  batches = rows.batches(train, 256)
+  total = sum(float(squares(jax.tree.map(jnp.asarray, b))) for b in batches)
+  mean = total / (rows.count(train) * trees.size(params))
+  return float(f'{mean:.6g}')

@@ -1,22 +1,21 @@
 """Products v -> A v of curvature matrices with parameter trees.
 
 Each constructor linearises the model once; the product it returns can then be
-applied to many vectors with `jax.vmap`. All are means over the unmasked rows of
+applied to many vectors with `jax.vmap`. Each is a mean over the unmasked rows of
 the batch, plus l2·v if the problem has an l2 term.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from tda_jax import trees
-from tda_jax.curvature import reads
 from tda_jax.data import rows
+from tda_jax.layers import reads
 from tda_jax.problem import Problem
+from tda_jax.trees import PyTree
 
-PyTree = Any
 Product = Callable[[PyTree], PyTree]
 
 
@@ -37,9 +36,10 @@ def hessian(problem: Problem, params: PyTree, batch: rows.Batch) -> Product:
 def ggn(problem: Problem, params: PyTree, batch: rows.Batch) -> Product:
   """v -> (1/B) Σ_i J_iᵀ (∂²loss_i/∂outputs²) J_i v + l2·v, J = ∂outputs/∂θ.
 
-  The generalised Gauss-Newton matrix (Schraudolph 2002), by one
-  Jacobian-vector product, the derivative of the loss gradient in the outputs,
-  and one vector-Jacobian product; nothing is asked of the loss.
+  The generalised Gauss-Newton matrix (Schraudolph 2002,
+  https://doi.org/10.1162/08997660260028683), by one Jacobian-vector product, the
+  derivative of the loss gradient in the outputs, and one vector-Jacobian product.
+  Any twice differentiable loss will do.
   """
   jvp, vjp, outputs = _jacobian(problem, params, batch)
   gradient = lambda z: jax.vmap(jax.grad(problem.loss))(z, batch.examples)
@@ -59,8 +59,9 @@ def fisher(
   """v -> (1/B) Σ_i g_i g_iᵀ v + l2·v, g_i = ∇loss_i at a label of the model.
 
   One label per row is drawn by `problem.sample` from `fold_in(key, index)`, so
-  the draw does not depend on the batch size; the expectation over labels is the
-  GGN where the loss is a negative log-likelihood of an exponential family.
+  the draw does not depend on the batch size. The expectation over labels is the
+  GGN where the loss is a negative log-likelihood of an exponential family
+  (Martens 2020, https://arxiv.org/abs/1412.1193).
   """
   jvp, vjp, outputs = _jacobian(problem, params, batch)
   drawn = sampled(problem, key, outputs, batch)
@@ -68,14 +69,16 @@ def fisher(
   weights = _weights(batch)
 
   def product(v):
-    along = jax.vmap(jnp.vdot)(gradient, jvp(v)) * weights
-    return trees.add(vjp(_per_row(along, gradient) * gradient), v, problem.l2)
+    slopes = jax.vmap(jnp.vdot)(gradient, jvp(v)) * weights
+    return trees.add(vjp(_per_row(slopes, gradient) * gradient), v, problem.l2)
 
   return product
 
 
-def sampled(problem: Problem, key: jax.Array, outputs, batch: rows.Batch):
-  """The batch's examples with labels drawn from the model."""
+def sampled(
+  problem: Problem, key: jax.Array, outputs: PyTree, batch: rows.Batch
+) -> PyTree:
+  """The batch's examples, with labels drawn from the model's outputs."""
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.index)
   return jax.vmap(problem.sample)(
     keys, jax.lax.stop_gradient(outputs), batch.examples
@@ -85,7 +88,7 @@ def sampled(problem: Problem, key: jax.Array, outputs, batch: rows.Batch):
 def averaged(
   make: Callable[[rows.Batch], Product], stack: rows.Batch
 ) -> Product:
-  """The mean over all rows of a stack of batches, one batch at a time.
+  """The mean of products over all rows of a stack of batches, one at a time.
 
   Args:
     make: batch -> product that is a mean over the rows of that batch.
@@ -102,16 +105,25 @@ def averaged(
   return product
 
 
-def damped(product: Product, damping) -> Product:
+def damped(product: Product, damping: float | jax.Array) -> Product:
   """v -> A v + damping·v."""
   return lambda v: trees.add(product(v), v, damping)
 
 
-def gradients(of: Callable, problem: Problem, params: PyTree, rows: PyTree):
-  """Gradients of `of(outputs, example)` at each row, a stack [Q, ...]."""
+def gradients(
+  scalar: Callable[[PyTree, PyTree], jax.Array],
+  problem: Problem,
+  params: PyTree,
+  rows: PyTree,
+) -> PyTree:
+  """Gradients of a function of the outputs at each row, a stack [Q, ...].
+
+  Args:
+    scalar: (outputs, example) -> number, as `problem.loss` or `problem.measure`.
+  """
 
   def value(params, example):
-    return of(problem.outputs(params, example), example)
+    return scalar(problem.outputs(params, example), example)
 
   return jax.vmap(jax.grad(value), (None, 0))(params, rows)
 
@@ -125,9 +137,11 @@ def _jacobian(problem, params, batch):
 
 
 def _weights(batch):
+  """The share of each row in the mean over the batch, [B]."""
   return batch.mask / batch.mask.sum()
 
 
 def _per_row(weights, values):
+  """Weights [B] in the type of values [B, ...], to multiply them."""
   weights = weights.astype(values.dtype)
   return weights.reshape(weights.shape + (1,) * (values.ndim - 1))

@@ -1,4 +1,4 @@
-"""Random projections of the gradient of each row, none of them ever held.
+"""Random projections of each row's gradient, which is never held as a whole.
 
 A projection of P parameters to k numbers is drawn from a key while it is
 applied, one layer at a time and, inside a layer, one block of rows of its
@@ -19,31 +19,30 @@ in every row: in a share 2^(1 − O) of the columns, half of them for two classe
 first entry of Hδ is 0 instead, and no column misses the others. H is orthogonal: it
 changes neither expectation nor bound.
 
-Random signs for a Gaussian: Achlioptas 2003. Products p ⊗ r as columns are a
+Signs take the place of Gaussian numbers (Achlioptas 2003,
+https://doi.org/10.1016/S0022-0000(03)00025-4). Products p ⊗ r as columns are a
 Khatri-Rao product of two projections; 9 bounds the fourth moments of a form of
 degree two in signs (Bonami).
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tda_jax.curvature import layers as layers_lib
-from tda_jax.curvature import taps, walk
 from tda_jax.data import rows
+from tda_jax.layers import find as layers_lib
+from tda_jax.layers import taps, walk
 from tda_jax.problem import Problem
-
-PyTree = Any
+from tda_jax.trees import PyTree
 
 BLOCK = 2**22  # signs of a dense projection that exist at one time
 
 
 def project(
-  of: Callable,
+  scalar: Callable[[PyTree, PyTree], jax.Array],
   problem: Problem,
   params: PyTree,
   batch: rows.Batch,
@@ -51,12 +50,12 @@ def project(
   size: int,
   kind: str = 'factored',
 ) -> jax.Array:
-  """φ = projection of ∇ of(outputs, example) for each row, [B, k].
+  """φ, the projection of a function's gradient at each row, [B, k].
 
   The same key gives the same projection, whatever the rows and the batch.
 
   Args:
-    of: (outputs, example) -> scalar, `problem.loss` or `problem.measure`.
+    scalar: (outputs, example) -> number, as `problem.loss` or `problem.measure`.
     size: k.
     kind: 'factored' or 'dense'.
 
@@ -72,13 +71,20 @@ def project(
   layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
   check_apart(layers, params)
   with jax.default_matmul_precision('highest'):
-    return taps.of_rows(
-        functools.partial(KINDS[kind], size), problem, of, params, batch,
-        layer_keys(layers, key), total=True,
-    )  # fmt: skip
+    return taps.collect_rows(
+      functools.partial(KINDS[kind], size),
+      problem,
+      scalar,
+      params,
+      batch,
+      layer_keys(layers, key),
+      total=True,
+    )
 
 
-def layer_keys(layers, key: jax.Array) -> dict[str, jax.Array]:
+def layer_keys(
+  layers: dict[str, layers_lib.Layer], key: jax.Array
+) -> dict[str, jax.Array]:
   """A key for each entry of each layer's stack, [*stack]."""
   return {
     name: jax.random.split(jax.random.fold_in(key, i), layer.stack)
@@ -90,7 +96,7 @@ def check_apart(layers: dict[str, layers_lib.Layer], params: PyTree) -> None:
   """Raises ValueError if a parameter belongs to two layers.
 
   Its gradient is then a sum over both, which projections of each alone miss. A
-  layer that is applied more than once is no trouble.
+  layer that is applied more than once is allowed.
   """
   parts = {}
   for layer in layers.values():
@@ -100,7 +106,7 @@ def check_apart(layers: dict[str, layers_lib.Layer], params: PyTree) -> None:
       continue
     shape = jax.tree.leaves(params)[leaf].shape
     at = np.arange(np.prod(shape, dtype=int)).reshape(shape)
-    entries = [walk.seen(layer.steps, at).ravel() for layer in group]
+    entries = [walk.apply_steps(layer.steps, at).ravel() for layer in group]
     entries = np.concatenate(entries)
     if np.unique(entries).size < entries.size:
       names = [layer.name for layer in group]
@@ -115,15 +121,16 @@ def check_apart(layers: dict[str, layers_lib.Layer], params: PyTree) -> None:
 
 def _factored(size, layer, a, g, key):
   """Σ_s (a_s · p_j)(Hδ_s · r_j) / √k, [B, k]."""
-  left, right = jax.random.split(key)
-  p, r = _words(left, layer.num_in, size), _words(right, layer.num_out, size)
+  p_key, r_key = jax.random.split(key)
+  p = _words(p_key, layer.num_in, size)
+  r = _words(r_key, layer.num_out, size)
   if layer.kind == 'embed':
     inside = (a < layer.num_in)[..., None]  # padding is out of range
-    along = inside * _signs(p.at[a].get(mode='clip'), size, g.dtype)
+    inputs = inside * _signs(p.at[a].get(mode='clip'), size, g.dtype)
   else:
-    along = a @ _signs(p, size, g.dtype)
-  across = _reflected(g) @ _signs(r, size, g.dtype)
-  return jnp.sum(along * across, 1) / np.sqrt(size)
+    inputs = a @ _signs(p, size, g.dtype)
+  outputs = _reflected(g) @ _signs(r, size, g.dtype)
+  return jnp.sum(inputs * outputs, 1) / np.sqrt(size)
 
 
 def _reflected(g):

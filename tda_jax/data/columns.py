@@ -1,7 +1,9 @@
-"""A column of a table: numbers or text, features or a target, read strictly.
+"""Reads a column of a table strictly: numbers or text, features or a target.
 
-What could be read in two ways is refused, with the column and the row.
+A column that could be read in two ways raises a ValueError with column and row.
 """
+
+import types
 
 import numpy as np
 
@@ -9,8 +11,17 @@ import numpy as np
 INDEX = ('index', 'id', 'row', 'rownames', 'row_names', 'unnamed: 0', 'level_0')
 
 
-def features(called, name, column, one_hot) -> dict[str, np.ndarray]:
-  """The features that a column makes."""
+def features(
+  called: str, name: str, column: np.ndarray, one_hot: bool
+) -> dict[str, np.ndarray]:
+  """The features of a column: itself, or one for each of its texts.
+
+  Args:
+    called: what to call the table in errors.
+    name: of the column.
+    column: [N] numbers, or objects of text.
+    one_hot: whether a column of text is accepted.
+  """
   column = numbers_or_text(called, name, column)
   if column.dtype != object:
     running = np.arange(len(column))
@@ -30,13 +41,13 @@ def features(called, name, column, one_hot) -> dict[str, np.ndarray]:
   if len(values) > max(2, len(column) / 2):
     raise ValueError(
       f'column {name!r} of {called} has {len(values)} different texts in'
-      f' {len(column)} rows, as a name or an identifier: leave it out (drop)'
+      f' {len(column)} rows, like names or identifiers: leave it out (drop)'
     )
   return {f'{name}_{value}': column == value for value in values}
 
 
-def numbers_or_text(called, name, column) -> np.ndarray:
-  """A column of text as numbers where it is mostly numbers, else as it is.
+def numbers_or_text(called: str, name: str, column: np.ndarray) -> np.ndarray:
+  """A column of text as numbers if most of it is numbers, else as it is.
 
   Raises:
     ValueError: a value is missing, or no number among numbers.
@@ -50,17 +61,17 @@ def numbers_or_text(called, name, column) -> np.ndarray:
     return lower == 'true'
   numbers = pandas().to_numeric(column, errors='coerce')
   numbers = np.asarray(numbers)
-  given = np.asarray(column != '', bool)
-  wrong = given & np.isnan(numbers.astype(float))
-  if not wrong.any() and given.any():
-    _refuse(called, name, ~given, 'no value')
+  filled = np.asarray(column != '', bool)
+  wrong = filled & np.isnan(numbers.astype(float))
+  if not wrong.any() and filled.any():
+    _refuse(called, name, ~filled, 'no value')
     digits = np.array([len(cell.lstrip('+-')) for cell in column])
     wide = (digits > 15) & (np.abs(numbers.astype(float)) >= 2**53)
     wide &= numbers.dtype.kind not in 'iu'
     _refuse(called, name, wide & ~_written_small(column), 'too many digits')
     return _whole(column, numbers)
-  _refuse(called, name, ~given, 'no value')
-  if wrong.sum() <= given.sum() / 2:
+  _refuse(called, name, ~filled, 'no value')
+  if wrong.sum() <= filled.sum() / 2:
     row = int(np.argmax(wrong))
     _refuse(called, name, wrong, f'{column[row]!r} among numbers')
   return column
@@ -72,7 +83,7 @@ def _written_small(column):
 
 
 def _whole(column, numbers):
-  """Whole numbers as integers where they were written so."""
+  """Whole numbers as integers if they were written as integers."""
   if numbers.dtype.kind in 'iu':
     return numbers
   whole = np.isfinite(numbers).all() and (numbers == np.round(numbers)).all()
@@ -88,8 +99,8 @@ def _refuse(called, name, wrong, what):
     )
 
 
-def check_numbers(called, name, column):
-  """Raises ValueError for numbers that float32 does not hold."""
+def check_numbers(called: str, name: str, column: np.ndarray) -> None:
+  """Raises ValueError for numbers that float32 cannot represent."""
   if column.dtype.kind == 'b':
     return
   _refuse(called, name, ~np.isfinite(column), 'NaN or infinity')
@@ -116,7 +127,7 @@ def check_numbers(called, name, column):
     )
 
 
-def targets(called, target, y) -> np.ndarray:
+def targets(called: str, target: str, y: np.ndarray) -> np.ndarray:
   """Numbers to predict, float32."""
   if y.dtype == object or y.dtype.kind in 'US':
     raise ValueError(
@@ -128,8 +139,10 @@ def targets(called, target, y) -> np.ndarray:
   return np.asarray(y, np.float32)
 
 
-def classes(called, target, y) -> tuple[np.ndarray, tuple[str, ...]]:
-  """Labels 0, 1, ... and the names of their classes, in sorted order."""
+def classes(
+  called: str, target: str, y: np.ndarray
+) -> tuple[np.ndarray, tuple[str, ...]]:
+  """(labels 0, 1, ..., names of the classes in sorted order)."""
   if y.dtype == object or y.dtype.kind in 'US':
     y = y.astype(str)
     _refuse(called, target, y == '', 'no value')
@@ -148,7 +161,7 @@ def classes(called, target, y) -> tuple[np.ndarray, tuple[str, ...]]:
   return labels.reshape(-1).astype(np.int32), tuple(map(str, names))
 
 
-def check_spelling(called, target, cells) -> None:
+def check_spelling(called: str, target: str, cells: np.ndarray) -> None:
   """Raises ValueError where one class of numbers is written in two ways.
 
   Args:
@@ -169,8 +182,8 @@ def check_spelling(called, target, cells) -> None:
   )
 
 
-def pandas():
-  """The package; raises ValueError where it is not installed."""
+def pandas() -> types.ModuleType:
+  """The package pandas; raises ValueError if it is not installed."""
   try:
     import pandas as library
   except ImportError:

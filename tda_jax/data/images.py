@@ -1,13 +1,12 @@
 """Images: rows {'x': float32 [N, height, width, channels] in 0..1, 'y': int32}.
 
-Files are read from a folder of the user's; nothing is downloaded.
+Files are read from a folder of the user; nothing is downloaded.
 """
 
 import gzip
 import os
 import pathlib
 import zlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ import numpy as np
 from scipy import io
 from sklearn import datasets
 
-PyTree = Any
+from tda_jax.trees import PyTree
 
 FASHION_MNIST = '/usr/share/datasets/fashion-mnist'  # of the Debian package
 _NAMES = {'train': 'train', 'test': 't10k'}
@@ -52,7 +51,10 @@ def mnist(path: str | os.PathLike, part: str = 'train') -> PyTree:
 def fashion_mnist(
   path: str | os.PathLike = FASHION_MNIST, part: str = 'train'
 ) -> PyTree:
-  """Fashion-MNIST (Xiao et al. 2017), in the files of `mnist`."""
+  """Fashion-MNIST, in files named as those of `mnist`.
+
+  Source: Xiao et al. 2017, https://arxiv.org/abs/1708.07747
+  """
   return _idx_pair(
     path or FASHION_MNIST,
     part,
@@ -115,11 +117,11 @@ def photographs(
 ) -> np.ndarray:
   """Random pieces of scikit-learn's two photographs, [count, *shape] in [0, 1].
 
-  Images that are no digits and no clothes, and are there without a download.
+  They serve as foreign images, neither digits nor clothes, without a download.
 
   Args:
     shape: (height, width) or (height, width, channels); grey unless it has 3.
-    reduced: pixels of the photograph a side of one of the piece.
+    reduced: pixels of the photograph, on a side, for one pixel of the piece.
 
   Raises:
     ValueError: pieces that are larger than the photographs.
@@ -135,17 +137,17 @@ def photographs(
       f' {sources[0].shape[0]} x {sources[0].shape[1]}: give a smaller shape or'
       ' a smaller reduced'
     )
-  found = []
+  pieces = []
   for _ in range(count):
     x = sources[rng.integers(len(sources))]
-    top, left = rng.integers(x.shape[:2] - size)
-    found.append(x[top : top + size[0], left : left + size[1]])
-  found = pooled({'x': np.stack(found)}, reduced)['x']
-  return found.reshape(count, *shape)
+    top, column = rng.integers(x.shape[:2] - size)
+    pieces.append(x[top : top + size[0], column : column + size[1]])
+  pieces = pooled({'x': np.stack(pieces)}, reduced)['x']
+  return pieces.reshape(count, *shape)
 
 
 def pooled(rows: PyTree, size: int) -> PyTree:
-  """Images of means over squares of size x size pixels, without a rest."""
+  """Images of means over squares of size x size pixels; a remainder is cut."""
   x = rows['x']
   height, width = (n // size for n in x.shape[1:3])
   x = x[:, : height * size, : width * size]
@@ -154,7 +156,7 @@ def pooled(rows: PyTree, size: int) -> PyTree:
 
 
 def crop_and_flip(key: jax.Array, example: PyTree, pad: int = 4) -> PyTree:
-  """Augmentation: a random crop of the zero-padded image, mirrored or not."""
+  """An augmentation: a random crop of the zero-padded image, randomly mirrored."""
   x = example['x']
   place, mirror = jax.random.split(key)
   padded = jnp.pad(x, ((pad, pad), (pad, pad), (0, 0)))
@@ -185,15 +187,15 @@ def _idx_pair(path, part, name, source):
   arrays = []
   for kind, axes in (('images', 3), ('labels', 1)):
     wanted = pathlib.Path(path) / f'{stem}-{kind}-idx{axes}-ubyte'
-    found = [
+    files = [
       f for f in (wanted, wanted.with_name(wanted.name + '.gz')) if f.is_file()
     ]
-    if not found:
+    if not files:
       raise ValueError(
         f'there is no {wanted.name}(.gz) in {path}: get {name} from {source}'
         ' and give the folder of its files'
       )
-    arrays.append(_idx(found[0], axes))
+    arrays.append(_idx(files[0], axes))
   images, labels = arrays
   if len(images) != len(labels):
     raise ValueError(

@@ -1,16 +1,13 @@
-"""From raw rows to those that are trained on: splits, scaling, label noise.
+"""Prepares rows for training: splits, scaling, label noise.
 
-Everything random is a pure function of an integer seed and says which rows it
-chose, so that a run can record it.
+Random functions are pure functions of an integer seed and return the rows that
+they chose, so that a run can record them.
 """
-
-from typing import Any
 
 import numpy as np
 
 from tda_jax.data import rows as rows_lib
-
-PyTree = Any
+from tda_jax.trees import PyTree
 
 
 def split(
@@ -57,8 +54,8 @@ def balanced(
 ) -> tuple[tuple[PyTree, PyTree], tuple[np.ndarray, np.ndarray]]:
   """`per_class` random rows of each class, and `others` of the rest.
 
-  Of one seed, the smaller of two sets is part of the larger one, and the others
-  are the same for both where they are few enough.
+  With one seed, a smaller set is part of a larger one, and both have the same
+  others as long as there are enough.
 
   Raises:
     ValueError: a class has too few rows, or there are too few others.
@@ -87,15 +84,15 @@ def standardise(
   axes: tuple[int, ...] = (0,),
   target: bool = False,
 ) -> tuple[PyTree, ...]:
-  """'x' less its mean, over its standard deviation, both of `train`.
+  """(x − mean) / standard deviation, both of `train`, for all the rows.
 
-  A feature that is constant over `train` is only centred.
+  A feature that is constant in `train` is only centred.
 
   Args:
     train, others: rows {'x', 'y'}; all are returned, in that order.
     axes: of 'x' that statistics are taken over: (0,) gives every feature its
       own, (0, 1, 2) every channel of an image.
-    target: 'y' too, as for regression.
+    target: standardise 'y' too, for regression.
   """
   moments = {'x': _moments(train['x'], axes)}
   if target:
@@ -117,10 +114,10 @@ def relabel(
   """Label noise: (rows, sorted indices of those relabelled).
 
   round(fraction·N) random rows get a label drawn uniformly from all classes, so
-  that one in `classes` of them keeps its own by chance.
+  that one in `classes` of them keeps its label by chance.
 
   Args:
-    wrong: draws from the other classes only.
+    wrong: draw from the other classes only.
 
   Raises:
     ValueError: `fraction` is not between 0 and 1.

@@ -5,21 +5,21 @@ never counts and is never written.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-PyTree = Any
+from tda_jax.trees import Array, PyTree
 
 
 class Batch(NamedTuple):
   """B rows; in a stack of C batches every field has a leading axis C."""
 
   examples: PyTree  # [B, ...]
-  index: np.ndarray  # [B] global row numbers
-  mask: np.ndarray  # [B] 1 for a row, 0 for padding
+  index: Array  # [B] global row numbers
+  mask: Array  # [B] 1 for a row, 0 for padding
 
 
 def count(rows: PyTree) -> int:
@@ -32,9 +32,9 @@ def count(rows: PyTree) -> int:
   return lengths.pop()
 
 
-def take(rows: PyTree, index) -> PyTree:
+def take(rows: PyTree, index: int | slice | np.ndarray | jax.Array) -> PyTree:
   """The rows at `index`, in that order."""
-  if isinstance(index, jax.Array):  # numpy rows cannot be cut by a traced index
+  if isinstance(index, jax.Array):  # a traced index cannot index numpy arrays
     rows = jax.tree.map(jnp.asarray, rows)
   return jax.tree.map(lambda leaf: leaf[index], rows)
 
@@ -59,7 +59,7 @@ def whole(rows: PyTree) -> Batch:
 
 
 def batches(rows: PyTree, size: int, first: int = 0) -> Iterator[Batch]:
-  """Batches of `size` from row `first` on, each made when it is asked for."""
+  """Yields batches of `size` from row `first` on."""
   n = count(rows)
   for start in range(first, n, size):
     index = np.arange(start, start + size)
@@ -68,8 +68,12 @@ def batches(rows: PyTree, size: int, first: int = 0) -> Iterator[Batch]:
     yield Batch(take(rows, index), index, mask)
 
 
-def total(of_batch: Callable, stack: Batch) -> PyTree:
-  """Σ over a stack of batches of the tree `of_batch(batch)`, one at a time."""
+def total(of_batch: Callable, stack: PyTree) -> PyTree:
+  """Sum of `of_batch(batch)`, a tree, over a stack of batches, one at a time.
+
+  Args:
+    stack: a stack of `Batch`, or another tree of leaves [C, ...].
+  """
   first = jax.tree.map(lambda leaf: leaf[0], stack)
   zero = jax.tree.map(
     lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(of_batch, first)
@@ -82,17 +86,17 @@ def total(of_batch: Callable, stack: Batch) -> PyTree:
 
 
 def each(of_batch: Callable, rows: PyTree, size: int) -> PyTree:
-  """`of_batch(batch)`, [B, ...], of all rows, one batch at a time: [N, ...]."""
-  found = jax.lax.map(of_batch, stacked(rows, size))
+  """Values [N, ...] of all rows by `of_batch(batch)` -> [B, ...], in batches."""
+  values = jax.lax.map(of_batch, stacked(rows, size))
   joined = lambda x: x.reshape(-1, *x.shape[2:])[: count(rows)]
-  return jax.tree.map(joined, found)
+  return jax.tree.map(joined, values)
 
 
 def with_dropout(augment: Callable | None = None) -> Callable:
   """An augmentation that also draws a dropout mask for the example.
 
-  (key, example) -> `augment` of it with a fresh key in its leaf 'dropout',
-  which `problem.classification` and `regression` hand to the model.
+  It returns `augment` of the example with a fresh key in its leaf 'dropout',
+  which `problem.classification` and `problem.regression` pass to the model.
   """
 
   def augmented(key, example):

@@ -8,8 +8,8 @@ def half_subsets(
 ) -> np.ndarray:
   """`count` random subsets of n rows, without replacement.
 
-  Subset m depends on (seed, n, fraction, m) only, so that a larger `count`
-  keeps the subsets there were.
+  Subset m depends on (seed, n, fraction, m) only, so that a larger `count` only
+  adds subsets.
 
   Returns:
     [M, round(fraction·n)] row numbers, each row sorted, int32.

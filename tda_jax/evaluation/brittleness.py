@@ -1,8 +1,11 @@
 """Brittleness: does a prediction change once its top supporters are removed?
 
-Ilyas et al. 2022 (datamodels), §5: for each query its k strongest supporters are
-removed, models are trained on the other rows, and the share of queries whose
-class changes from right to wrong tells how well the method finds support.
+For each query, its k strongest supporters are removed and models are trained on
+the other rows. The share of queries whose class changes from right to wrong
+measures how well the method finds support.
+
+Source: Ilyas et al. 2022, "Datamodels: Predicting Predictions from Training
+Data", §5, https://arxiv.org/abs/2202.00622
 """
 
 import os
@@ -15,29 +18,29 @@ import numpy as np
 from tda_jax.evaluation import agreement, retraining
 from tda_jax.problem import Problem
 from tda_jax.training.fit import Recipe
+from tda_jax.trees import PyTree
 
-PyTree = Any
 
-
-def leads(
+def margins(
   problem: Problem,
   recipe: Recipe,
   train: PyTree,
   queries: PyTree,
   removed: np.ndarray,
+  *,
   repeats: int,
   key: jax.Array,
   path: str | os.PathLike,
   **options: Any,
 ) -> np.ndarray:
-  """Lead of each query's own class after its rows were removed, [Q, R].
+  """Margin of each query's class after its own rows were removed, [Q, R].
 
   Args:
     removed: [Q, k] rows that are removed for each query (k = 0: none).
-    options: `at_once` and `progress` of `leads_without`.
+    options: `at_once` and `progress` of `margins_without`.
 
   Raises:
-    ValueError: as `leads_without`.
+    ValueError: as `margins_without`.
   """
   removed, count = np.asarray(removed), len(queries['y'])
   if removed.ndim != 2 or len(removed) != count:
@@ -45,36 +48,45 @@ def leads(
       f'removed has shape {removed.shape}: give [Q, k] rows for each of the'
       f' {count} queries'
     )
-  found = leads_without(
-      problem, recipe, train, queries, removed, repeats, key, path,
-      kind='brittleness', **options,
-  )  # fmt: skip
-  return np.einsum('qrq->qr', found)
+  margins = margins_without(
+    problem,
+    recipe,
+    train,
+    queries,
+    removed,
+    repeats=repeats,
+    key=key,
+    path=path,
+    kind='brittleness',
+    **options,
+  )
+  return np.einsum('qrq->qr', margins)
 
 
-def leads_without(
+def margins_without(
   problem: Problem,
   recipe: Recipe,
   train: PyTree,
   queries: PyTree,
   removed: np.ndarray,
+  *,
   repeats: int,
   key: jax.Array,
   path: str | os.PathLike,
-  *,
   kind: str,
   at_once: int = 50,
   progress: bool = True,
 ) -> np.ndarray:
-  """Lead of each query's own class after each removal, [M, R, Q].
+  """Margin of each query's class after each removal, [M, R, Q].
 
-  The lead, output_y − max_{k≠y} output_k, is above 0 where the class is right.
-  A model is trained for each removal and repeat; results are kept in `path` as
-  `retraining.outcomes` keeps them, and the same call continues.
+  The margin is `correct_class_margin`.
+
+  One model is trained for each removal and repeat. Results are stored in `path`
+  as `retraining.outcomes` stores them, and the same call continues.
 
   Args:
     removed: [M, k] rows.
-    kind: what the removals are for, as the record has it.
+    kind: purpose of the removals, stored in the record.
 
   Raises:
     ValueError: as `outcomes`; rows that do not exist or are named twice.
@@ -83,38 +95,48 @@ def leads_without(
   if removed.ndim != 2:
     raise ValueError(f'removed has shape {removed.shape}: give [M, k] rows')
   return retraining.outcomes(
-      problem._replace(measure=lead), recipe, train, queries,
-      kept(removed, len(train['y'])), repeats, key, path,
-      at_once=at_once, progress=progress, attributes={'kind': kind},
-  )  # fmt: skip
+    problem._replace(measure=correct_class_margin),
+    recipe,
+    train,
+    queries,
+    rows_kept(removed, len(train['y'])),
+    repeats=repeats,
+    key=key,
+    path=path,
+    at_once=at_once,
+    progress=progress,
+    attributes={'kind': kind},
+  )
 
 
-def lead(outputs: jax.Array, example: PyTree) -> jax.Array:
-  """output_y − max_{k≠y} output_k, a measure: above 0 for the right class."""
-  own = jnp.arange(outputs.shape[-1]) == example['y']
-  return outputs[example['y']] - jnp.max(outputs, where=~own, initial=-jnp.inf)
+def correct_class_margin(outputs: jax.Array, example: PyTree) -> jax.Array:
+  """The measure output_y − max_{k≠y} output_k: above 0 if the class is right."""
+  is_label = jnp.arange(outputs.shape[-1]) == example['y']
+  return outputs[example['y']] - jnp.max(
+    outputs, where=~is_label, initial=-jnp.inf
+  )
 
 
 def flips(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-  """Which queries change from right to wrong, [Q' ≤ Q] bool.
+  """Which of the queries that were right are wrong after, [Q' ≤ Q] bool.
 
-  Leads are averaged over repeats. Queries that were wrong before have nothing
-  to lose and are left out; the mean of the rest is the flip rate.
+  Margins are averaged over repeats. Queries that were wrong before are left out;
+  the mean of the others is the flip rate, from 0 to 1, larger is better.
 
   Args:
-    before: [Q, R'] leads of models trained on all rows.
-    after: [Q, R] leads after removal.
+    before: [Q, R'] margins of models trained on all rows.
+    after: [Q, R] margins after removal.
 
   Raises:
-    ValueError: another number of queries; no query was right; a lead that is not
+    ValueError: another number of queries; no query was right; a margin that is not
       finite.
   """
   before, after = np.asarray(before), np.asarray(after)
   if not (np.isfinite(before).all() and np.isfinite(after).all()):
-    raise ValueError('leads are not finite: a model diverged in its training')
+    raise ValueError('margins are not finite: a model diverged in its training')
   if len(before) != len(after):
     raise ValueError(
-      f'leads of {len(before)} queries before and {len(after)} after: give both'
+      f'margins of {len(before)} queries before and {len(after)} after: give both'
       ' the same queries'
     )
   right = before.mean(1) > 0
@@ -123,7 +145,7 @@ def flips(before: np.ndarray, after: np.ndarray) -> np.ndarray:
   return after.mean(1)[right] <= 0
 
 
-def top(scores: np.ndarray, k: int) -> np.ndarray:
+def top_rows(scores: np.ndarray, k: int) -> np.ndarray:
   """The k strongest supporters of each query, [Q, k], from scores [N, Q].
 
   Raises:
@@ -138,8 +160,8 @@ def top(scores: np.ndarray, k: int) -> np.ndarray:
   return np.argsort(-scores, axis=0, kind='stable')[:k].T
 
 
-def kept(removed: np.ndarray, rows: int) -> np.ndarray:
-  """The other rows, [M, N − k], for each line of removed ones [M, k].
+def rows_kept(removed: np.ndarray, rows: int) -> np.ndarray:
+  """The rows that are not removed, [M, N − k], from those that are [M, k].
 
   Raises:
     ValueError: rows that do not exist or are named twice.

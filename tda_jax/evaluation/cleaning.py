@@ -1,14 +1,16 @@
 """Dataset cleaning: is a model better without the rows that are ranked first?
 
-Khanna et al. 2019, "Interpreting black box predictions using Fisher kernels",
-§5, and Quanda's first releases: rank all rows, train again without the first k,
-and compare. Here accuracy is that on queries, and what it is compared with is
-training without k random rows, so that the effect of fewer rows cancels.
+All rows are ranked, models are trained without the first k, and their accuracy
+on queries is compared with that of models trained without k random rows, so that
+the effect of having fewer rows cancels.
 
 Rank rows by what makes a row suspect, largest first: self-influence in the loss
-(a label that had to be remembered), or minus the mean score over queries of a
-measure of their true class (rows that harm). Models without the rows are trained
-by `brittleness.leads_without`.
+(a label that had to be memorised), or minus the mean score over queries of a
+measure of their true class (rows that harm). `brittleness.margins_without` trains
+the models without the rows.
+
+Source: Khanna et al. 2019, "Interpreting Black Box Predictions using Fisher
+Kernels", §5, https://arxiv.org/abs/1810.10118, and the first releases of Quanda.
 """
 
 import numpy as np
@@ -17,7 +19,7 @@ from tda_jax.evaluation import brittleness
 
 
 def first(ranking: np.ndarray, k: int) -> np.ndarray:
-  """The k rows of the largest value, [k], tied ones in their order.
+  """The k rows with the largest values, [k]; ties in the order of the rows.
 
   Args:
     ranking: [N].
@@ -30,7 +32,7 @@ def first(ranking: np.ndarray, k: int) -> np.ndarray:
     raise ValueError(
       f'a ranking of shape {ranking.shape}: give one finite value a row'
     )
-  return brittleness.top(ranking[:, None], k)[0]
+  return brittleness.top_rows(ranking[:, None], k)[0]
 
 
 def controls(rows: int, k: int, draws: int, seed: int) -> np.ndarray:
@@ -40,21 +42,21 @@ def controls(rows: int, k: int, draws: int, seed: int) -> np.ndarray:
     ValueError: k is not from 0 to `rows` − 1.
   """
   values = np.random.default_rng(seed).random((rows, draws))
-  return brittleness.top(values, k)
+  return brittleness.top_rows(values, k)
 
 
 def gain(cleaned: np.ndarray, control: np.ndarray) -> np.ndarray:
   """Accuracy without the rows ranked first − without random rows, [Q].
 
-  Of each query: the share of models that are right. The mean over queries is
-  from −1 to 1; larger is better, 0 is chance.
+  The accuracy of a query is the share of models that classify it right. The mean
+  over queries is from −1 to 1; larger is better, 0 is chance.
 
   Args:
-    cleaned: [R, Q] leads after removing `first`.
-    control: [C, R, Q] leads after removing each of `controls`.
+    cleaned: [R, Q] margins after removing `first`.
+    control: [C, R, Q] margins after removing each of `controls`.
 
   Raises:
-    ValueError: other shapes, another number of queries, a lead that is not
+    ValueError: other shapes, another number of queries, a margin that is not
       finite.
   """
   cleaned, control = np.asarray(cleaned), np.asarray(control)
@@ -62,9 +64,9 @@ def gain(cleaned: np.ndarray, control: np.ndarray) -> np.ndarray:
     cleaned.shape[-1] != control.shape[-1]
   ):
     raise ValueError(
-      f'leads {cleaned.shape} after cleaning and {control.shape} of controls:'
+      f'margins {cleaned.shape} after cleaning and {control.shape} of controls:'
       ' give [R, Q] and [C, R, Q] of the same queries'
     )
   if not (np.isfinite(cleaned).all() and np.isfinite(control).all()):
-    raise ValueError('leads are not finite: a model diverged in its training')
+    raise ValueError('margins are not finite: a model diverged in its training')
   return (cleaned > 0).mean(0) - (control > 0).mean((0, 1))

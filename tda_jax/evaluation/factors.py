@@ -1,38 +1,41 @@
-"""Scores of an ensemble, where they are products of factors averaged apart.
+"""Scores of an ensemble whose factors are averaged separately.
 
-TRAK's score is a product of two, K from the gradients and Q from the outputs, and
-TRAK of E models is K̄ Q̄, not the mean of K_e Q_e (Park et al. 2023, §3). Scores of
-other methods are one factor, and their ensemble is the mean.
+TRAK's score is a product of two factors, K from the gradients and Q from the
+outputs, and TRAK of E models is K̄ Q̄, not the mean of K_e Q_e. The scores of other
+methods are one factor, and their ensemble is the mean.
 
-Factors are a tuple of arrays [E, N, Q] of E models, of which one may be [E, N, 1];
-anything else is a ValueError.
+Factors are a tuple of arrays [E, N, Q] of E models, of which one may be
+[E, N, 1]; anything else raises a ValueError.
+
+Source: Park et al. 2023, TRAK, §3, https://arxiv.org/abs/2303.14186
 """
 
 import functools
 import operator
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 
 Factors = Sequence[np.ndarray]
 
 
-def alone(factors: Factors) -> np.ndarray:
-  """Scores of each model by itself, Π_f X_fe, [E, N, Q]."""
+def per_model(factors: Factors) -> np.ndarray:
+  """Scores of each model alone, Π_f X_fe, [E, N, Q]."""
   return _product(_checked(factors))
 
 
 def together(factors: Factors) -> np.ndarray:
-  """Scores of the ensemble, Π_f X̄_f, X̄ the mean over models; float64 [N, Q]."""
+  """Scores of the ensemble, Π_f X̄_f with means X̄ over models; float64 [N, Q]."""
   return _product(_means(_checked(factors)))
 
 
 def shares(factors: Factors) -> np.ndarray:
-  """The ensemble's scores as a mean over models, [E, N, Q].
+  """Values of each model whose mean is the ensemble's scores, [E, N, Q].
 
-  Model e's share is Π_f X̄_f + Σ_f (X_fe − X̄_f) Π_{g≠f} X̄_g: their mean is
-  `together`, and their standard error is its own (to first order in 1/√E, the
-  delta method). Of one factor it is that factor.
+  Model e's value is Π_f X̄_f + Σ_f (X_fe − X̄_f) Π_{g≠f} X̄_g. The mean of these is
+  `together`, and their standard error is that of `together` (to first order in
+  1/√E, the delta method). With one factor it is that factor.
   """
   if len(_checked(factors)) == 1:
     return factors[0]
@@ -41,7 +44,7 @@ def shares(factors: Factors) -> np.ndarray:
     (factor - means[f]) * _product([*means[:f], *means[f + 1 :]])
     for f, factor in enumerate(factors)
   )
-  return sum(moves, _product(means))
+  return cast(np.ndarray, sum(moves, _product(means)))
 
 
 def _product(arrays):
@@ -57,6 +60,6 @@ def _checked(factors):
   if isinstance(factors, np.ndarray) or {len(s) for s in shapes} != {3}:
     raise ValueError(
       f'factors of shapes {shapes}: give a tuple of arrays [models, rows,'
-      ' queries], as (scores,)'
+      ' queries], for example (scores,)'
     )
   return factors

@@ -2,9 +2,11 @@
 
 How sensitive is the given model to a row? It is trained further from θ_f, with
 all rows and with each row left out, all with the same order of rows, and the
-queries are measured along the way (Wei et al. 2025, "Final-Model-Only Data
-Attribution", §3). The amount of further training is part of the question: the
-answer is a curve.
+queries are measured along the way. The amount of further training is part of
+the question: the answer is a curve.
+
+Source: Wei et al. 2025, "Final-Model-Only Data Attribution with a Unifying View
+of Gradient-Based Methods", §3, https://arxiv.org/abs/2412.03906
 """
 
 import os
@@ -14,16 +16,18 @@ import jax
 import numpy as np
 
 from tda_jax import door, trees
-from tda_jax.data import rows as data
+from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import retraining
-from tda_jax.problem import Problem, PyTree
+from tda_jax.problem import Problem
 from tda_jax.storage.fingerprint import digest
 from tda_jax.training import fit, members
 from tda_jax.training.fit import Member, Recipe
+from tda_jax.trees import PyTree
 
 MODES = ('zero weight', 'every batch', 'delete')
 
 
+@door.by_keyword
 def further_training(
   problem: Problem,
   recipe: Recipe,
@@ -31,10 +35,10 @@ def further_training(
   train: PyTree,
   queries: PyTree,
   indices: np.ndarray,
+  *,
   repeats: int,
   key: jax.Array,
   path: str | os.PathLike,
-  *,
   points: Sequence[int] | None = None,
   mode: str = 'zero weight',
   at_once: int = 50,
@@ -62,7 +66,7 @@ def further_training(
       less variance. 'delete': the order without i, later rows moving up
       between batches (the paper's for tables); most variance.
     at_once: models trained together.
-    attributes: what else the store is to say of itself.
+    attributes: further fields of the store's record.
 
   Returns:
     (base [R, T, Q], left_out [L, R, T, Q]); `adjusted` makes effects of them.
@@ -72,7 +76,7 @@ def further_training(
       do not fit the problem; a model diverged; the store is of another run.
   """
   train = door.rows(train, 'train', problem)
-  rows, key = data.count(train), door.as_keys(key)
+  rows, key = rows_lib.count(train), door.as_keys(key)
   indices = retraining.checked_indices(indices, rows)
   total = fit.total_steps(recipe, rows)
   if points is None:
@@ -80,34 +84,41 @@ def further_training(
     points = range(steps, total + 1, steps)
   points = retraining.checked_points(points, total)
   _check(mode, params, recipe, rows)
-  every = retraining.repeated(key, repeats)
-  many = _own_starts if key.ndim else _one_start
-  recipe = recipe._replace(init=many(params, every))
+  keys = retraining.repeat_keys(key, repeats)
+  make_init = _init_by_key if key.ndim else _shared_init
+  recipe = recipe._replace(init=make_init(params, keys))
 
-  def variant(j):
-    repeat, out = retraining.left_out(j, indices)
-    keys = every[repeat]
+  def members_at(j):
+    repeat, out = retraining.repeat_and_row(j, indices)
+    member_keys = keys[repeat]
     if mode == 'zero weight':
-      return Member(keys, weights=retraining.without(out, rows))
+      return Member(member_keys, weights=retraining.weights_without(out, rows))
     field = {'every batch': 'removed', 'delete': 'deleted'}[mode]
-    return Member(keys, **{field: out})
+    return Member(member_keys, **{field: out})
 
-  found = retraining.retrained(
-      problem, recipe, train, queries, variant,
-      retraining.left_out_name(indices),
-      count=len(indices) + 1, repeats=repeats, path=path, at_once=at_once,
-      progress=progress, points=points,
-      given=attributes,
-      attributes={
-          'kind': 'further training',
-          'mode': mode,
-          'points': points,
-          'params': digest(params),
-          'indices': digest(indices),
-          'key': digest(key),
-      },
-  )  # fmt: skip
-  return found[0], found[1:]
+  name = retraining.leave_one_out_name(indices)
+  models = retraining.Models(members_at, name, len(indices) + 1, repeats)
+  outcomes = retraining.measure_retrained(
+    problem,
+    recipe,
+    train,
+    queries,
+    models,
+    identity={
+      'kind': 'further training',
+      'mode': mode,
+      'points': points,
+      'params': digest(params),
+      'indices': digest(indices),
+      'key': digest(key),
+    },
+    path=path,
+    points=points,
+    at_once=at_once,
+    attributes=attributes,
+    progress=progress,
+  )
+  return outcomes[0], outcomes[1:]
 
 
 def adjusted(
@@ -115,10 +126,10 @@ def adjusted(
 ) -> np.ndarray:
   """Effects of rows on queries, with the sign of a score: positive supports.
 
-  effect[i, r, t, q] = base[r, t, q] − left_out[i, r, t, q]: the run of all
-  rows, of the same seed, tells how far θ_f was from stationary (the paper's
-  Eq. 17). Then, with `subtract_mean`, less its mean over the rows i (Eq. 13,
-  which by itself makes the first needless). Average over R for the estimate.
+  effect[i, r, t, q] = base[r, t, q] − left_out[i, r, t, q]: the run on all rows
+  with the same seed shows how far θ_f was from stationary (the paper's Eq. 17).
+  With `subtract_mean`, the mean over the rows i is then subtracted (Eq. 13,
+  which alone makes the first step unnecessary). Average over R for the estimate.
 
   Args:
     base, left_out: [R, T, Q] and [L, R, T, Q], of `further_training`.
@@ -130,14 +141,14 @@ def adjusted(
   return effects - effects.mean(0) if subtract_mean else effects
 
 
-def _one_start(params, keys):
-  """key -> params."""
+def _shared_init(params, keys):
+  """A function key -> params, the same for all members."""
   del keys
   return lambda key: members.on_device(params)
 
 
-def _own_starts(params, keys):
-  """A member's initialisation key (`fit.start`) -> the params of its repeat."""
+def _init_by_key(params, keys):
+  """A function from a member's initialisation key to the params of its repeat."""
   if trees.count(params) != len(keys):
     raise ValueError(
       f'{trees.count(params)} models and {len(keys)} keys: give one key for each'

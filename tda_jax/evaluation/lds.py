@@ -1,13 +1,15 @@
 """Linear datamodeling score: do summed scores rank retrained models?
 
 LDS(q) = Spearman over subsets S_m of Σ_{i∈S_m} score[i, q] against the measure
-of query q, averaged over models trained on S_m (Park et al. 2023, TRAK, §2;
-averaged over seeds as in Wang et al. 2025, ASTRA). Scores are positive where a
-row supports the query, so that a larger sum predicts a larger measure.
+of query q, averaged over models trained on S_m. Scores are positive where a row
+supports the query, so that a larger sum predicts a larger measure.
 
-From −1 to 1, larger is better, 0 is chance. With `kind` 'kendall' it is of
-Kendall's τ_b in place of Spearman's ρ, as in Quanda's benchmarks (Bareeva et
-al. 2024).
+From −1 to 1, larger is better, 0 is chance. With `kind` 'kendall' Kendall's τ_b
+replaces Spearman's ρ, as in Quanda's benchmarks.
+
+Sources: Park et al. 2023, TRAK, §2, https://arxiv.org/abs/2303.14186; averaged
+over seeds as in Wang et al. 2025, ASTRA; Bareeva et al. 2024, Quanda,
+https://arxiv.org/abs/2410.07158
 """
 
 from collections.abc import Sequence
@@ -26,9 +28,9 @@ def lds(
 ) -> np.ndarray:
   """LDS of each query, [Q].
 
-  A query whose summed scores are the same for all subsets, or whose outcomes
-  are, has LDS 0: such scores predict nothing, and may not gain by being left
-  out of the mean.
+  A query whose summed scores, or whose outcomes, are the same for all subsets
+  has LDS 0: such scores predict nothing, and may not gain by being left out of
+  the mean.
 
   Args:
     scores: [N, Q]; of an ensemble: `factors.together` of its members'.
@@ -73,17 +75,18 @@ def interval(
 ) -> bootstrap.Estimate:
   """Mean LDS over queries with its 95% bootstrap interval.
 
-  'queries' asks about other queries for the same retrained models, 'subsets'
-  about other retrained models for the same queries, 'both' (each resampled
-  independently; errs on the wide side) about other queries and models.
+  With `over` 'queries' the interval is over other queries for the same retrained
+  models, with 'subsets' over other retrained models for the same queries, with
+  'both' over other queries and models (each resampled independently, which makes
+  it rather too wide).
 
   Args:
     scores: [N, Q]; or [E, N, Q] for the mean LDS of E single models, which are
-      not resampled (`spread` tells how much they differ).
+      not resampled (`spread` measures how much they differ).
     outcomes, subsets, kind: as in `lds`.
 
   Raises:
-    ValueError: as in `lds`; `over` is not one of the three.
+    ValueError: as in `lds`; `over` is not one of 'queries', 'subsets', 'both'.
   """
   outcomes, subsets = _truth(outcomes, subsets)
   scores = np.asarray(scores)
@@ -138,7 +141,7 @@ def by_size(
     ValueError: as in `interval`; a size below 1 or above E.
   """
   outcomes, subsets = _truth(outcomes, subsets)
-  members, found = len(factors[0]), []
+  members, estimates = len(factors[0]), []
   for size in sizes:
     if not 0 < size <= members:
       raise ValueError(
@@ -155,21 +158,26 @@ def by_size(
     ensembles = [factors_lib.together([f[c] for f in factors]) for c in chosen]
     predicted = [_predicted(one, outcomes, subsets) for one in ensembles]
     predicted = np.stack(predicted)
-    found.append(_interval(predicted, outcomes, over, resamples, seed, kind))
-  return found
+    estimates.append(
+      _interval(predicted, outcomes, over, resamples, seed, kind)
+    )
+  return estimates
 
 
 def _interval(predicted, outcomes, over, resamples, seed, kind):
   """Estimate of the mean LDS of predictions [E, M, Q]."""
   each = [agreement.rank_correlation(p, outcomes, kind) for p in predicted]
-  of_subsets, of_queries = bootstrap.draws(
-    *outcomes.shape, over, resamples, seed
+  subsets, queries = outcomes.shape
+  subset_counts, query_counts = bootstrap.draws(
+    subsets, queries, over, resamples, seed
   )
   if over == 'queries':
-    of_subsets = of_subsets[:1]  # all the same
-  every = ranks.correlations(predicted, outcomes[None], of_subsets, kind)
-  resampled = (every * of_queries).mean(axis=1)
-  drawn = (*outcomes.shape, over, resamples, seed)
+    subset_counts = subset_counts[:1]  # all the same
+  correlations = ranks.correlations(
+    predicted, outcomes[None], subset_counts, kind
+  )
+  resampled = (correlations * query_counts).mean(axis=1)
+  drawn = (subsets, queries, over, resamples, seed)
   found = bootstrap.estimate(np.mean(each), resampled, drawn)
   return bootstrap.within(found, -1.0, 1.0)
 
@@ -198,6 +206,6 @@ def _predicted(scores, outcomes, subsets):
       f'scores of {scores.shape[1]} queries do not fit outcomes of'
       f' {outcomes.shape[1]}: give both the same queries'
     )
-  # All subsets are of one size, so a shift changes no rank; this one makes
-  # constant scores exactly 0, which rounding could else put in some order.
+  # All subsets have one size, so a shift changes no rank. This one makes constant
+  # scores exactly 0; otherwise rounding could put them in some order.
   return predictions(scores - scores[:1], subsets)

@@ -1,40 +1,37 @@
-"""What models answer to queries: right or wrong, and how sure they are.
+"""Predictions of models for queries: right or wrong, and how sure they are.
 
-Outputs are read as the problem's loss reads them. Where it is −log p of the
-softmax of outputs [K], they are classes; where it is that of independent labels
-of 0 or 1, labels; where there are as many outputs as targets, numbers.
+The problem's loss decides what outputs are. If it is −log p of the softmax of
+outputs [K], they are classes; if it is −log p of independent labels of 0 or 1,
+labels; if there are as many outputs as targets, numbers.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import special
 
 from tda_jax import problem as problem_lib
 from tda_jax.problem import Problem
 from tda_jax.run import Run
-from tda_jax.trees import widened
-
-PyTree = Any
+from tda_jax.trees import PyTree, widened
 
 
 class Predictions(NamedTuple):
-  """Of E models together: means of their probabilities, or of their numbers.
+  """Predictions of E models together: means of probabilities, or of numbers.
 
   Attributes:
     labels: like the queries' 'y': class numbers [Q], labels of 0 or 1 [Q] or
       [Q, K], or numbers.
-    chances: probability of each class, [Q, K] (of 0 and of 1 where one label is
-      asked for), or that each of K labels is 1; None: the loss is no −log p, so
-      that outputs are no probabilities; or numbers.
-    sure: [Q], probability of what is predicted; of classes without
-      probabilities, the softmax of their outputs, which is for their order
-      only; None of numbers.
-    wrong: [Q] bool; None of numbers.
-    error: [Q], Σ_k |prediction_k − target_k|; None but of numbers.
-    alone: [E], each model's own share of right queries, or mean error.
+    chances: probability of each class, [Q, K] (with one label, of 0 and of 1),
+      or that each of K labels is 1; None: the loss is no −log p, so that outputs
+      are no probabilities; or the outputs are numbers.
+    sure: [Q], probability of what is predicted. For classes without
+      probabilities it is the softmax of the outputs, which only orders queries.
+      None for numbers.
+    wrong: [Q] bool; None for numbers.
+    error: [Q], Σ_k |prediction_k − target_k|; None except for numbers.
+    per_model: [E], each model's own share of right queries, or mean error.
   """
 
   labels: np.ndarray
@@ -42,14 +39,16 @@ class Predictions(NamedTuple):
   sure: np.ndarray | None
   wrong: np.ndarray | None
   error: np.ndarray | None
-  alone: np.ndarray
+  per_model: np.ndarray
 
 
-def of_models(problem: Problem, runs: Run, queries: PyTree):
-  """`Predictions` of E models (leading member axis of `runs`).
+def of_models(
+  problem: Problem, runs: Run, queries: PyTree
+) -> Predictions | None:
+  """The predictions of E models (leading member axis of `runs`).
 
   Returns:
-    None where outputs and labels are in no relation that is known here: rows
+    None if this module does not know how outputs and labels are related: rows
     without 'y', sequences, losses of other labels.
   """
   if not hasattr(queries, 'get') or queries.get('y') is None:
@@ -68,47 +67,64 @@ def of_models(problem: Problem, runs: Run, queries: PyTree):
     likely = np.logaddexp(0, np.where(y == 1, -outputs, outputs))
     if _close(losses, likely.reshape(*losses.shape, -1).sum(-1)):
       return _labels(outputs, y.astype(int))
-  error = lambda found: np.abs(found - y).reshape(len(y), -1).sum(-1)
+  error = lambda predicted: np.abs(predicted - y).reshape(len(y), -1).sum(-1)
   mean = outputs.mean(0)
-  alone = np.stack([error(one).mean() for one in outputs])
-  return Predictions(mean, None, None, None, error(mean), alone)
+  per_model = np.stack(
+    [error(member_outputs).mean() for member_outputs in outputs]
+  )
+  return Predictions(mean, None, None, None, error(mean), per_model)
 
 
-def order(found: Predictions) -> np.ndarray:
-  """[Q] queries: wrong first, then the least sure; the largest errors first."""
-  if found.error is not None:
-    return np.argsort(-found.error, kind='stable')
-  return np.lexsort((found.sure, ~found.wrong))
+def order(predictions: Predictions) -> np.ndarray:
+  """The order in which to show queries, [Q]: wrong and least sure ones first.
+
+  With numbers, the largest errors come first.
+  """
+  if predictions.error is not None:
+    return np.argsort(-predictions.error, kind='stable')
+  sure, wrong = predictions.sure, predictions.wrong
+  assert sure is not None and wrong is not None  # they are no numbers
+  return np.lexsort((sure, ~wrong))
 
 
-def asked(queries: PyTree, found: Predictions, which: np.ndarray) -> PyTree:
-  """Some queries, asked about what is predicted instead of their labels."""
-  some = jax.tree.map(lambda leaf: leaf[which], queries)
+def with_predicted_labels(
+  queries: PyTree, predictions: Predictions, index: np.ndarray
+) -> PyTree:
+  """The queries at `index`, with the predicted labels in place of their own."""
+  chosen_queries = jax.tree.map(lambda leaf: leaf[index], queries)
   kind = np.asarray(queries['y']).dtype
-  return {**some, 'y': found.labels[which].astype(kind)}
+  return {**chosen_queries, 'y': predictions.labels[index].astype(kind)}
 
 
 def _evaluated(problem, runs, queries):
   """Outputs [E, Q, ...] and losses [E, Q]."""
 
   @jax.jit
-  def one(params, frozen):
-    own = problem_lib.bound(problem, frozen)
-    outputs = jax.vmap(lambda row: widened(own.outputs(params, row)))(queries)
-    return outputs, jax.vmap(own.loss)(outputs, queries)
+  def evaluate(params, frozen):
+    member_problem = problem_lib.bound(problem, frozen)
+    outputs = jax.vmap(
+      lambda row: widened(member_problem.outputs(params, row))
+    )(queries)
+    return outputs, jax.vmap(member_problem.loss)(outputs, queries)
 
   queries = jax.tree.map(jnp.asarray, queries)
-  return jax.lax.map(lambda member: one(*member), (runs.params, runs.frozen))
+  return jax.lax.map(
+    lambda member: evaluate(*member), (runs.params, runs.frozen)
+  )
 
 
 def _classes(outputs, losses, y):
+  from scipy import special
+
   each = special.softmax(outputs, -1)
-  own = -special.log_softmax(outputs, -1)[:, np.arange(len(y)), y]
+  negative_log_likelihood = -special.log_softmax(outputs, -1)[
+    :, np.arange(len(y)), y
+  ]
   chances = each.mean(0)
   labels = chances.argmax(-1)
   return Predictions(
     labels,
-    chances if _close(losses, own) else None,
+    chances if _close(losses, negative_log_likelihood) else None,
     chances.max(-1),
     labels != y,
     None,
@@ -117,18 +133,25 @@ def _classes(outputs, losses, y):
 
 
 def _labels(outputs, y):
+  from scipy import special
+
   each = special.expit(outputs)
   ones = each.mean(0)
   labels = (ones > 0.5).astype(int)
-  own = np.where(labels == 1, ones, 1 - ones).reshape(len(y), -1)
-  same = lambda found: (found == y).reshape(len(y), -1).all(-1)
+  chosen_probability = np.where(labels == 1, ones, 1 - ones).reshape(len(y), -1)
+  all_right = lambda predicted: (predicted == y).reshape(len(y), -1).all(-1)
   return Predictions(
     labels,
     np.stack([1 - ones, ones], -1) if y.ndim == 1 else ones,
-    own.prod(-1),
-    ~same(labels),
+    chosen_probability.prod(-1),
+    ~all_right(labels),
     None,
-    np.array([same(one > 0.5).mean() for one in each]),
+    np.array(
+      [
+        all_right(member_probability > 0.5).mean()
+        for member_probability in each
+      ]
+    ),
   )
 
 

@@ -1,8 +1,8 @@
 """Rank correlations of weighted rows, for all resamples of a bootstrap at once.
 
-A resample repeats row j w_j times. Both correlations are sums over pairs of
-rows of signs that do not depend on the resample, so that a matrix product gives
-them for all resamples, ties and all.
+A resample repeats row j w_j times. Both correlations are sums, over pairs of
+rows, of signs that do not depend on the resample, so that one matrix product
+gives them for all resamples, with ties.
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ def correlations(
 
   Args:
     a: [A, M, Q]; the mean over A is returned.
-    b: [A, M, Q], or [1, M, Q] for one that all of a are compared with.
+    b: [A, M, Q], or [1, M, Q] to compare all of a with one.
     weights: [B, M], from `bootstrap.draws`.
     kind: 'spearman' or 'kendall'.
 
@@ -35,55 +35,60 @@ def correlations(
     ValueError: another kind.
   """
   agreement.check_kind(kind)
-  of = _spearman if kind == 'spearman' else _kendall
   weights = weights.astype(np.float32)
-  blocks = range(0, a.shape[-1], QUERIES_AT_ONCE)
-  return np.concatenate(
-      [_mean(of, *(x[..., i : i + QUERIES_AT_ONCE] for x in (a, b)), weights)
-       for i in blocks], axis=1,
-  )  # fmt: skip
+  signs, product = (
+    _spearman(weights) if kind == 'spearman' else _kendall(weights)
+  )
+  blocks = [
+    slice(i, i + QUERIES_AT_ONCE)
+    for i in range(0, a.shape[-1], QUERIES_AT_ONCE)
+  ]
+  means = [_mean(signs, product, a[..., q], b[..., q]) for q in blocks]
+  return np.concatenate(means, axis=1)
 
 
-def _mean(of, a, b, weights):
-  prepare, across = of(weights)
+def _mean(signs, product, a, b):
+  """Mean over A of the correlations of a_i with b_i (or with b_0), [B, Q].
+
+  Args:
+    signs: values [M, Q] -> what `product` multiplies.
+    product: (signs of a, signs of b) -> their product for each resample, [B, Q].
+  """
   total = 0.0
   for i, values in enumerate(a):
-    if i < len(b):
-      other, spread_b = prepare(b[i])
-    own, spread_a = prepare(values)
-    product = across(own, other)
+    if i < len(b):  # with one b, its signs stay for all of a
+      signs_b = signs(b[i])
+      spread_b = product(signs_b, signs_b)
+    signs_a = signs(values)
+    spread_a = product(signs_a, signs_a)
+    covariance = product(signs_a, signs_b)
     spreads = np.sqrt(spread_a * spread_b)
     total = total + np.divide(
-      product, spreads, out=np.zeros_like(product), where=spreads > 0
+      covariance, spreads, out=np.zeros_like(covariance), where=spreads > 0
     )
   return np.asarray(total / len(a), np.float64)
 
 
 def _spearman(weights):
-  """(values [M, Q] -> ranks, their spread; two ranks -> their product)."""
+  """(values [M, Q] -> ranks [B, M, Q], two ranks -> their product [B, Q])."""
 
-  def prepare(values):
-    ranks = _forms(_signs(values) / 2, weights)
-    return ranks, across(ranks, ranks)
+  def ranks(values):
+    return _forms(_signs(values) / 2, weights)
 
-  def across(own, other):
-    scaled = weights[:, :, None] * own
-    return np.einsum('bmq,bmq->bq', scaled, other)
+  def product(ranks_a, ranks_b):
+    scaled = weights[:, :, None] * ranks_a
+    return np.einsum('bmq,bmq->bq', scaled, ranks_b)
 
-  return prepare, across
+  return ranks, product
 
 
 def _kendall(weights):
-  """(values [M, Q] -> signs, their pairs; two signs -> pairs that agree)."""
+  """(values [M, Q] -> signs [M, M, Q], two signs -> their product [B, Q])."""
 
-  def prepare(values):
-    signs = _signs(values)
-    return signs, across(signs, signs)
+  def product(signs_a, signs_b):
+    return np.einsum('bmq,bm->bq', _forms(signs_a * signs_b, weights), weights)
 
-  def across(own, other):
-    return np.einsum('bmq,bm->bq', _forms(own * other, weights), weights)
-
-  return prepare, across
+  return _signs, product
 
 
 def _signs(values):
@@ -93,5 +98,5 @@ def _signs(values):
 
 def _forms(pairs, weights):
   """Σ_j w_j pairs[j, i, q] for each resample: [B, M, Q]."""
-  found = weights @ pairs.reshape(len(pairs), -1)
-  return found.reshape(-1, *pairs.shape[1:])
+  forms = weights @ pairs.reshape(len(pairs), -1)
+  return forms.reshape(-1, *pairs.shape[1:])

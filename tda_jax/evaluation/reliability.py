@@ -1,8 +1,9 @@
 """Noise ceiling: the LDS that a perfect predictor would reach.
 
-Outcomes averaged over R repeats are still noisy. Split-half: the correlation r
-over subsets between the means of two disjoint halves of k = R // 2 repeats
-tells the reliability of the mean of all R by Spearman and Brown's formula,
+Outcomes averaged over R repeats are still noisy. Their reliability follows from
+split halves: from the correlation r, over subsets, between the means of two
+disjoint halves of k = R // 2 repeats, the Spearman-Brown formula gives the
+reliability of the mean of all R,
 
   reliability = c·r / (1 + (c − 1)·r),   c = R / k   (R even: 2r / (1 + r)),
 
@@ -19,11 +20,13 @@ RESAMPLED_SPLITS = 5
 
 
 class Ceiling(NamedTuple):
-  """Attributes:
-  estimate: mean over queries of the ceiling, with its interval; `bootstrap.ratio`
-    of an LDS estimate and this one is LDS/ceiling.
-  per_query: [Q], the ceiling of each query.
-  reliability: [Q], of the mean of R repeats.
+  """The noise ceiling of an LDS.
+
+  Attributes:
+    estimate: mean over queries of the ceiling, with its interval;
+      `bootstrap.ratio` of an LDS estimate and this one is LDS/ceiling.
+    per_query: [Q], the ceiling of each query.
+    reliability: [Q], of the mean of R repeats.
   """
 
   estimate: bootstrap.Estimate
@@ -39,13 +42,13 @@ def ceiling(
   resamples: int = 500,
   seed: int = 0,
 ) -> Ceiling:
-  """The largest LDS that the expected outcome itself would reach.
+  """The LDS that the expected outcome itself would reach.
 
   For each query, r is averaged over random splits before it enters the formula
-  (which is not linear); the mean over queries is taken of √reliability, as LDS
-  is a mean of correlations. A query with r ≤ 0, or with constant outcomes, has
-  ceiling 0. Expectation is over repeats; the interval over queries, subsets or
-  both, as in `lds.interval`, whose defaults draw the same resamples.
+  (which is not linear). The mean over queries is of √reliability, because LDS is
+  a mean of correlations. A query with r ≤ 0, or with constant outcomes, has
+  ceiling 0. The expectation is over repeats; the interval is over queries,
+  subsets or both, as in `lds.interval`, whose defaults draw the same resamples.
 
   Args:
     outcomes: [M, R, Q] measures of retrained models.
@@ -73,25 +76,29 @@ def ceiling(
   halves = _halves(outcomes, splits, seed)
 
   def per_query(splits, weights):
-    r = ranks.correlations(*(half[:splits] for half in halves), weights)
+    first, second = (half[:splits] for half in halves)
+    r = ranks.correlations(first, second, weights)
     return np.sqrt(spearman_brown(r, factor))
 
-  found = per_query(splits, np.ones((1, count)))[0]
-  of_subsets, of_queries = bootstrap.draws(
+  ceilings = per_query(splits, np.ones((1, count)))[0]
+  subset_counts, query_counts = bootstrap.draws(
     count, queries, over, resamples, seed
   )
   if over == 'queries':
-    every = found[None]
-  else:  # a few splits will do for each resample; there are many of those
-    every = per_query(RESAMPLED_SPLITS, of_subsets)
-  resampled = (every * of_queries).mean(axis=1)
+    resampled_ceilings = ceilings[None]
+  else:  # a few splits a resample are enough: there are many resamples
+    resampled_ceilings = per_query(RESAMPLED_SPLITS, subset_counts)
+  resampled = (resampled_ceilings * query_counts).mean(axis=1)
   drawn = (count, queries, over, resamples, seed)
-  estimate = bootstrap.estimate(found.mean(), resampled, drawn)
-  return Ceiling(bootstrap.within(estimate, 0.0, 1.0), found, found**2)
+  estimate = bootstrap.estimate(ceilings.mean(), resampled, drawn)
+  return Ceiling(bootstrap.within(estimate, 0.0, 1.0), ceilings, ceilings**2)
 
 
 def spearman_brown(r: np.ndarray, factor: float = 2.0) -> np.ndarray:
-  """Reliability of a test `factor` times as long, from that of one; r<0: 0."""
+  """Reliability of a test `factor` times as long, from that of one, r.
+
+  A negative r counts as 0.
+  """
   r = np.clip(r, 0, 1)
   return factor * r / (1 + (factor - 1) * r)
 

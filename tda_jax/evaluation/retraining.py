@@ -1,14 +1,15 @@
-"""Ground truth by retraining: what models trained on other rows say.
+"""Ground truth by retraining: measures of the queries after other trainings.
 
-Models are numbered j = r·(variants) + v: all variants of repeat 0 first, so
-that a run that was cut short holds whole repeats.
+The models of a ground truth are V variants (subsets, rows left out, weights)
+times R repeats. They are numbered j = r·V + v: all variants of repeat 0 come
+first, so that a run that was cut short holds whole repeats.
 """
 
 import functools
 import os
 from collections.abc import Callable, Sequence
 from concurrent import futures
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,28 +18,44 @@ import tqdm
 from jax.experimental import multihost_utils
 
 from tda_jax import door, trees
-from tda_jax.data import rows as data
+from tda_jax.data import rows as rows_lib
 from tda_jax.problem import Problem, bound, measure_of
 from tda_jax.storage import fingerprint, record, scores
 from tda_jax.storage.fingerprint import digest
 from tda_jax.training import fit, members
 from tda_jax.training.fit import Member, Recipe
-
-PyTree = Any
+from tda_jax.trees import PyTree
 
 QUERIES_AT_ONCE = 512
 
 
+class Models(NamedTuple):
+  """The models that are trained for one ground truth.
+
+  Attributes:
+    members_at: numbers j [E] -> stack of E members (`fit.Member`).
+    name: j -> what to call that model in an error.
+    count: V, variants of a repeat.
+    repeats: R.
+  """
+
+  members_at: Callable[[np.ndarray], Member]
+  name: Callable[[int], str]
+  count: int
+  repeats: int
+
+
+@door.by_keyword
 def outcomes(
   problem: Problem,
   recipe: Recipe,
   train: PyTree,
   queries: PyTree,
   subsets: np.ndarray,
+  *,
   repeats: int,
   key: jax.Array,
   path: str | os.PathLike,
-  *,
   at_once: int = 50,
   attributes: dict | None = None,
   progress: bool = True,
@@ -53,47 +70,56 @@ def outcomes(
   Args:
     train, queries: rows.
     subsets: [M, n] row numbers.
+    repeats: R.
+    key: of all models.
+    path: of the score store.
     at_once: models trained together; memory grows with it, and with nothing
       else.
-    attributes: what else the store is to say of itself; it must agree when the
-      call continues.
+    attributes: further fields of the store's record; they must be the same when
+      the call continues.
 
   Raises:
     ValueError: bad rows; a model diverged; the store is of another run.
   """
   subsets, key = np.asarray(subsets), door.as_key(key)
 
-  def variant(j):
+  def members_at(j):
     repeat, m = divmod(j, len(subsets))
-    return Member(folded(key, repeat, m), subsets[m])
+    return Member(fold_in_all(key, repeat, m), subsets[m])
 
   def name(j):
     return f'the model of subset {j % len(subsets)}, repeat {j // len(subsets)}'
 
-  found = retrained(
-      problem, recipe, train, queries, variant, name,
-      count=len(subsets), repeats=repeats, path=path, at_once=at_once,
-      progress=progress,
-      given=attributes,
-      attributes={
-          'kind': 'outcomes',
-          'subsets': digest(subsets),
-          'key': digest(key),
-      },
-  )  # fmt: skip
-  return found[:, :, 0]
+  measured = measure_retrained(
+    problem,
+    recipe,
+    train,
+    queries,
+    Models(members_at, name, len(subsets), repeats),
+    identity={
+      'kind': 'outcomes',
+      'subsets': digest(subsets),
+      'key': digest(key),
+    },
+    path=path,
+    at_once=at_once,
+    attributes=attributes,
+    progress=progress,
+  )
+  return measured[:, :, 0]
 
 
+@door.by_keyword
 def leave_one_out(
   problem: Problem,
   recipe: Recipe,
   train: PyTree,
   queries: PyTree,
   indices: np.ndarray,
+  *,
   repeats: int,
   key: jax.Array,
   path: str | os.PathLike,
-  *,
   points: Sequence[int] | None = None,
   at_once: int = 50,
   attributes: dict | None = None,
@@ -121,41 +147,49 @@ def leave_one_out(
       is of another run.
   """
   train = door.rows(train, 'train', problem)
-  rows = data.count(train)
+  rows = rows_lib.count(train)
   indices = checked_indices(indices, rows)
-  keys = repeated(key, repeats)
+  keys = repeat_keys(key, repeats)
   if points is not None:
     points = checked_points(points, fit.total_steps(recipe, rows))
 
-  def variant(j):
-    repeat, out = left_out(j, indices)
-    return Member(keys[repeat], weights=without(out, rows))
+  def members_at(j):
+    repeat, out = repeat_and_row(j, indices)
+    return Member(keys[repeat], weights=weights_without(out, rows))
 
-  found = retrained(
-      problem, recipe, train, queries, variant, left_out_name(indices),
-      count=len(indices) + 1, repeats=repeats, path=path, at_once=at_once,
-      progress=progress, points=points,
-      given=attributes,
-      attributes={
-          'kind': 'leave one out',
-          **({'points': points} if points else {}),
-          'indices': digest(indices),
-          'key': digest(door.as_keys(key)),
-      },
-  )  # fmt: skip
-  found = found if points else found[:, :, 0]
-  return found[0], found[1:]
+  name = leave_one_out_name(indices)
+  measured = measure_retrained(
+    problem,
+    recipe,
+    train,
+    queries,
+    Models(members_at, name, len(indices) + 1, repeats),
+    identity={
+      'kind': 'leave one out',
+      **({'points': points} if points else {}),
+      'indices': digest(indices),
+      'key': digest(door.as_keys(key)),
+    },
+    path=path,
+    points=points,
+    at_once=at_once,
+    attributes=attributes,
+    progress=progress,
+  )
+  measured = measured if points else measured[:, :, 0]
+  return measured[0], measured[1:]
 
 
+@door.by_keyword
 def reweighted(
   problem: Problem,
   recipe: Recipe,
   train: PyTree,
   queries: PyTree,
   weights: np.ndarray,
+  *,
   keys: jax.Array,
   path: str | os.PathLike,
-  *,
   at_once: int = 50,
   attributes: dict | None = None,
   progress: bool = True,
@@ -168,7 +202,7 @@ def reweighted(
 
   Args:
     weights: [M, N] of the losses.
-    keys: [R] typed keys, as `Run.keys`.
+    keys: [R] typed keys, for example `Run.keys`.
     path: score store [R·M, Q], row r·M + m; the same call continues it.
 
   Raises:
@@ -178,28 +212,40 @@ def reweighted(
   weights, keys = np.asarray(weights, np.float32), door.as_keys(keys)
   count = len(weights)
 
-  def variant(j):
+  def members_at(j):
     repeat, m = np.divmod(j, count)
     return Member(keys[repeat], weights=weights[m])
 
   def name(j):
     return f'the model of weights {j % count} and key {j // count}'
 
-  return retrained(
-      problem, recipe, train, queries, variant, name,
-      count=count, repeats=len(keys), path=path, at_once=at_once,
-      progress=progress,
-      given=attributes,
-      attributes={
-          'kind': 'reweighted',
-          'weights': digest(weights),
-          'keys': digest(keys),
-      },
-  )[:, :, 0]  # fmt: skip
+  measured = measure_retrained(
+    problem,
+    recipe,
+    train,
+    queries,
+    Models(members_at, name, count, len(keys)),
+    identity={
+      'kind': 'reweighted',
+      'weights': digest(weights),
+      'keys': digest(keys),
+    },
+    path=path,
+    at_once=at_once,
+    attributes=attributes,
+    progress=progress,
+  )
+  return measured[:, :, 0]
 
 
-def checked_indices(indices, rows: int) -> np.ndarray:
-  """Rows to leave out, [L]; raises ValueError unless they are from 0 to N−1."""
+def checked_indices(
+  indices: Sequence[int] | np.ndarray, rows: int
+) -> np.ndarray:
+  """The rows to leave out as an array, [L].
+
+  Raises:
+    ValueError: another shape; a row is not from 0 to `rows` − 1.
+  """
   indices = np.asarray(indices)
   whole = indices.ndim == 1 and np.issubdtype(indices.dtype, np.integer)
   if not whole or not ((indices >= 0) & (indices < rows)).all():
@@ -209,8 +255,12 @@ def checked_indices(indices, rows: int) -> np.ndarray:
   return indices
 
 
-def checked_points(points, total: int) -> tuple[int, ...]:
-  """Steps of a run, rising; raises ValueError unless from 1 to `total`."""
+def checked_points(points: Sequence[int], total: int) -> tuple[int, ...]:
+  """The steps after which to measure, as integers, [T].
+
+  Raises:
+    ValueError: there are none, they do not rise, or one is not from 1 to `total`.
+  """
   points = tuple(int(point) for point in points)
   if not points or points != tuple(sorted({*points} & {*range(1, total + 1)})):
     raise ValueError(
@@ -220,11 +270,15 @@ def checked_points(points, total: int) -> tuple[int, ...]:
   return points
 
 
-def repeated(key: jax.Array, repeats: int) -> jax.Array:
-  """The [R] keys of repeats: given, or fold_in(key, r)."""
+def repeat_keys(key: jax.Array, repeats: int) -> jax.Array:
+  """The keys of the repeats, [R]: `key` itself, or fold_in(key, r) of one key.
+
+  Raises:
+    ValueError: another number of keys than `repeats`.
+  """
   key = door.as_keys(key)
   if not key.ndim:
-    return folded(key, np.arange(repeats))
+    return fold_in_all(key, np.arange(repeats))
   if key.shape != (repeats,):
     raise ValueError(
       f'keys of shape {list(key.shape)} for {repeats} repeats: give one key, or'
@@ -233,22 +287,31 @@ def repeated(key: jax.Array, repeats: int) -> jax.Array:
   return key
 
 
-def left_out(j, indices) -> tuple[np.ndarray, np.ndarray]:
-  """(repeat, row left out or −1) of models j, L + 1 a repeat: all rows first."""
-  repeat, left = np.divmod(j, len(indices) + 1)
-  return repeat, np.append(-1, indices)[left]
+def repeat_and_row(
+  j: np.ndarray | int, indices: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """(repeat, row left out or −1 for none) of the leave-one-out models j.
+
+  A repeat has L + 1 models; the first is trained on all rows.
+
+  Args:
+    j: numbers of models.
+    indices: [L] rows that are left out, one at a time.
+  """
+  repeat, variant = np.divmod(j, len(indices) + 1)
+  return repeat, np.append(-1, indices)[variant]
 
 
-def without(out: np.ndarray, rows: int) -> np.ndarray:
+def weights_without(out: np.ndarray, rows: int) -> np.ndarray:
   """Weights [E, N] that are 0 for the row of each model in `out` (−1: none)."""
   return (out[:, None] != np.arange(rows)).astype(np.float32)
 
 
-def left_out_name(indices) -> Callable:
-  """j -> what to call that model of `left_out`."""
+def leave_one_out_name(indices: np.ndarray) -> Callable[[int], str]:
+  """A function j -> what to call leave-one-out model j in an error."""
 
   def name(j):
-    repeat, out = left_out(j, indices)
+    repeat, out = repeat_and_row(j, indices)
     which = 'of all rows' if out < 0 else f'without row {out}'
     return f'the model {which}, repeat {repeat}'
 
@@ -256,96 +319,130 @@ def left_out_name(indices) -> Callable:
 
 
 @door.verb('retraining', 'at_once')
-def retrained(
-    problem, recipe, train, queries, variant, name, *, count, repeats, path,
-    at_once, progress, attributes, given, points=None,
-):  # fmt: skip
-  """Measures [count, R, T, Q] of models 0..R·count−1, streamed to `path`.
+def measure_retrained(
+  problem: Problem,
+  recipe: Recipe,
+  train: PyTree,
+  queries: PyTree,
+  models: Models,
+  *,
+  identity: dict,
+  path: str | os.PathLike,
+  points: Sequence[int] | None = None,
+  at_once: int = 50,
+  attributes: dict | None = None,
+  progress: bool = True,
+) -> np.ndarray:
+  """Trains all models and measures the queries, [V, R, T, Q].
+
+  Measures stream to the score store at `path`; the same call continues it.
 
   Args:
-    variant: j [E] -> stack of members.
-    name: j -> what to call that model.
-    attributes: what the store is known by, beside the training.
-    given: what else the caller wants it to say of itself.
+    identity: fields that the store is known by, beside those of the training.
     points: [T] steps of the run after which to measure; None: its end, for
       which the store has no axis.
+    attributes: further fields of the store's record, of the caller.
+
+  Raises:
+    ValueError: bad rows, recipe or members; a model diverged; the store is of
+      another run.
   """
   door.check_path(path, needed=True)
   door.check_batch_size(at_once, 'at_once')
-  door.check_batch_size(repeats, 'repeats')
-  total = count * repeats
-  first = variant(np.arange(1))
+  door.check_batch_size(models.repeats, 'repeats')
+  total = models.count * models.repeats
+  train, queries, training = _checked(problem, recipe, train, queries, models)
+  axes = () if points is None else (len(points),)
+  shape = (total, *axes, rows_lib.count(queries))
+  about = record.join_attributes(
+    {**identity, **training}, attributes, free=('kind',)
+  )
+  store = scores.create(path, shape, min(at_once, total), about)
+  measure = _part_measurer(problem, recipe, train, queries, models, points)
+  _fill(store, measure, at_once, progress)
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices('retraining')
+  measured = scores.read(store)
+  measured = measured.reshape(models.repeats, models.count, *(axes or (1,)), -1)
+  return measured.swapaxes(0, 1)
+
+
+def _checked(problem, recipe, train, queries, models):
+  """(rows, queries, what the training is known by), or ValueError."""
+  first = models.members_at(np.arange(1))
   train = members.check(problem, recipe, train, first)
   queries = door.rows(queries, 'queries', problem)
   frozen = trees.row(first.frozen, 0)
   params = jax.eval_shape(recipe.init, jax.random.key(0))
-  own = bound(problem, frozen)
-  door.labelled(own, params, queries, 'queries', 'measure')
+  member_problem = bound(problem, frozen)
+  door.check_rows_fit(member_problem, params, queries, 'queries', 'measure')
   functions = fingerprint.of_problem(problem, params, train, frozen, queries)
-  n = members.own_rows(train, first)
-  own = {
-    **attributes,
+  n = members.row_count(train, first)
+  training = {
     **members.identity(problem, recipe, train, n, frozen),
-    'repeats': repeats,
+    'repeats': models.repeats,
     'measure': functions['measure'],
     'queries': digest(queries),
   }
-  axes = () if points is None else (len(points),)
-  shape = (total, *axes, data.count(queries))
-  about = record.joined(own, given, free=('kind',))
-  store = scores.create(path, shape, min(at_once, total), about)
-  block = store.rows_per_block
+  return train, queries, training
+
+
+def _fill(store, measure, at_once, progress):
+  """Measures and writes this host's blocks of the store that are not done.
+
+  Args:
+    measure: of `_part_measurer`.
+  """
+  block, total = store.rows_per_block, store.shape[0]
   workers = min(_workers(), block)
   size = -(-min(at_once, block) // workers)
-  todo = [int(b) * block for b in _mine(np.flatnonzero(~scores.done(store)))]
-  spans = [np.arange(first, min(first + block, total)) for first in todo]
-  measured = _measured(problem, recipe, train, queries, variant, name, points)
+  unfinished = _blocks_of_this_host(np.flatnonzero(~scores.done(store)))
+  starts = [int(number) * block for number in unfinished]
+  spans = [np.arange(start, min(start + block, total)) for start in starts]
   with (
     _bar(sum(map(len, spans)), progress) as bar,
     futures.ThreadPoolExecutor(workers) as pool,
   ):
+    # Sums of fractions may pass the total by their rounding.
+    update = lambda models: bar.update(min(models, bar.total - bar.n))
     for span in spans:
       parts = [span[i : i + size] for i in range(0, len(span), size)]
-      found = pool.map(lambda p: measured(p, size, bar.update), parts)
-      found = np.concatenate([*found]).reshape(-1, *shape[1:])
-      scores.write(store, int(span[0]), found)
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices('retraining')
-  found = scores.read(store).reshape(repeats, count, *(axes or (1,)), -1)
-  return found.swapaxes(0, 1)
+      measured = pool.map(lambda part: measure(part, size, update), parts)
+      measured = np.concatenate([*measured]).reshape(-1, *store.shape[1:])
+      scores.write(store, int(span[0]), measured)
 
 
-def _measured(
-  problem, recipe, train, queries, variant, name, points
-) -> Callable:
-  """(models j, size, update) -> [len(j), T, Q], `size` models at once."""
+def _part_measurer(problem, recipe, train, queries, models, points) -> Callable:
+  """(models j, size, update) -> [len(j), T, Q], `size` models at once.
+
+  `update` is called with the number of models' runs that were trained since it
+  was called before.
+  """
   train, queries = members.on_device((train, queries))
 
-  def measured(j, size, update):
+  def measure(j, size, update):
     # A smaller last part trains its last model more than once: compiling for
     # another size would cost more.
     padded = np.minimum(j[0] + np.arange(size), j[-1])
-    stack = members.on_device(variant(padded))
-    total = fit.total_steps(recipe, members.own_rows(train, stack))
-    wanted, found = points or (total,), []
-    run = members.trained(
-        problem, recipe, train, stack,
-        lambda e: name(int(padded[e])), wanted,
-    )  # fmt: skip
+    stack = members.on_device(models.members_at(padded))
+    total = fit.total_steps(recipe, members.row_count(train, stack))
+    stops, measured = points or (total,), []
+    name = lambda e: models.name(int(padded[e]))
+    run = members.train_segments(problem, recipe, train, stack, name, stops)
     for part, params in run:
-      if part.done in wanted:
-        found.append(measures(problem, params, queries, stack.frozen))
+      if part.done in stops:
+        measured.append(measures(problem, params, queries, stack.frozen))
       update(len(j) * (part.last - part.first) / total)
-    found = np.stack(found, 1)[: len(j)]
-    bad = ~np.isfinite(found).all(axis=(1, 2))
+    measured = np.stack(measured, 1)[: len(j)]
+    bad = ~np.isfinite(measured).all(axis=(1, 2))
     if bad.any():
       raise ValueError(
-        f'{name(int(j[np.argmax(bad)]))} gives a query a measure that is not'
-        ' finite: lower the learning rate or train for fewer epochs'
+        f'{models.name(int(j[np.argmax(bad)]))} gives a query a measure that is'
+        ' not finite: lower the learning rate or train for fewer epochs'
       )
-    return found
+    return measured
 
-  return measured
+  return measure
 
 
 @functools.partial(jax.jit, static_argnames='problem')
@@ -355,21 +452,21 @@ def measures(
   """The measure of every query after each of E models, [E, Q].
 
   Args:
-    params, frozen: leaves [E, ...], as of a `Run`.
+    params, frozen: leaves [E, ...], like those of a `Run`.
   """
 
-  def one(params, frozen):
-    own = bound(problem, frozen)
+  def measures_of_model(params, frozen):
+    member_problem = bound(problem, frozen)
     return jax.lax.map(
-      lambda query: measure_of(own, params, query),
+      lambda query: measure_of(member_problem, params, query),
       queries,
-      batch_size=min(QUERIES_AT_ONCE, data.count(queries)),
+      batch_size=min(QUERIES_AT_ONCE, rows_lib.count(queries)),
     )
 
-  return jax.vmap(one)(params, frozen)
+  return jax.vmap(measures_of_model)(params, frozen)
 
 
-def folded(key, *numbers):
+def fold_in_all(key: jax.Array, *numbers: np.ndarray) -> jax.Array:
   """`key` folded by each of the numbers in turn, [E]."""
   keys = jnp.broadcast_to(key, numbers[0].shape)
   for number in numbers:
@@ -377,14 +474,15 @@ def folded(key, *numbers):
   return keys
 
 
-def _mine(blocks):
-  """This host's blocks: by number, so that no other host has them too."""
+def _blocks_of_this_host(blocks):
+  """The blocks that this host trains: each block belongs to one host."""
   return blocks[blocks % jax.process_count() == jax.process_index()]
 
 
-def _workers():
-  """Blocks trained beside each other: one model's products fill no CPU."""
-  return os.cpu_count() if jax.default_backend() == 'cpu' else 1
+def _workers() -> int:
+  """Number of parts trained in parallel; one model does not fill a CPU."""
+  cores = os.cpu_count() or 1
+  return cores if jax.default_backend() == 'cpu' else 1
 
 
 def _bar(models, progress):

@@ -1,8 +1,10 @@
 """Tracing: are the rows that a query is known to come from ranked first?
 
-Of tied scores, rows that are not relevant come first: a method gains nothing
-from scores that it did not tell apart.
+Where scores are tied, rows that are not relevant come first: a method gains
+nothing from scores that it does not distinguish.
 """
+
+from typing import cast
 
 import numpy as np
 
@@ -12,9 +14,10 @@ from tda_jax.evaluation import agreement
 def recall(scores: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
   """Share of each query's r relevant rows among its k strongest supporters, [Q].
 
-  Recall@k of Akyürek et al. 2022, "Towards tracing knowledge in language models
-  back to the training data". From 0 to min(1, k/r), larger is better, k/N is
-  chance.
+  From 0 to min(1, k/r), larger is better, k/N is chance.
+
+  Source: recall@k of Akyürek et al. 2022, "Towards Tracing Knowledge in Language
+  Models Back to the Training Data", https://arxiv.org/abs/2205.11482
 
   Args:
     scores: [N, Q].
@@ -24,19 +27,23 @@ def recall(scores: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
     ValueError: shapes that differ, scores that are not finite, a query of no
       relevant row, k not from 1 to N.
   """
-  found = _ranked(scores, relevant)
-  return found[: _checked(k, found)].sum(0) / found.sum(0)
+  ranked = _ranked(scores, relevant)
+  return ranked[: _checked(k, ranked)].sum(0) / ranked.sum(0)
 
 
 def hits(scores: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
   """1 for each query with a relevant row among its k strongest, else 0, [Q].
 
-  What Chang et al. 2024, "Scalable influence and fact tracing", and Quanda call
-  recall@k. Larger is better, 1 − C(N − r, k)/C(N, k) is chance for r relevant
-  rows. Arguments and errors as in `recall`.
+  Larger is better, 1 − C(N − r, k)/C(N, k) is chance for r relevant rows.
+  Arguments and errors as in `recall`.
+
+  Source: called recall@k by Chang et al. 2024, "Scalable Influence and Fact
+  Tracing for Large Language Model Pretraining", https://arxiv.org/abs/2410.17413,
+  and by Quanda.
   """
-  found = _ranked(scores, relevant)
-  return found[: _checked(k, found)].any(0).astype(np.float64)
+  ranked = _ranked(scores, relevant)
+  found = cast(np.ndarray, ranked[: _checked(k, ranked)].any(0))
+  return found.astype(np.float64)
 
 
 def reciprocal_rank(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
@@ -68,7 +75,7 @@ def _ranked(scores, relevant):
   return np.take_along_axis(relevant, order, 0)
 
 
-def _checked(k, found):
-  if not 1 <= k <= len(found):
-    raise ValueError(f'k={k} of {len(found)} rows: give 1 to {len(found)}')
+def _checked(k, ranked):
+  if not 1 <= k <= len(ranked):
+    raise ValueError(f'k={k} of {len(ranked)} rows: give 1 to {len(ranked)}')
   return k

@@ -1,4 +1,4 @@
-"""Sanity of scores: do they tell queries apart, and do they need the model?"""
+"""Sanity of scores: do they differ between queries, and depend on the model?"""
 
 import numpy as np
 
@@ -9,13 +9,14 @@ from tda_jax.evaluation.bootstrap import Estimate
 def top_k_cardinality(scores: np.ndarray, k: int = 1) -> float:
   """Different rows among the k strongest supporters of all queries, over Q·k.
 
-  Barshan et al. 2020 (RelatIF) saw that influence names a few rows of large
-  gradient for every query; the ratio is that of Bareeva et al. 2024, Quanda.
-  From 1/Q (the same rows for all) to min(1, N/(Q·k)), larger is better, which
-  says nothing of whether the rows are the right ones: scores drawn at random
-  reach (1 − (1 − k/N)^Q) N/(Q·k), so that compare it only for the same N, Q, k.
+  From 1/Q (the same rows for all) to min(1, N/(Q·k)), larger is better. It does
+  not say whether the rows are the right ones: random scores reach (1 − (1 −
+  k/N)^Q) N/(Q·k), so compare it only for the same N, Q and k. Where scores are
+  tied, the first rows are taken, the same for all queries.
 
-  Of tied scores the first rows are taken, the same for all queries.
+  Sources: Barshan et al. 2020 (RelatIF), https://arxiv.org/abs/2003.11630, saw
+  that influence names a few rows with large gradients for every query; the ratio
+  is that of Bareeva et al. 2024, Quanda, https://arxiv.org/abs/2410.07158
 
   Args:
     scores: [N, Q].
@@ -30,13 +31,14 @@ def top_k_cardinality(scores: np.ndarray, k: int = 1) -> float:
 def cardinality_interval(
   scores: np.ndarray, k: int = 1, *, resamples: int = 500, seed: int = 0
 ) -> Estimate:
-  """`top_k_cardinality` with its 95% interval, for other queries of the kind.
+  """`top_k_cardinality` with its 95% interval over other queries of the kind.
 
-  A resample holds queries twice, whose rows are never new: counted as it is, it
-  would have about a third fewer. So the number of rows is resampled in its
-  linear part: without query q it loses the rows that no other query names. By
-  Efron & Stein 1981 the variance of such a jackknife is too large on average:
-  the interval errs on the wide side (by √2 in width where few rows are shared).
+  A resample holds some queries twice, and their rows are not new: it would have
+  about a third fewer rows. So only the linear part of the number of rows is
+  resampled: without query q, the rows that no other query names are lost. The
+  variance of such a jackknife is too large on average (Efron & Stein 1981,
+  https://doi.org/10.1214/aos/1176345462), so that the interval is rather too
+  wide (by √2 where few rows are shared).
 
   Raises:
     ValueError: as `top_k_cardinality`.
@@ -49,16 +51,23 @@ def cardinality_interval(
   return bootstrap.estimate(value, linear.resampled, linear.drawn)
 
 
+def random_cardinality(rows: int, queries: int, k: int = 1) -> float:
+  """Expected `top_k_cardinality` of random scores, (1 − (1 − k/N)^Q) N/(Q·k)."""
+  return (1 - (1 - k / rows) ** queries) * rows / (queries * k)
+
+
 def randomisation(
   scores: np.ndarray, randomised: np.ndarray, kind: str = 'spearman'
 ) -> np.ndarray:
   """Rank correlation with the scores of a model of random parameters, [Q].
 
-  The parameter randomisation test of Adebayo et al. 2018 and Hanawa et al.
-  2021, as Quanda has it. From −1 to 1, LOWER is better: scores that stay as
-  they are when all that was learnt is gone do not explain it. 0 is what
-  unrelated scores have. Constant scores have 0 too and pass, so look at other
-  metrics first.
+  From −1 to 1, LOWER is better: scores that do not change when all that was
+  learnt is gone do not explain the model. Unrelated scores have 0. Constant
+  scores have 0 too and pass the test, so look at other metrics first.
+
+  Sources: the parameter randomisation test of Adebayo et al. 2018,
+  https://arxiv.org/abs/1810.03292, and Hanawa et al. 2021,
+  https://arxiv.org/abs/2006.04528, as in Quanda.
 
   Args:
     scores: [N, Q] of the trained model.
@@ -78,4 +87,4 @@ def _top(scores, k):
     raise ValueError(
       f'k={k} of {len(scores)} rows: give 1 to {len(scores) - 1}'
     )
-  return brittleness.top(scores, k)
+  return brittleness.top_rows(scores, k)

@@ -1,24 +1,25 @@
 """Is a score more than noise? Mean, spread and p-values over trained models.
 
-Training is random, so a score is: of S models trained alike but for their seeds,
-each pair of a row and a query has S scores. Nguyen, Seo & Oh 2023, "A Bayesian
-Approach To Analysing Training Data Attribution In Deep Learning", §3.
+Training is random, and so is a score: from S models that differ only in their
+seeds, each pair of a row and a query has S scores.
+
+Source: Nguyen, Seo & Oh 2023, "A Bayesian Approach To Analysing Training Data
+Attribution In Deep Learning", §3, https://arxiv.org/abs/2305.19765
 """
 
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special, stats
 
 TESTS = ('student', 'deviations')
 
 
 class Uncertainty(NamedTuple):
-  """What S scores of each pair say, float64, each [N, Q].
+  """Mean, spread and significance of S scores of each pair; float64 [N, Q].
 
   Attributes:
     mean: μ over models; the score of the ensemble, in the measure's unit.
-    deviation: σ, ddof 1: how far one model's score is from it.
+    deviation: σ with ddof 1: how far one model's score is from the mean.
     standard_error: σ/√S, of the mean.
     p: of H0: the expected score is 0.
     significant: bool, with the false discovery rate controlled.
@@ -48,7 +49,7 @@ def uncertainty(
       or rate.
   """
   scores = checked(scores)
-  # The first model goes first, so that equal scores have deviation 0 exactly.
+  # Subtracting the first model makes the deviation of equal scores exactly 0.
   shifted = scores - scores[0]
   mean = scores[0] + shifted.mean(0)
   deviation = shifted.std(0, ddof=1)
@@ -68,14 +69,16 @@ def p_values(
   Args:
     mean, deviation: μ and σ (ddof 1) over models.
     models: S.
-    test: 'student': t = √S·μ/σ with S − 1 degrees of freedom, as the paper's
-      text has it; uniform under H0 if scores are normal. 'deviations':
-      2Φ(−|μ/σ|), as the paper's code has it: not a test of the mean, but how
-      often one more model's score would have the other sign, twice.
+    test: 'student': t = √S·μ/σ with S − 1 degrees of freedom, as in the paper's
+      text; uniform under H0 if scores are normal. 'deviations': 2Φ(−|μ/σ|), as
+      in the paper's code: not a test of the mean, but twice the probability that
+      the score of one more model has the other sign.
 
   Raises:
     ValueError: another test.
   """
+  from scipy import special, stats
+
   if test not in TESTS:
     raise ValueError(f'test={test!r}: use one of {", ".join(TESTS)}')
   size, none = np.abs(mean), deviation == 0
@@ -92,6 +95,8 @@ def one_sided(values: np.ndarray) -> np.ndarray:
 
   Where all S agree, p is 0 above 0 and 1 elsewhere.
   """
+  from scipy import stats
+
   shifted = values - values[0]  # so that equal values have deviation 0 exactly
   mean, deviation = values[0] + shifted.mean(0), shifted.std(0, ddof=1)
   p = stats.t.sf(ratio(mean, deviation) * len(values) ** 0.5, len(values) - 1)
@@ -99,14 +104,19 @@ def one_sided(values: np.ndarray) -> np.ndarray:
 
 
 def discoveries(p: np.ndarray, rate: float = 0.05) -> np.ndarray:
-  """Which hypotheses to reject, of p-values of any shape, as bool.
+  """Which hypotheses to reject, as bool, from p-values of any shape.
 
-  Benjamini & Hochberg 1995: of those rejected, a share of `rate` at most is
-  expected to be true, for independent or positively dependent p-values.
+  At most a share `rate` of the rejected hypotheses is expected to be true, if
+  p-values are independent or positively dependent.
+
+  Source: Benjamini & Hochberg 1995,
+  https://doi.org/10.1111/j.2517-6161.1995.tb02031.x
 
   Raises:
     ValueError: `rate` is not between 0 and 1.
   """
+  from scipy import stats
+
   if not 0 < rate < 1:
     raise ValueError(
       f'rate={rate}: give a false discovery rate between 0 and 1'
@@ -116,7 +126,7 @@ def discoveries(p: np.ndarray, rate: float = 0.05) -> np.ndarray:
 
 
 def ratio(mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-  """μ/σ, the code's z-score; 0 where σ is 0, which no ranking could place."""
+  """μ/σ, the z-score of the paper's code; 0 where σ is 0."""
   none = deviation == 0
   return np.divide(mean, deviation, out=np.zeros_like(mean), where=~none)
 
@@ -132,6 +142,8 @@ def correlations(values: np.ndarray, kind: str = 'pearson') -> np.ndarray:
   Raises:
     ValueError: another kind; a value is not finite.
   """
+  from scipy import stats
+
   if kind not in ('pearson', 'spearman'):
     raise ValueError(f'kind={kind!r}: use pearson or spearman')
   flat = np.asarray(values, np.float64).reshape(len(values), -1)
@@ -143,9 +155,9 @@ def correlations(values: np.ndarray, kind: str = 'pearson') -> np.ndarray:
   flat = flat - flat.mean(1, keepdims=True)
   norms = np.linalg.norm(flat, axis=1, keepdims=True)
   flat = np.divide(flat, norms, out=np.zeros_like(flat), where=norms > 0)
-  found = flat @ flat.T
-  np.fill_diagonal(found, 1.0)
-  return found
+  matrix = flat @ flat.T
+  np.fill_diagonal(matrix, 1.0)
+  return matrix
 
 
 def checked(scores: np.ndarray) -> np.ndarray:

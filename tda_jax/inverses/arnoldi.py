@@ -1,6 +1,12 @@
-"""Arnoldi: the inverse on the leading eigenvectors of a Krylov space."""
+"""Arnoldi: the inverse on the leading eigenvectors of a Krylov space.
+
+Schioppa et al. 2022, https://arxiv.org/abs/2112.03052.
+"""
+
+from collections.abc import Callable
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
@@ -24,12 +30,12 @@ def arnoldi(
   batch_size: int = 256,
   curvature: str = 'ggn',
 ) -> Inverse:
-  """Σ_j ⟨v, e_j⟩ e_j / (λ_j + damping), j the `rank` largest |λ| found.
+  """Σ_j ⟨v, e_j⟩ e_j / (λ_j + damping), over the `rank` Ritz values of largest |λ|.
 
-  (λ_j, e_j) are the Ritz pairs of A in the Krylov space of a random start, all
-  rows in every product (Schioppa et al. 2022). What is outside is
-  dropped, not damped: x has no component of low curvature, and does not solve
-  the system (`with_residual` says how far it is). The paper has no damping.
+  (λ_j, e_j) are the Ritz pairs of A in the Krylov space of a random start; every
+  product uses all rows. Directions outside are dropped, not damped: x has no
+  component of low curvature and does not solve the system (`with_residual`
+  measures how far it is from that). The paper has no damping.
 
   A space that closes early (fewer directions in the data than steps) ends the
   recursion; the pairs it has are exact then, the rest are left out.
@@ -72,16 +78,25 @@ def arnoldi(
     scale = jnp.where(kept, 1 / jnp.where(kept, values + damping, 1.0), 0.0)
     # NaN in A must not pass as "nothing is kept".
     scale = jnp.where(jnp.isnan(values[0]), jnp.nan, scale)
-    return inverse_lib.direct(jax.vmap(unravel)((v @ e.T * scale) @ e), damping)
+    return inverse_lib.closed_form(
+      jax.vmap(unravel)((v @ e.T * scale) @ e), damping
+    )
 
   return inverse_lib.inverse(fit, solve)
 
 
-def krylov(product, start: jax.Array, steps: int):
-  """Orthonormal basis Q of span{b, Ab, …} and QAQᵀ, A symmetric.
+def krylov(
+  product: Callable[[jax.Array], jax.Array], start: jax.Array, steps: int
+) -> tuple[jax.Array, jax.Array]:
+  """An orthonormal basis Q of span{b, Ab, …}, and QAQᵀ, for a symmetric A.
 
-  Arnoldi's recursion, every vector made orthogonal to all before it, twice.
+  In Arnoldi's recursion every vector is made orthogonal to all before it, twice.
   Rows after a breakdown are 0.
+
+  Args:
+    product: x -> Ax, vectors [P].
+    start: b [P].
+    steps: dimensions of the space, at most P.
 
   Returns:
     (Q [steps, P], QAQᵀ [steps, steps]).
@@ -90,20 +105,20 @@ def krylov(product, start: jax.Array, steps: int):
   def step(carry, j):
     basis, largest = carry
     w = product(basis[j])
-    along = basis @ w
+    overlaps = basis @ w  # q_i·Aq_j
     largest = jnp.maximum(largest, jnp.linalg.norm(w))
-    w = w - along @ basis
+    w = w - overlaps @ basis
     w = w - (basis @ w) @ basis
     length = jnp.linalg.norm(w)
     closed = length <= ROUNDING * largest
     following = jnp.where(closed, 0.0, w / jnp.where(closed, 1.0, length))
     # Past the last row, nothing is written.
-    return (basis.at[j + 1].set(following, mode='drop'), largest), along
+    return (basis.at[j + 1].set(following, mode='drop'), largest), overlaps
 
   basis = jnp.zeros((steps, start.size), start.dtype)
   basis = basis.at[0].set(start / jnp.linalg.norm(start))
   carry = (basis, jnp.zeros((), start.dtype))
-  (basis, _), along = jax.lax.scan(step, carry, jnp.arange(steps))
-  # along[j, i] = q_i·Aq_j, of the q_i there were: i ≤ j.
-  lower = jnp.tril(along)
-  return basis, lower + jnp.tril(along, -1).T
+  (basis, _), overlaps = jax.lax.scan(step, carry, jnp.arange(steps))
+  # overlaps[j, i] = q_i·Aq_j, for the q_i known in step j: i ≤ j.
+  lower = jnp.tril(overlaps)
+  return basis, lower + jnp.tril(overlaps, -1).T

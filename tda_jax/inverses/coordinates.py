@@ -1,58 +1,71 @@
 """The coordinates in which an iterative solver works.
 
-Without a preconditioner: parameters, and products by `curvature.products`. With
-one: the eigenbasis of its Kronecker blocks, X = Q_Aᵀ V Q_S per layer. There P⁻¹
-is a division, and the GGN needs no rotation of the Q vectors either, because
-the inputs and output gradients of a batch can be rotated instead:
+Without a preconditioner these are the parameters, with products by
+`curvature.products`. With one they are the eigenbasis of its Kronecker blocks,
+X = Q_Aᵀ V Q_S per layer. There P⁻¹ is a division, and the GGN needs no rotation
+of the Q vectors either, because the inputs and output gradients of a batch can be
+rotated instead:
 
   (Gx)_q = (1/B) Σ_{b,k} u_qbk · (a_b Q_A)ᵀ(δ_bk Q_S),
   u_qbk  = Σ_layers (a_b Q_A) X_q (δ_bk Q_S)ᵀ,
 
-δ_bk the rows of Sᵀ∂outputs/∂y (`curvature.gram`), taken once for all queries,
-and once for all steps of a solver where those of all data fit into memory. The
-Hessian has no such rows: its products leave the coordinates and come back.
+δ_bk the rows of Sᵀ∂outputs/∂y (`curvature.gram`). They are computed once for all
+queries, and once for all steps of a solver where those of all data fit into
+memory. The Hessian has no such rows: its products go through the parameters.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from tda_jax.curvature import ekfac as blocks_lib
 from tda_jax.curvature import gram, products
-from tda_jax.curvature import layers as layers_lib
 from tda_jax.data import rows as rows_lib
+from tda_jax.layers import find as layers_lib
 from tda_jax.problem import Problem
+from tda_jax.trees import PyTree
 
-PyTree = Any
+# batch -> (x -> Ax), on stacks of Q vectors.
+BatchProduct = Callable[[rows_lib.Batch], products.Product]
 
 CURVATURES = {'ggn': products.ggn, 'hessian': products.hessian}
 
 
 class Fitted(NamedTuple):
-  """State of a Kronecker inverse."""
+  """The state of a Kronecker inverse."""
 
   blocks: dict[str, blocks_lib.Block]
-  damping: dict[str, jax.Array]  # of each layer
+  damping: dict[str, jax.Array]  # layer -> what is added to its eigenvalues
+
+
+class RowFactors(Protocol):
+  """What the curvature needs of each row of a batch, for Q vectors."""
+
+  def __call__(self, batch: rows_lib.Batch, queries: int) -> PyTree:
+    """A tree of [B, ...]."""
+    ...
 
 
 class Coordinates(NamedTuple):
-  """Attributes, all on stacks of Q vectors:
-  enter: parameter trees -> coordinates.
-  leave: coordinates -> parameter trees.
-  rows: (batch, Q) -> what `product` needs of each row, a tree of [B, ...], for Q
-    vectors; None: nothing.
-  product: (batch, those rows) -> (x -> Ax), A the mean curvature of the batch's
-    rows plus l2.
-  precondition: r -> P⁻¹ r.
+  """Coordinates of parameter trees, and the curvature in them.
+
+  Attributes, all on stacks of Q vectors:
+    to_coordinates: parameter trees -> coordinates.
+    from_coordinates: coordinates -> parameter trees.
+    row_factors: (batch, Q) -> what `product` needs of each row for Q vectors, a
+      tree of [B, ...]; None: `product` needs nothing.
+    product: (batch, row factors) -> (x -> Ax), where A is the mean curvature of
+      the batch's rows plus l2; (batch) -> that, if `row_factors` is None.
+    precondition: r -> P⁻¹ r.
   """
 
-  enter: Callable
-  leave: Callable
-  rows: Callable | None
-  product: Callable
-  precondition: Callable
+  to_coordinates: products.Product
+  from_coordinates: products.Product
+  row_factors: RowFactors | None
+  product: Callable[..., products.Product]
+  precondition: products.Product
 
 
 def check_curvature(curvature: str) -> None:
@@ -70,27 +83,29 @@ def coordinates(
   train: PyTree,
   curvature: str = 'ggn',
 ) -> Coordinates:
-  """Those of a fitted preconditioner, or of the parameters if None.
+  """The eigenbasis of a fitted preconditioner; without one, the parameters.
 
   Args:
+    fitted: the preconditioner's state, or None.
     curvature: 'ggn' or 'hessian'.
   """
 
-  def plain(batch):
+  def in_parameters(batch):
     return jax.vmap(CURVATURES[curvature](problem, params, batch))
 
   if fitted is None:
-    return Coordinates(lambda v: v, lambda x: x, None, plain, lambda r: r)
+    same = lambda x: x
+    return Coordinates(same, same, None, in_parameters, same)
   example = rows_lib.take(train, 0)
   layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
   blocks = fitted.blocks
 
-  def enter(vectors):
+  def to_eigenbasis(vectors):
     return jax.vmap(lambda v: blocks_lib.rotated(blocks, layers, v))(vectors)
 
-  def leave(x):
-    back = lambda one: blocks_lib.unrotated(blocks, layers, one, params)
-    return jax.vmap(back)(x)
+  def from_eigenbasis(x):
+    unrotate = lambda one: blocks_lib.unrotated(blocks, layers, one, params)
+    return jax.vmap(unrotate)(x)
 
   def precondition(r):
     return {
@@ -98,24 +113,30 @@ def coordinates(
       for name, block in blocks.items()
     }
 
-  def inside(batch):
-    product = plain(batch)
-    return lambda x: enter(product(leave(x)))
+  def through_parameters(batch):
+    product = in_parameters(batch)
+    return lambda x: to_eigenbasis(product(from_eigenbasis(x)))
 
   if curvature != 'ggn':
-    return Coordinates(enter, leave, None, inside, precondition)
+    return Coordinates(
+      to_eigenbasis, from_eigenbasis, None, through_parameters, precondition
+    )
 
-  def rows(batch, queries):
+  def row_factors(batch, queries):
     factors = gram.factors(problem, params, batch, 'curvature')
     return {
-      name: _row(layers[name], _turned(layers[name], f, blocks[name]), queries)
+      name: _row(
+        layers[name], _rotated_factor(layers[name], f, blocks[name]), queries
+      )
       for name, f in factors.items()
     }
 
-  def product(batch, rows):
-    return _rotated_ggn(layers, rows, batch.mask, problem.l2)
+  def in_eigenbasis(batch, factors):
+    return _rotated_ggn(layers, factors, batch.mask, problem.l2)
 
-  return Coordinates(enter, leave, rows, product, precondition)
+  return Coordinates(
+    to_eigenbasis, from_eigenbasis, row_factors, in_eigenbasis, precondition
+  )
 
 
 class Positions(NamedTuple):
@@ -126,13 +147,14 @@ class Positions(NamedTuple):
 
 
 def _rotated_ggn(layers, rows, mask, l2):
+  """x -> Gx + l2·x in the eigenbasis, from the row factors of a batch."""
   count = mask.sum()
 
   def one(x):
-    u = sum(_along(layers[n], row, x[n]) for n, row in rows.items())
+    u = sum(_products_with(layers[n], row, x[n]) for n, row in rows.items())
     u = u * (mask / count)[:, None]
-    back = {n: _back(layers[n], row, u) for n, row in rows.items()}
-    return jax.tree.map(lambda g, x: g + l2 * x, back, x)
+    parts = {n: _weighted_sum(layers[n], row, u) for n, row in rows.items()}
+    return jax.tree.map(lambda g, x: g + l2 * x, parts, x)
 
   def product(x):
     size = len(mask) * sum(leaf[0].size for leaf in x.values())
@@ -141,7 +163,7 @@ def _rotated_ggn(layers, rows, mask, l2):
   return product
 
 
-def _turned(layer, factor, block):
+def _rotated_factor(layer, factor, block):
   """The factor in the block's eigenbasis, its stack axes one axis H."""
   a, g = factor
   a = a if block.inputs is None else _times(a, block.inputs)
@@ -161,7 +183,7 @@ def _row(layer, factor, queries):
   if layer.kind == 'embed':
     return Positions(a, jnp.moveaxis(g, 1, 0))
   k, h, b, s, _ = g.shape
-  if gram.pays(layer, h * b, s, queries, k):
+  if gram.forming_pays(layer, h * b, s, queries, k):
     return jnp.einsum('hbsi,khbso->bkhio', a, g)
   return Positions(jnp.moveaxis(a, 1, 0), jnp.moveaxis(g, 2, 0))
 
@@ -171,7 +193,7 @@ def _times(values, basis):
   return jnp.einsum('...bsi,...ij->...bsj', values, basis)
 
 
-def _along(layer, row, x):
+def _products_with(layer, row, x):
   """u_bk of one layer and query, [B, K]; x [*stack, I, O]."""
   if layer.kind == 'embed':
     y = x.at[row.a].get(mode='fill', fill_value=0)
@@ -183,7 +205,7 @@ def _along(layer, row, x):
   return jnp.einsum('bhso,bkhso->bk', y, row.g)
 
 
-def _back(layer, row, u):
+def _weighted_sum(layer, row, u):
   """Σ_bk u_bk a_bᵀ δ_bk of one layer and query, [*stack, I, O]."""
   if layer.kind == 'embed':
     y = jnp.einsum('bk,bkso->bso', u, row.g)

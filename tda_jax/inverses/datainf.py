@@ -5,24 +5,27 @@ Per layer, with g_i = ∇loss_i of its own parameters and λ its damping + l2,
   ((1/N) Σ_i g_i g_iᵀ + λ)⁻¹ v ≈ (1/N) Σ_i (g_i g_iᵀ + λ)⁻¹ v
                                = (1/λ) [v − (1/N) Σ_i (v·g_i)/(λ + ‖g_i‖²) g_i]
 
-(Kwon et al. 2024; Sherman-Morrison). The products v·g_i, the norms and the sum
-come from one backward pass over the rows, no g_i is formed. A layer is one of
-`curvature.layers`; each entry of its stack is a layer of its own here.
+(Kwon et al. 2024, https://arxiv.org/abs/2310.00902; Sherman-Morrison). The products v·g_i, the norms and the sum
+come from one backward pass over the rows; no g_i is formed. A layer is one of
+`layers.find`; each entry of its stack is a layer of its own here.
 """
 
 import jax
 import jax.numpy as jnp
 
-from tda_jax.curvature import gram, taps
-from tda_jax.curvature import layers as layers_lib
+from tda_jax.curvature import gram
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import inverse as inverse_lib
-from tda_jax.inverses.inverse import Inverse
+from tda_jax.inverses.inverse import Damping, Inverse
+from tda_jax.layers import find as layers_lib
+from tda_jax.layers import taps
 from tda_jax.settings import kept
 
 
 @kept
-def datainf(damping='heuristic', *, batch_size: int = 256) -> Inverse:
+def datainf(
+  damping: Damping = 'heuristic', *, batch_size: int = 256
+) -> Inverse:
   """DataInf's inverse of the empirical Fisher (the rows' own labels).
 
   Args:
@@ -35,7 +38,7 @@ def datainf(damping='heuristic', *, batch_size: int = 256) -> Inverse:
 
   def fit(problem, params, train, key):
     del key
-    inverse_lib.positive(damping, problem.l2)
+    inverse_lib.check_damping(damping, problem.l2)
     layers = _layers(problem, params, train)
     _refuse_shared(layers)
     if damping != 'heuristic':
@@ -59,34 +62,40 @@ def datainf(damping='heuristic', *, batch_size: int = 256) -> Inverse:
     layers = _layers(problem, params, train)
     shift = {name: s + problem.l2 for name, s in state.items()}
     example = rows_lib.take(train, 0)
-    v = gram.by_layer(problem, params, example, vectors)  # [*stack, Q, I, O]
+    v = gram.layer_matrices(
+      problem, params, example, vectors
+    )  # [*stack, Q, I, O]
     aux = {name: (v[name], shift[name]) for name in layers}
-    pulled = _mean(_pulled, problem, params, train, batch_size, aux)
+    correction = _mean(
+      _weighted_gradients, problem, params, train, batch_size, aux
+    )
     x = {
-      name: (v[name] - pulled[name]) / shift[name][..., None, None, None]
+      name: (v[name] - correction[name]) / shift[name][..., None, None, None]
       for name in layers
     }
     sizes = {n: layer.num_in * layer.num_out for n, layer in layers.items()}
     total = sum(sizes[n] * s.size for n, s in state.items())
     mean = sum(sizes[n] * s.sum() for n, s in state.items()) / total
-    return inverse_lib.direct(_as_parameters(layers, x, params), mean)
+    return inverse_lib.closed_form(_as_parameters(layers, x, params), mean)
 
   return inverse_lib.inverse(fit, solve)
 
 
-def _pulled(layer, a, g, aux):
+def _weighted_gradients(layer, a, g, aux):
   """Σ_b (v_q·g_b)/(λ + ‖g_b‖²) g_b, [Q, I, O]; a statistic of `taps.collect`."""
   vectors, shift = aux
-  along = gram.inner_products(layer, a, g, vectors)
+  products = gram.inner_products(layer, a, g, vectors)
   size = gram.squared_norms(layer, a, g)
-  return gram.combined(layer, a, g, along / (shift + size)[:, None])
+  return gram.weighted_sums(layer, a, g, products / (shift + size)[:, None])
 
 
 def _mean(statistic, problem, params, train, batch_size, aux=None):
   """Mean over rows of a statistic of the loss gradients."""
 
   def of_batch(batch):
-    return taps.of_rows(statistic, problem, problem.loss, params, batch, aux)
+    return taps.collect_rows(
+      statistic, problem, problem.loss, params, batch, aux
+    )
 
   stack = rows_lib.stacked(train, batch_size)
   total = rows_lib.total(of_batch, stack)

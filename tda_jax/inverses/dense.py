@@ -9,13 +9,15 @@ from tda_jax.curvature import products
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import coordinates as coordinates_lib
 from tda_jax.inverses import inverse as inverse_lib
-from tda_jax.inverses.inverse import Inverse
+from tda_jax.inverses.inverse import Damping, Inverse
+from tda_jax.problem import Problem
 from tda_jax.settings import kept
+from tda_jax.trees import PyTree
 
 
 @kept
 def dense(
-  damping,
+  damping: Damping,
   *,
   curvature: str = 'ggn',
   batch_size: int = 256,
@@ -24,8 +26,8 @@ def dense(
 ) -> Inverse:
   """(A + damping)⁻¹ v by Cholesky of the matrix, one step of refinement.
 
-  On a Hessian that the damping does not make positive definite the factor is
-  NaN and every query has diverged.
+  If the damping does not make a Hessian positive definite, the factor is NaN and
+  every query counts as diverged.
 
   Args:
     damping: a number above minus the smallest eigenvalue of A; of the GGN also
@@ -47,7 +49,7 @@ def dense(
 
   def fit(problem, params, train, key):
     del key
-    inverse_lib.positive(damping, problem.l2)
+    inverse_lib.check_damping(damping, problem.l2)
     size = trees.size(params)
     need = 3 * 4 * size**2  # the matrix, its factor, a copy in the making
     what = f'the curvature of {size} parameters, with its factor,'
@@ -68,16 +70,26 @@ def dense(
     _, unravel = ravel_pytree(params)
     v = jax.vmap(lambda one: ravel_pytree(one)[0])(vectors)
     once = lambda b: jax.scipy.linalg.cho_solve((factor, True), b.T).T
-    found = inverse_lib.refined(once, lambda x: x @ a, v, shift)
-    return found._replace(x=jax.vmap(unravel)(found.x))
+    solution = inverse_lib.refined_solution(once, lambda x: x @ a, v, shift)
+    return solution._replace(x=jax.vmap(unravel)(solution.x))
 
   return inverse_lib.inverse(fit, solve)
 
 
 def matrix(
-  problem, params, train, curvature: str, batch_size: int, columns: int = 64
+  problem: Problem,
+  params: PyTree,
+  train: PyTree,
+  curvature: str,
+  batch_size: int,
+  columns: int = 64,
 ) -> jax.Array:
-  """A [P, P], parameters in the order of `ravel_pytree`, its two halves averaged."""
+  """The curvature A [P, P], symmetrised, in the order of `ravel_pytree`.
+
+  Args:
+    curvature: 'ggn' or 'hessian'.
+    columns: products with unit vectors at once.
+  """
   flat, unravel = ravel_pytree(params)
   make = lambda b: coordinates_lib.CURVATURES[curvature](problem, params, b)
   stack = rows_lib.stacked(train, batch_size)

@@ -1,30 +1,36 @@
-"""Inverses by Kronecker factors: KFAC and EKFAC (`curvature.ekfac`)."""
+"""Inverses by Kronecker factors: KFAC and EKFAC (`curvature.ekfac`).
+
+Martens & Grosse 2015, https://arxiv.org/abs/1503.05671; George et al. 2018,
+https://arxiv.org/abs/1806.03884; Grosse et al. 2023,
+https://arxiv.org/abs/2308.03296.
+"""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from tda_jax import memory
 from tda_jax.curvature import ekfac as blocks_lib
-from tda_jax.curvature import layers as layers_lib
 from tda_jax.data import rows
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.inverses.coordinates import Fitted
-from tda_jax.inverses.inverse import Inverse
+from tda_jax.inverses.inverse import Damping, Inverse
+from tda_jax.layers import find as layers_lib
 from tda_jax.settings import kept
 
 
 @kept
 def ekfac(
-  damping='heuristic',
+  damping: Damping = 'heuristic',
   *,
   kind: str = 'ekfac',
   labels: str = 'sampled',
   batch_size: int = 256,
   memory_limit: float = 8e9,
 ) -> Inverse:
-  """(F_EKFAC + l2 + damping)⁻¹ v.
+  """(F + l2 + damping)⁻¹ v, where F is EKFAC's approximation of the Fisher.
 
   Args:
     damping: a number, or 'heuristic': 0.1 · mean eigenvalue of each layer
@@ -38,7 +44,7 @@ def ekfac(
   """
 
   def fit(problem, params, train, key):
-    inverse_lib.positive(damping, problem.l2)
+    inverse_lib.check_damping(damping, problem.l2)
     if kind != 'diagonal':
       example = rows.take(train, 0)
       _check_memory(problem, params, example, memory_limit)
@@ -70,27 +76,36 @@ def ekfac(
       rows.take(train, 0),
       vectors,
     )
-    return inverse_lib.direct(x, mean_damping(state))
+    return inverse_lib.closed_form(x, mean_damping(state))
 
   return inverse_lib.inverse(fit, solve, scale)
 
 
 @kept
-def kfac(damping='heuristic', **kwargs) -> Inverse:
-  """(A ⊗ S + l2 + damping)⁻¹ v: EKFAC without its corrected eigenvalues."""
+def kfac(damping: Damping = 'heuristic', **kwargs: Any) -> Inverse:
+  """(A ⊗ S + l2 + damping)⁻¹ v: EKFAC without its corrected eigenvalues.
+
+  Args:
+    damping, kwargs: see `ekfac`.
+  """
   return ekfac(damping, kind='kfac', **kwargs)
 
 
 @kept
-def diagonal(damping='heuristic', **kwargs) -> Inverse:
-  """(diag(Fisher) + l2 + damping)⁻¹ v."""
+def diagonal(damping: Damping = 'heuristic', **kwargs: Any) -> Inverse:
+  """(diag(Fisher) + l2 + damping)⁻¹ v.
+
+  Args:
+    damping, kwargs: see `ekfac`.
+  """
   return ekfac(damping, kind='diagonal', **kwargs)
 
 
 def _check_memory(problem, params, example, memory_limit):
-  """Factors, eigenvectors and one copy of each: 3 (I² + O²) + I·O numbers.
+  """Raises ValueError if the factors do not fit into memory.
 
-  The A of an embedding is diagonal, and the S of what is held as a leaf.
+  A layer takes 3 (I² + O²) + I·O numbers: its factors, their eigenvectors and
+  one copy of each. The A of an embedding is diagonal, and so is the S of a leaf.
   """
   layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
 
@@ -103,7 +118,7 @@ def _check_memory(problem, params, example, memory_limit):
   sizes = {name: size(layer) for name, layer in layers.items()}
   if not sizes:
     return
-  largest = max(sizes, key=sizes.get)
+  largest = max(sizes, key=sizes.__getitem__)
   layer = layers[largest]
   memory.check(
     sum(sizes.values()),
@@ -115,15 +130,17 @@ def _check_memory(problem, params, example, memory_limit):
   )
 
 
-def layer_damping(blocks, damping) -> dict[str, jax.Array]:
-  """Damping of each layer as a number."""
+def layer_damping(
+  blocks: dict[str, blocks_lib.Block], damping: Damping
+) -> dict[str, jax.Array]:
+  """The damping of each layer as a number."""
   if damping == 'heuristic':
     return {n: 0.1 * jnp.mean(b.eigenvalues) for n, b in blocks.items()}
   return {n: jnp.asarray(damping, jnp.float32) for n in blocks}
 
 
 def mean_damping(fitted: Fitted) -> jax.Array:
-  """The mean over parameters of what is added to each layer."""
+  """The mean over parameters of the damping of their layers."""
   sizes = jnp.array([fitted.blocks[n].eigenvalues.size for n in fitted.damping])
   shifts = jnp.stack([*fitted.damping.values()])
   return jnp.sum(sizes * shifts) / jnp.sum(sizes)
@@ -139,7 +156,8 @@ def projected(
 ) -> Inverse:
   """`inner`'s solution restricted to EKFAC eigenvalues above `threshold`.
 
-  ASTRA paper, Fig. 4: what the low-curvature directions contribute.
+  Its difference from `inner` is what the directions of low curvature contribute
+  (ASTRA paper, Fig. 4, https://arxiv.org/abs/2507.14740).
   """
 
   def fit(problem, params, train, key):
@@ -150,13 +168,13 @@ def projected(
 
   def solve(state, problem, params, train, vectors, key):
     blocks, state = state
-    found = inner.solve(state, problem, params, train, vectors, key)
+    solution = inner.solve(state, problem, params, train, vectors, key)
     keep = lambda _, values: (values > threshold).astype(jnp.float32)
     example = rows.take(train, 0)
-    x = blocks_lib.apply(blocks, keep, problem, params, example, found.x)
+    x = blocks_lib.apply(blocks, keep, problem, params, example, solution.x)
     # The residuals are those of the solution before it was projected.
-    return inverse_lib.direct(x, found.damping)._replace(
-      diverged=found.diverged, converged=found.converged
+    return inverse_lib.closed_form(x, solution.damping)._replace(
+      diverged=solution.diverged, converged=solution.converged
     )
 
   return inverse_lib.inverse(fit, solve)

@@ -4,12 +4,10 @@ G = BᵀB / N with N·K rows S_iᵀJ_i in B, so (Woodbury)
 
   (G + λ)⁻¹ v = (1/λ) [v − Bᵀ (λN·I + BBᵀ)⁻¹ B v],   λ = damping + l2.
 
-BBᵀ is built layer by layer (`curvature.gram`); B itself is only ever applied.
-It needs (N·K)² numbers: the oracle for every other inverse, and the best method
-where it fits.
+BBᵀ is computed layer by layer (`curvature.gram`); B itself is only ever applied.
+BBᵀ has (N·K)² entries. This is the oracle for every other inverse, and the best
+method where it fits into memory.
 """
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,21 +15,20 @@ import jax.numpy as jnp
 from tda_jax import memory, trees
 from tda_jax.curvature import ekfac as ekfac_lib
 from tda_jax.curvature import gram as gram_lib
-from tda_jax.curvature import layers as layers_lib
-from tda_jax.curvature import reads
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import coordinates as coordinates_lib
 from tda_jax.inverses import inverse as inverse_lib
-from tda_jax.inverses.inverse import Inverse
+from tda_jax.inverses.inverse import Damping, Inverse
+from tda_jax.layers import find as layers_lib
+from tda_jax.layers import reads
 from tda_jax.problem import Problem, num_outputs
 from tda_jax.settings import kept
-
-PyTree = Any
+from tda_jax.trees import PyTree
 
 
 @kept
 def exact(
-  damping, *, batch_size: int = 256, memory_limit: float = 8e9
+  damping: Damping, *, batch_size: int = 256, memory_limit: float = 8e9
 ) -> Inverse:
   """(G + damping)⁻¹ v to rounding, with one step of iterative refinement.
 
@@ -46,7 +43,7 @@ def exact(
 
   def fit(problem, params, train, key):
     del key
-    inverse_lib.positive(damping, problem.l2)
+    inverse_lib.check_damping(damping, problem.l2)
     n = rows_lib.count(train)
     example = rows_lib.take(train, 0)
     k = num_outputs(problem, params, example)
@@ -76,7 +73,7 @@ def exact(
 
     space = coordinates_lib.coordinates(None, problem, params, train)
     system = inverse_lib.damped(space.product, train, batch_size, shift)
-    return inverse_lib.refined(once, system, vectors, shift)
+    return inverse_lib.refined_solution(once, system, vectors, shift)
 
   return inverse_lib.inverse(fit, solve)
 
@@ -92,10 +89,10 @@ def dual(
   parts = jax.lax.map(
     lambda b: gram_lib.factors(problem, params, b, 'curvature'), stack
   )
-  every = {
+  of_all = {
     name: _all_rows(layers[name], factor) for name, factor in parts.items()
   }
-  blocks = jax.lax.map(lambda left: gram_lib.gram(layers, left, every), parts)
+  blocks = jax.lax.map(lambda one: gram_lib.gram(layers, one, of_all), parts)
   k = blocks.shape[2]
   rows = blocks.reshape(-1, k, blocks.shape[3], k)[:n, :, :n]
   return rows.reshape(n * k, n * k)
@@ -128,8 +125,8 @@ def _rows_of_ggn(problem, params, train, batch_size):
   def forward(v):
     def part(batch):
       z, jvp, _, roots = linear(batch)
-      along = jax.vmap(jvp)(v).reshape(-1, len(z), roots.shape[-1])
-      return jnp.einsum('qbj,bjk->bqk', along, roots)
+      tangents = jax.vmap(jvp)(v).reshape(-1, len(z), roots.shape[-1])
+      return jnp.einsum('qbj,bjk->bqk', tangents, roots)
 
     rows = jax.lax.map(part, stack)  # [C, B, Q, K]
     rows = rows.reshape(-1, *rows.shape[2:])[:n]

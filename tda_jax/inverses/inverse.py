@@ -1,15 +1,15 @@
-"""An inverse: how (A + damping·I)⁻¹ v is found. A pair (fit, solve).
+"""An inverse computes (A + damping·I)⁻¹ v; it is a pair (fit, solve).
 
-The curvature A is the mean GGN, or where asked the Hessian, plus l2·I; `damping`
+The curvature A is the mean GGN, or with curvature='hessian' the Hessian, plus l2·I; `damping`
 is absolute. Solvers take all query vectors at once, as a stack whose leaves are
 [Q, ...].
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,32 +17,88 @@ from tda_jax import chosen, trees
 from tda_jax.curvature import products
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import coordinates as coordinates_lib
+from tda_jax.problem import Problem
 from tda_jax.settings import Settings, kept
+from tda_jax.trees import PyTree
 
-PyTree = Any
-
-# Entries of a linearisation that a solver may hold: 512 MB in float32.
+# Entries of all rows' factors that a solver may keep: 512 MB in float32.
 KEPT = 2**27
+
+# A number that is added to the mean curvature, or a share of its eigenvalues.
+Damping = float | jax.Array | Literal['heuristic']
+
+
+class Fit(Protocol):
+  """Computes once what a solver needs of the curvature over all rows."""
+
+  def __call__(
+    self, problem: Problem, params: PyTree, train: PyTree, key: jax.Array, /
+  ) -> PyTree:
+    """The state that `solve` gets, a tree of arrays; None where none is needed.
+
+    Args:
+      problem: with the loss whose curvature A is.
+      params: of one model, a tree of arrays.
+      train: training rows, leaves [N, ...].
+      key: for solvers that draw labels or minibatches.
+    """
+    ...
+
+
+class Solve(Protocol):
+  """Solves (A + damping·I) x = v for all query vectors at once."""
+
+  def __call__(
+    self,
+    state: PyTree,
+    problem: Problem,
+    params: PyTree,
+    train: PyTree,
+    vectors: PyTree,
+    key: jax.Array,
+    /,
+  ) -> 'Solution':
+    """The solutions, and how good they are.
+
+    Args:
+      state: what `fit` returned for the same problem, parameters and rows.
+      problem, params, train: as for `fit`.
+      vectors: the stack of v, a tree like `params` with leaves [Q, ...].
+      key: for solvers that draw minibatches.
+    """
+    ...
+
+
+class Scale(Protocol):
+  """Says by what an inverse multiplies each eigendirection of its blocks."""
+
+  def __call__(
+    self, state: PyTree, problem: Problem, /
+  ) -> dict[str, jax.Array]:
+    """{layer: factors [*stack, I, O]}, for a state that `fit` returned."""
+    ...
 
 
 class Inverse(NamedTuple):
-  """Attributes:
-  fit: (problem, params, train rows, key) -> state, a tree of arrays.
-  solve: (state, problem, params, train rows, vectors, key) -> Solution.
-  scale: of an inverse that is a multiplication in the eigenbasis of its fitted
-    Kronecker blocks: (state, problem) -> {layer: what multiplies each
-    eigendirection [*stack, I, O]}; None: of any other.
-  settings: what it was made with (`settings.kept`); None: not known.
+  """A solver for systems with the damped curvature, as a pair of functions.
+
+  Attributes:
+    fit: computes the state that `solve` needs.
+    solve: solves for a stack of vectors.
+    scale: for an inverse that is a multiplication in the eigenbasis of its
+      fitted Kronecker blocks: what multiplies each eigendirection; None for any
+      other inverse.
+    settings: what it was made with (`settings.kept`); None: not known.
   """
 
-  fit: Callable
-  solve: Callable
-  scale: Callable | None = None
+  fit: Fit
+  solve: Solve
+  scale: Scale | None = None
   settings: Settings | None = None
 
 
 class Solution(NamedTuple):
-  """What a solver found, and how well.
+  """The solutions of a solver, and how good they are.
 
   Attributes:
     x: stack of solutions [Q, ...].
@@ -61,28 +117,26 @@ class Solution(NamedTuple):
   damping: jax.Array
 
 
-def inverse(
-  fit: Callable, solve: Callable, scale: Callable | None = None
-) -> Inverse:
+def inverse(fit: Fit, solve: Solve, scale: Scale | None = None) -> Inverse:
   """An Inverse whose products are not rounded to bfloat16 on accelerators.
 
-  Vectors are brought to a largest entry of 1 before they are solved for: the
-  squared norm of a query that the model is sure of underflows float32. Of a
-  problem with `only` or `leave_out`, A is that of the parameters it chooses,
-  and x is 0 in the others.
+  Vectors are scaled to a largest entry of 1 before they are solved for, because
+  the squared norm of a query that the model is sure of underflows float32. If
+  the problem has `only` or `leave_out`, A is the curvature in the parameters
+  that it chooses, and x is 0 in the others.
   """
 
   def fit_chosen(problem, params, train, key):
     return fit(*chosen.restricted(problem, params), train, key)
 
   def solve_chosen(state, problem, params, train, vectors, key):
-    own, kept = chosen.restricted(problem, params)
-    if own is problem:
+    part, kept = chosen.restricted(problem, params)
+    if part is problem:
       return solve(state, problem, params, train, vectors, key)
     v, others = chosen.split(problem, vectors)
-    found = solve(state, own, kept, train, v, key)
+    solution = solve(state, part, kept, train, v, key)
     zero = jax.tree.map(jnp.zeros_like, others)
-    return found._replace(x=chosen.join(found.x, zero))
+    return solution._replace(x=chosen.join(solution.x, zero))
 
   return Inverse(
     _precise(fit_chosen), _precise(_of_unit_size(solve_chosen)), scale
@@ -99,13 +153,13 @@ def identity() -> Inverse:
 
   def solve(state, problem, params, train, vectors, key):
     del state, problem, params, train, key
-    return direct(vectors, 0.0)
+    return closed_form(vectors, 0.0)
 
   return inverse(fit, solve)
 
 
-def direct(x: PyTree, damping) -> Solution:
-  """The Solution of a closed form; no residual is measured."""
+def closed_form(x: PyTree, damping: float | jax.Array) -> Solution:
+  """The Solution with the solutions x of a closed form; no residual is measured."""
   q = trees.count(x)
   return Solution(
     x,
@@ -117,11 +171,16 @@ def direct(x: PyTree, damping) -> Solution:
   )
 
 
-def refined(once: Callable, system: Callable, v: PyTree, damping) -> Solution:
-  """The Solution of a factorisation, after one step of refinement.
+def refined_solution(
+  once: products.Product,
+  system: products.Product,
+  v: PyTree,
+  damping: jax.Array,
+) -> Solution:
+  """The Solution of a factorisation, after one step of iterative refinement.
 
   Args:
-    once: b -> the solution that the factor gives, to its rounding.
+    once: b -> the solution by the factor, with its rounding errors.
     system: x -> (A + damping)x.
     v: stack of vectors [Q, ...].
   """
@@ -142,94 +201,107 @@ def refined(once: Callable, system: Callable, v: PyTree, damping) -> Solution:
 def with_residual(
   inner: Inverse, batch_size: int = 256, curvature: str = 'ggn'
 ) -> Inverse:
-  """The same solutions, their residual in the damped curvature measured.
+  """Like `inner`, but also measures the residual in the damped curvature.
 
-  One product with all rows; a direct solver leaves it out unless asked. Where
-  damping differs by layer, the residual is in the system of its mean.
+  That takes one product with all rows, which closed forms do not need
+  themselves. Where damping differs by layer, the residual is that of the system
+  with the mean damping.
   """
 
   def solve(state, problem, params, train, vectors, key):
-    found = inner.solve(state, problem, params, train, vectors, key)
+    solution = inner.solve(state, problem, params, train, vectors, key)
     space = coordinates_lib.coordinates(None, problem, params, train, curvature)
-    system = damped(space.product, train, batch_size, found.damping)
-    residual = relative_residual(system, found.x, vectors)
-    return found._replace(
-      residuals=jnp.concatenate([found.residuals, residual[None]]),
-      steps=jnp.concatenate([found.steps, jnp.zeros(1, jnp.int32)]),
+    system = damped(space.product, train, batch_size, solution.damping)
+    residual = relative_residual(system, solution.x, vectors)
+    return solution._replace(
+      residuals=jnp.concatenate([solution.residuals, residual[None]]),
+      steps=jnp.concatenate([solution.steps, jnp.zeros(1, jnp.int32)]),
     )
 
   return inverse(inner.fit, solve)
 
 
-def linearised(
-  space: coordinates_lib.Coordinates, train, queries: int, batch_size: int
-) -> Callable:
+def batch_product(
+  space: coordinates_lib.Coordinates,
+  train: PyTree,
+  queries: int,
+  batch_size: int,
+) -> coordinates_lib.BatchProduct:
   """batch -> its product x -> Ax with Q vectors, in the given coordinates.
 
-  What the products need of each row is taken here, once, if that of all rows is
-  at most KEPT entries; else by every product.
+  Per-row factors are computed once if those of all rows fit into KEPT entries,
+  otherwise in every product.
 
   Args:
     queries: Q.
-    batch_size: rows that are linearised at once.
+    batch_size: rows whose factors are computed at once.
   """
-  if space.rows is None:
+  row_factors = space.row_factors
+  if row_factors is None:
     return space.product
   # Gradients that are formed may be too many to keep where their factors fit.
   for formed_for in (queries, 0):
-    rows = functools.partial(space.rows, queries=formed_for)
-    every = functools.partial(rows_lib.each, rows, train, batch_size)
-    leaves = jax.tree.leaves(jax.eval_shape(every))
+    of_batch = functools.partial(row_factors, queries=formed_for)
+    of_all = functools.partial(rows_lib.each, of_batch, train, batch_size)
+    leaves = jax.tree.leaves(jax.eval_shape(of_all))
     if sum(leaf.size for leaf in leaves) <= KEPT:
-      kept = every()
+      kept = of_all()
       return lambda batch: space.product(
         batch, rows_lib.take(kept, jnp.asarray(batch.index))
       )
-  return lambda batch: space.product(batch, space.rows(batch, queries))
+  return lambda batch: space.product(batch, row_factors(batch, queries))
 
 
-def damped(product: Callable, train, batch_size: int, damping) -> Callable:
-  """x -> (A + damping)x, A over all rows.
+def damped(
+  product: coordinates_lib.BatchProduct,
+  train: PyTree,
+  batch_size: int,
+  damping: float | jax.Array,
+) -> products.Product:
+  """x -> (A + damping)x, with A over all rows.
 
   Args:
-    product: batch -> (x -> Ax): that of `linearised`, or in parameters the
-      space's own, which keeps nothing.
+    product: batch -> (x -> Ax): that of `batch_product`, or that of the
+      coordinates, which keeps nothing.
   """
   stack = rows_lib.stacked(train, batch_size)
   return products.damped(products.averaged(product, stack), damping)
 
 
-def relative_residual(system, x, vectors) -> jax.Array:
+def relative_residual(
+  system: products.Product, x: PyTree, vectors: PyTree
+) -> jax.Array:
   """‖v − system(x)‖ / ‖v‖, [Q]; 0 for a zero vector."""
-  left = trees.norms(trees.add(vectors, system(x), -1.0))
+  residual = trees.norms(trees.add(vectors, system(x), -1.0))
   norm = trees.norms(vectors)
-  return jnp.where(norm == 0, 0.0, left / jnp.where(norm == 0, 1.0, norm))
+  return jnp.where(norm == 0, 0.0, residual / jnp.where(norm == 0, 1.0, norm))
 
 
-def check(solution: Solution, name: str, cure: str | None = None) -> None:
-  """Raises ValueError if a solve diverged. Call where arrays are concrete.
+def check(solution: Solution, name: str, hint: str | None = None) -> None:
+  """Raises ValueError if a solve diverged. Call it where arrays are concrete.
 
   Args:
-    cure: what to do about it; None: what the kind of solver suggests.
+    name: of the method, for the error.
+    hint: what to do about it; None: what the kind of solver suggests.
   """
   bad = np.asarray(solution.diverged)
   if not bad.any():
     return
-  if cure is None:
-    cure = (
+  if hint is None:
+    hint = (
       f'raise damping (now {float(np.mean(solution.damping)):.3g}; with the'
       ' Hessian it must be above minus the smallest eigenvalue)'
     )
     if np.max(solution.steps, initial=0) > 1:
-      cure += ', or, of a descent, lower step_size or raise batch_size'
+      hint += ', or, of a descent, lower step_size or raise batch_size'
   query = int(np.argmax(bad.any(0) if bad.ndim > 1 else bad))
   raise ValueError(
     f'{name} diverged on {int(bad.sum())} of {bad.size} queries (the first is'
-    f' query {query}): check that parameters and data are finite; else {cure}'
+    f' query {query}): check that parameters and data are finite; else {hint}'
   )
 
 
-def positive(damping, l2: float = 0.0) -> None:
+def check_damping(damping: Damping, l2: float = 0.0) -> None:
   """Raises ValueError unless damping + l2 is above 0, or it is 'heuristic'."""
   if isinstance(damping, str):
     if damping != 'heuristic':
@@ -250,8 +322,8 @@ def _of_unit_size(solve):
     size = trees.largest(vectors)
     size = jnp.where(size > 0, size, 1.0)
     unit = trees.scaled(1 / size, vectors)
-    found = solve(state, problem, params, train, unit, key)
-    return found._replace(x=trees.scaled(size, found.x))
+    solution = solve(state, problem, params, train, unit, key)
+    return solution._replace(x=trees.scaled(size, solution.x))
 
   return wrapped
 

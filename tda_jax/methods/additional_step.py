@@ -1,4 +1,4 @@
-"""Additional training step: what one more step on a row alone does."""
+"""Additional training step: the effect of one more step on a row alone."""
 
 import jax
 import optax
@@ -18,13 +18,14 @@ def additional_step(
   """score[i, q] = measure_q(θ + step_i) − measure_q(θ).
 
   step_i is one optimizer step, from a fresh state, on loss_i + ½·l2·‖θ‖² alone
-  (ATS: Nguyen, Seo & Oh 2023, §4.1, after Pruthi et al. 2020). Positive: the
-  step helps the query; the paper's l_after − l_before has the other sign. In the
-  measure's unit, of one step and not of a removal: it carries no 1/N.
+  (ATS: Nguyen, Seo & Oh 2023, §4.1, https://arxiv.org/abs/2305.19765, after
+  Pruthi et al. 2020). Positive: the step helps the query; the paper's
+  l_after − l_before has the other sign. The score is in the measure's unit, for
+  one step and not for a removal: it carries no 1/N.
 
-  The step needs the row's own gradient as a vector: optimizers such as Adam are
-  not linear in it, and the queries are evaluated after it. `at_once` rows are
-  taken together, and memory holds their parameters and no more.
+  The step needs the row's gradient as a vector: optimizers such as Adam are not
+  linear in it, and the queries are evaluated after it. Memory holds the
+  parameters of `at_once` rows and no more.
 
   Args:
     optimizer: any of optax. Adam's first step is ±learning rate in every
@@ -62,7 +63,7 @@ def additional_step(
 
 
 def _measures(problem, params, queries):
-  """[Q], some queries at a time."""
+  """The measure of each query, [Q]; QUERIES_AT_ONCE are evaluated together."""
 
   one = lambda query: measure_of(problem, params, query)
   size = min(QUERIES_AT_ONCE, trees.count(queries))

@@ -1,4 +1,4 @@
-"""Methods that know nothing of the pair: what others must beat."""
+"""Baselines that do not look at the pair: what other methods must beat."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,10 @@ from tda_jax.settings import kept
 
 @kept
 def random() -> Method:
-  """score[i, q]: independent standard normal numbers, functions of (key, i, q)."""
+  """score[i, q]: independent standard normal numbers, functions of (key, i, q).
+
+  They have no unit and no sign.
+  """
 
   def prepare(problem, run, train, queries, key):
     del problem, run, train
@@ -35,7 +38,7 @@ def loss_only() -> Method:
     return Prepared(jnp.zeros(rows_lib.count(queries)))
 
   def score(problem, run, prepared, batch):
-    own = losses(problem, run.params, batch.examples)
-    return own[:, None] + prepared.state
+    by_row = losses(problem, run.params, batch.examples)
+    return by_row[:, None] + prepared.state
 
   return Method(prepare, score, unit='loss')

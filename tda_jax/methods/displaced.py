@@ -3,10 +3,10 @@
   score[i, q] = −(1/N) ∇measure_qᵀ (G + damping)⁻¹ ∇loss_i(θ_f + Δ)
   Δ = −(G + damping)⁻¹ ∇L(θ_f)
 
-Δ is where further training of all rows goes, to second order and damped; a row
-weighs by its gradient there, not at θ_f. Wei et al. 2025, "Final-Model-Only
-Data Attribution", Proposition 1; no published method has this term. Where ∇L =
-0 these are influence functions.
+Δ is where further training on all rows goes, to second order and damped; a row is
+weighted by its gradient there, not at θ_f. Wei et al. 2025, "Final-Model-Only
+Data Attribution", Proposition 1, https://arxiv.org/abs/2412.03906; no published
+method has this term. Where ∇L = 0 these are influence functions.
 """
 
 import jax
@@ -18,8 +18,9 @@ from tda_jax.data import rows
 from tda_jax.inverses.inverse import Inverse
 from tda_jax.methods import influence
 from tda_jax.methods.method import Method, Prepared
-from tda_jax.problem import losses
+from tda_jax.problem import Problem, losses
 from tda_jax.settings import kept
+from tda_jax.trees import PyTree
 
 ROWS_AT_ONCE = 256
 
@@ -28,8 +29,8 @@ ROWS_AT_ONCE = 256
 def displaced_influence(inverse: Inverse) -> Method:
   """Influence functions at the displaced parameters, by the given inverse.
 
-  The objective's gradient is one more vector for the same solve, the last in
-  what is reported of it; L includes ½·l2·‖θ‖².
+  The objective's gradient is one more vector for the same solve, and the last one
+  in its report; L includes ½·l2·‖θ‖². The sign and unit are those of `influence`.
   """
   door.check_inverse(inverse)
 
@@ -40,29 +41,33 @@ def displaced_influence(inverse: Inverse) -> Method:
     vectors = jax.tree.map(
       lambda v, g: jnp.concatenate([v, g[None]]), vectors, slope
     )
-    _, found = influence.solved(inverse, problem, params, train, vectors, key)
-    there = jax.tree.map(lambda p, x: p - x[-1], params, found.x)
-    queried = jax.tree.map(lambda x: x[:-1], found.x)
+    _, solution = influence.solved(
+      inverse, problem, params, train, vectors, key
+    )
+    there = jax.tree.map(lambda p, x: p - x[-1], params, solution.x)
+    queried = jax.tree.map(lambda x: x[:-1], solution.x)
     scaled = trees.scaled(-1 / rows.count(train), queried)
     example = rows.take(train, 0)
-    state = gram.by_layer(problem, params, example, scaled), there
-    return Prepared(state, found._replace(x=()))
+    state = gram.layer_matrices(problem, params, example, scaled), there
+    return Prepared(state, solution._replace(x=()))
 
   def score(problem, run, prepared, batch):
     del run
     vectors, there = prepared.state
-    return influence.along(problem, there, vectors, batch)
+    return influence.inner_products(problem, there, vectors, batch)
 
   return Method(prepare, score)
 
 
-def objective_gradient(problem, params, train):
+def objective_gradient(
+  problem: Problem, params: PyTree, train: PyTree
+) -> PyTree:
   """∇L(θ) = (1/N) Σ_i ∇loss_i + l2·θ, a batch of rows at a time."""
 
   def of_batch(batch):
-    total = lambda p: jnp.sum(batch.mask * losses(problem, p, batch.examples))
-    return jax.grad(total)(params)
+    loss = lambda p: jnp.sum(batch.mask * losses(problem, p, batch.examples))
+    return jax.grad(loss)(params)
 
-  found = rows.total(of_batch, rows.stacked(train, ROWS_AT_ONCE))
-  mean = trees.scaled(1 / rows.count(train), found)
+  total = rows.total(of_batch, rows.stacked(train, ROWS_AT_ONCE))
+  mean = trees.scaled(1 / rows.count(train), total)
   return trees.add(mean, params, problem.l2)

@@ -1,10 +1,11 @@
-"""Influence functions: one solve per query, one dot product per training row.
+"""Influence functions: one solve per query, one inner product per training row.
 
   score[i, q] = −(1/N) ∇measure_qᵀ (G + damping)⁻¹ ∇loss_i
 
-Koh & Liang 2017; with the GGN for the Hessian as in the ASTRA paper, Eq. 6 (its
-τ is the effect of removal times N: score = −τ/N). The dot products with all
-training gradients are taken layer by layer in one backward pass.
+Koh & Liang 2017, https://arxiv.org/abs/1703.04730; with the GGN for the Hessian
+as in the ASTRA paper (Wang et al. 2025, https://arxiv.org/abs/2507.14740), Eq. 6,
+whose τ is the effect of removal times N: score = −τ/N. The inner products with
+all training gradients are computed layer by layer in one backward pass.
 """
 
 import functools
@@ -14,20 +15,25 @@ import jax.numpy as jnp
 
 from tda_jax import door, trees
 from tda_jax.curvature import ekfac as blocks_lib
-from tda_jax.curvature import gram, products, taps
-from tda_jax.curvature.gram import by_layer, inner_products
+from tda_jax.curvature import gram, products
 from tda_jax.data import rows
 from tda_jax.inverses import ekfac
 from tda_jax.inverses import inverse as inverse_lib
-from tda_jax.inverses.inverse import Inverse
+from tda_jax.inverses.inverse import Inverse, Solution
+from tda_jax.layers import taps
 from tda_jax.methods.gradients import self_products
 from tda_jax.methods.method import Method, Prepared
+from tda_jax.problem import Problem
 from tda_jax.settings import kept
+from tda_jax.trees import PyTree
 
 
 @kept
 def influence(inverse: Inverse) -> Method:
-  """Influence functions with the given inverse of the curvature."""
+  """Influence functions with the given inverse of the curvature.
+
+  The score is in the measure's unit, for the removal of a row; positive supports.
+  """
   door.check_inverse(inverse)
   if inverse.scale is not None:
     return _in_the_eigenbasis(inverse)
@@ -35,88 +41,117 @@ def influence(inverse: Inverse) -> Method:
   def prepare(problem, run, train, queries, key):
     params = run.params
     vectors = products.gradients(problem.measure, problem, params, queries)
-    _, found = solved(inverse, problem, params, train, vectors, key)
-    scaled = trees.scaled(-1 / rows.count(train), found.x)
+    _, solution = solved(inverse, problem, params, train, vectors, key)
+    scaled = trees.scaled(-1 / rows.count(train), solution.x)
     example = rows.take(train, 0)
     return Prepared(
-      by_layer(problem, params, example, scaled), found._replace(x=())
+      gram.layer_matrices(problem, params, example, scaled),
+      solution._replace(x=()),
     )
 
   def score(problem, run, prepared, batch):
-    return along(problem, run.params, prepared.state, batch)
+    return inner_products(problem, run.params, prepared.state, batch)
 
   return Method(prepare, score)
 
 
 def _in_the_eigenbasis(inverse: Inverse) -> Method:
-  """Of a Kronecker inverse: no gradient of a query is ever rotated.
+  """Influence functions with a Kronecker inverse.
 
-  Queries' and rows' inputs and output gradients are, and are far smaller:
-  Q_Aᵀ(Σ_s a_s δ_sᵀ)Q_S = Σ_s (a_s Q_A)ᵀ(δ_s Q_S).
+  We rotate layer inputs and output gradients, which are much smaller than a
+  query's gradient: Q_Aᵀ(Σ_s a_s δ_sᵀ)Q_S = Σ_s (a_s Q_A)ᵀ(δ_s Q_S).
   """
+  scale = inverse.scale
+  assert scale is not None  # of a Kronecker inverse
 
   def prepare(problem, run, train, queries, key):
     fit_key, _ = jax.random.split(key)
     state = inverse.fit(problem, run.params, train, fit_key)
-    share = trees.scaled(-1 / rows.count(train), inverse.scale(state, problem))
+    share = trees.scaled(-1 / rows.count(train), scale(state, problem))
     aux = {name: (state.blocks[name], share[name]) for name in share}
-    every = rows.whole(queries)
+    batch = rows.whole(queries)
     with jax.default_matmul_precision('highest'):
-      x = taps.of_rows(
-        _turned_gradients, problem, problem.measure, run.params, every, aux
+      x = taps.collect_rows(
+        _rotated_gradients, problem, problem.measure, run.params, batch, aux
       )
     entries = {n: jnp.moveaxis(v, v.ndim - 3, 0) for n, v in x.items()}
     norms = trees.norms(entries)
-    found = inverse_lib.direct(norms, ekfac.mean_damping(state))
-    found = found._replace(x=(), diverged=~jnp.isfinite(norms))
-    return Prepared({n: (state.blocks[n], v) for n, v in x.items()}, found)
+    solution = inverse_lib.closed_form(norms, ekfac.mean_damping(state))
+    solution = solution._replace(x=(), diverged=~jnp.isfinite(norms))
+    return Prepared({n: (state.blocks[n], v) for n, v in x.items()}, solution)
 
   def score(problem, run, prepared, batch):
     with jax.default_matmul_precision('highest'):
-      return taps.of_rows(
-          _turned_products, problem, problem.loss, run.params, batch,
-          prepared.state, total=True,
-      )  # fmt: skip
+      return taps.collect_rows(
+        _rotated_products,
+        problem,
+        problem.loss,
+        run.params,
+        batch,
+        prepared.state,
+        total=True,
+      )
 
-  def own(problem, run, train, key):
+  def self_influence(problem, run, train, key):
     fit_key, _ = jax.random.split(key)
     state = inverse.fit(problem, run.params, train, fit_key)
-    share = trees.scaled(-1 / rows.count(train), inverse.scale(state, problem))
+    share = trees.scaled(-1 / rows.count(train), scale(state, problem))
     blocks = {
       name: block._replace(eigenvalues=share[name])
       for name, block in state.blocks.items()
     }
-    weigh = functools.partial(gram.weighted_own, blocks=blocks)
-    return self_products(problem, run.params, train, weigh)
+    product = functools.partial(gram.weighted_row_products, blocks=blocks)
+    return self_products(problem, run.params, train, product)
 
-  return Method(prepare, score, own=own)
+  return Method(prepare, score, self_influence=self_influence)
 
 
-def _turned_gradients(layer, a, g, aux):
-  """Q_Aᵀ ∇W_b Q_S times what belongs to each eigendirection, [B, I, O]."""
+def _rotated_gradients(layer, a, g, aux):
+  """Q_Aᵀ ∇W_b Q_S times a factor for each eigendirection, [B, I, O]."""
   block, scale = aux
-  a, g = blocks_lib.turned(a, g, block)
+  a, g = blocks_lib.rotated_factors(a, g, block)
   if layer.kind == 'embed':
     a = jax.nn.one_hot(a, layer.num_in, dtype=g.dtype)
   return scale * jnp.einsum('bsi,bso->bio', a, g)
 
 
-def _turned_products(layer, a, g, aux):
+def _rotated_products(layer, a, g, aux):
+  """Inner products of rows' gradients with queries in the eigenbasis, [B, Q]."""
   block, queries = aux
-  return inner_products(layer, *blocks_lib.turned(a, g, block), queries)
+  return gram.inner_products(
+    layer, *blocks_lib.rotated_factors(a, g, block), queries
+  )
 
 
-def solved(inverse: Inverse, problem, params, train, vectors, key):
+def solved(
+  inverse: Inverse,
+  problem: Problem,
+  params: PyTree,
+  train: PyTree,
+  vectors: PyTree,
+  key: jax.Array,
+) -> tuple[PyTree, Solution]:
   """(fitted state, Solution for a stack of vectors [Q, ...])."""
   fit_key, solve_key = jax.random.split(key)
   state = inverse.fit(problem, params, train, fit_key)
-  found = inverse.solve(state, problem, params, train, vectors, solve_key)
-  finite = jnp.isfinite(trees.norms(found.x))
-  return state, found._replace(diverged=found.diverged | ~finite)
+  solution = inverse.solve(state, problem, params, train, vectors, solve_key)
+  finite = jnp.isfinite(trees.norms(solution.x))
+  return state, solution._replace(diverged=solution.diverged | ~finite)
 
 
-def along(problem, params, vectors, batch) -> jax.Array:
-  """⟨∇loss_b(params), V_q⟩, [B, Q]; vectors of `by_layer`."""
-  return taps.of_rows(
-    inner_products, problem, problem.loss, params, batch, vectors, total=True
+def inner_products(
+  problem: Problem,
+  params: PyTree,
+  vectors: dict[str, jax.Array],
+  batch: rows.Batch,
+) -> jax.Array:
+  """⟨∇loss_b(params), V_q⟩, [B, Q]; vectors of `gram.layer_matrices`."""
+  return taps.collect_rows(
+    gram.inner_products,
+    problem,
+    problem.loss,
+    params,
+    batch,
+    vectors,
+    total=True,
   )

@@ -1,8 +1,8 @@
 """LoGra: influence in a small subspace of every layer's gradients.
 
-Choe et al. 2024 ("What is Your Data Worth to GPT?", §3.1). The gradient Σ_s a_s
-δ_sᵀ of a layer is seen only through two bases with orthonormal columns, U [I, r]
-and V [O, r']:
+Choe et al. 2024 ("What is Your Data Worth to GPT?", §3.1,
+https://arxiv.org/abs/2405.13954). The gradient Σ_s a_s δ_sᵀ of a layer is only
+used in two bases with orthonormal columns, U [I, r] and V [O, r']:
 
   γ = Σ_s (Uᵀ a_s)(Vᵀ δ_s)ᵀ   [r, r'], never the I x O gradient;
   score[i, q] = −(1/N) Σ_layers γ_q · (F + l2 + damping)⁻¹ γ_i,
@@ -16,17 +16,18 @@ import jax
 import jax.numpy as jnp
 
 from tda_jax import trees
-from tda_jax.curvature import ekfac, projections, taps
-from tda_jax.curvature import layers as layers_lib
+from tda_jax.curvature import ekfac, projections
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import inverse as inverse_lib
+from tda_jax.layers import find as layers_lib
+from tda_jax.layers import taps
 from tda_jax.methods.method import Method, Prepared
 from tda_jax.settings import kept
 
 
 @kept
 def logra(
-  damping='heuristic',
+  damping: inverse_lib.Damping = 'heuristic',
   *,
   rank: tuple[int, int] = (16, 16),
   basis: str = 'pca',
@@ -40,7 +41,7 @@ def logra(
     rank: (r, r') of every layer; a side that is no larger is taken whole.
     basis: 'pca', the leading eigenvectors of KFAC's two factors, or 'random'.
       'pca' refuses layers that are applied more than once.
-    labels: of the Fisher, 'sampled' from the model or the rows' own, 'data'
+    labels: of the Fisher: 'sampled' from the model, or 'data', those of the rows
       (the paper's choice; the empirical Fisher).
 
   Raises:
@@ -58,29 +59,25 @@ def logra(
     )
 
   def prepare(problem, run, train, queries, key):
-    inverse_lib.positive(damping, problem.l2)
+    inverse_lib.check_damping(damping, problem.l2)
     params, stack = run.params, rows_lib.stacked(train, batch_size)
     if basis == 'pca':
       bases = _leading(problem, params, stack, key, labels, rank)
     else:
       bases = _random(_layers(problem, params, train), key, rank)
-    loss, drawn = ekfac.LABELS[labels](problem), jax.random.fold_in(key, 2)
-
-    def fisher(batch):
-      seen = taps.of_keyed_rows(
-        _gradients, problem, loss, params, batch, drawn, bases
-      )
-      return {
-        name: jnp.einsum('...bi,...bj->...ij', x, x) for name, x in seen.items()
-      }
-
     n = rows_lib.count(train)
     with jax.default_matmul_precision('highest'):
-      total = rows_lib.total(fisher, stack)
-      of_queries = taps.of_rows(
-          _gradients, problem, problem.measure, params,
-          rows_lib.whole(queries), bases,
-      )  # fmt: skip
+      total = _fisher(
+        problem, params, stack, jax.random.fold_in(key, 2), labels, bases
+      )
+      of_queries = taps.collect_rows(
+        _gradients,
+        problem,
+        problem.measure,
+        params,
+        rows_lib.whole(queries),
+        bases,
+      )
     x, shifts = {}, []
     for name, block in total.items():
       x[name], shift = _solved(block / n, of_queries[name], damping, problem.l2)
@@ -91,7 +88,7 @@ def logra(
         for one in x.values()
       ]
     )
-    solution = inverse_lib.direct(finite.T, jnp.stack(shifts).mean())
+    solution = inverse_lib.closed_form(finite.T, jnp.stack(shifts).mean())
     solution = solution._replace(x=(), diverged=~finite.all(0))
     return Prepared((bases, trees.scaled(-1 / n, x)), solution)
 
@@ -99,11 +96,27 @@ def logra(
     bases, x = prepared.state
     aux = {name: (bases[name], x[name]) for name in x}
     with jax.default_matmul_precision('highest'):
-      return taps.of_rows(
+      return taps.collect_rows(
         _products, problem, problem.loss, run.params, batch, aux, total=True
       )
 
   return Method(prepare, score)
+
+
+def _fisher(problem, params, stack, key, labels, bases):
+  """Σ γ γᵀ over all rows, of each layer, [*stack, r·r', r·r']."""
+  loss = ekfac.LOSSES[labels](problem)
+
+  def of_batch(batch):
+    gradients = taps.collect_keyed_rows(
+      _gradients, problem, loss, params, batch, key, bases
+    )
+    return {
+      name: jnp.einsum('...bi,...bj->...ij', x, x)
+      for name, x in gradients.items()
+    }
+
+  return rows_lib.total(of_batch, stack)
 
 
 def _gradients(layer, a, g, bases):
@@ -149,7 +162,11 @@ def _leading(problem, params, stack, key, labels, rank):
 
 
 def _columns(basis, values, rank):
-  """The last columns of an ascending eigenbasis; of the identity, by value."""
+  """The eigenvectors of the largest eigenvalues.
+
+  Args:
+    basis: ascending eigenvectors; None: the identity, with `values` in any order.
+  """
   size = values.shape[-1]
   if rank >= size:
     return None

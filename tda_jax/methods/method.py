@@ -1,11 +1,10 @@
-"""A method: how a training row is scored for a query. A pair (prepare, score).
+"""A method scores training rows for queries; it is a pair (prepare, score).
 
 score[i, q] ≈ measure_q(trained on D) − measure_q(trained on D∖{i}): positive
-where row i supports query q, in the measure's own unit.
+where row i supports query q, in the unit of the measure.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,42 +12,103 @@ import numpy as np
 
 from tda_jax import chosen, door, memory, settings, trees
 from tda_jax.data import rows as rows_lib
+from tda_jax.data.rows import Batch
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.problem import Problem, bound
 from tda_jax.run import Run, members_of
 from tda_jax.settings import Settings
-from tda_jax.trees import widened
+from tda_jax.trees import PyTree, widened
 
-PyTree = Any
+
+class Prepare(Protocol):
+  """Computes once what scoring needs: fits a solver, solves for the queries."""
+
+  def __call__(
+    self,
+    problem: Problem,
+    run: Run,
+    train: PyTree,
+    queries: PyTree,
+    key: jax.Array,
+    /,
+  ) -> 'Prepared':
+    """What the method keeps of its queries.
+
+    Args:
+      problem: with the loss of a row and the measure of a query.
+      run: ONE trained model, without member axis; with it, if `Method.members`.
+      train: all training rows, leaves [N, ...].
+      queries: query rows, leaves [Q, ...].
+      key: for solvers that draw labels or minibatches.
+    """
+    ...
+
+
+class Score(Protocol):
+  """Scores a batch of training rows for all prepared queries."""
+
+  def __call__(
+    self, problem: Problem, run: Run, prepared: 'Prepared', batch: Batch, /
+  ) -> jax.Array:
+    """Scores [B, Q]; those of padding rows are ignored.
+
+    Args:
+      problem, run: as for `Prepare`.
+      prepared: what `prepare` returned.
+      batch: training rows, with their global index and a mask [B].
+    """
+    ...
+
+
+class SelfInfluence(Protocol):
+  """Scores every training row as its own query."""
+
+  def __call__(
+    self, problem: Problem, run: Run, train: PyTree, key: jax.Array, /
+  ) -> jax.Array:
+    """score[i, i] of every row, [N]; arguments as for `Prepare`."""
+    ...
 
 
 class Method(NamedTuple):
-  """Attributes:
-  prepare: (problem, run, train rows, query rows, key) -> Prepared, for ONE
-    trained model (a Run without member axis).
-  score: (problem, run, prepared, batch) -> [B, Q].
-  members: whether its run has a leading member axis, as an ensemble's.
-  unit: of its scores.
-  cure: what to do where its solver diverged; None: that of its inverse.
-  own: (problem, run, train rows, key) -> score[i, i] of every row as its own
-    query, [N], where that needs no gradient of a query; None: where it does.
-  settings: what it was made with (`settings.kept`); None: not known.
+  """A way of attributing queries to training rows, as a pair of functions.
+
+  Attributes:
+    prepare: computes what scoring needs of the queries.
+    score: scores a batch of training rows for all queries.
+    members: whether its run has a leading member axis, as an ensemble's.
+    unit: of its scores.
+    hint: what to do if its solver diverged; None: the hint of its inverse.
+    self_influence: score[i, i] of every row, without a gradient of a query;
+      None: it takes one.
+    settings: what it was made with (`settings.kept`); None: not known.
+    factors: methods whose product it is, and whose means over members make the
+      scores of an ensemble (TRAK); empty: those are the mean of its scores.
   """
 
-  prepare: Callable
-  score: Callable
+  prepare: Prepare
+  score: Score
   members: bool = False
   unit: str = 'measure, removal of one row'
-  cure: str | None = None
-  own: Callable | None = None
+  hint: str | None = None
+  self_influence: SelfInfluence | None = None
   settings: Settings | None = None
+  factors: tuple['Factor', ...] = ()
+
+
+class Factor(NamedTuple):
+  """One factor of a method's score."""
+
+  name: str
+  method: Method
+  of_queries: bool = True  # whether it differs by query
 
 
 class Prepared(NamedTuple):
   """What a method keeps of its queries."""
 
   state: PyTree
-  solution: inverse_lib.Solution | None = None  # x left out
+  solution: inverse_lib.Solution | None = None  # without x; None: no solver
 
 
 @door.verb('attribute')
@@ -67,7 +127,7 @@ def attribute(
   Args:
     run: a trained model: a Run without member axis, or just its parameters. An
       `ensemble` method takes a Run with one.
-    train, queries: rows, as in `data.rows`.
+    train, queries: rows (see `data.rows`), leaves [N, ...] and [Q, ...].
     key: for solvers that draw labels or minibatches; an integer is the seed of
       one; None: key 0.
 
@@ -83,88 +143,101 @@ def attribute(
   with memory.explained('prepare', name):
     call = jax.jit(prepare, static_argnums=(0, 1))
     prepared = call(method, problem, run, train, queries, key)
-    check_solution(prepared, name, method.cure)
+    check_solution(prepared, name, method.hint)
   blocks = []
   with memory.explained('score', name):
     call = jax.jit(score, static_argnums=(0, 1))
     for batch in rows_lib.batches(train, batch_size):
       block = np.asarray(call(method, problem, run, prepared, batch))
       blocks.append(block[batch.mask > 0])
-  door.say_unconverged(prepared.solution, name)
-  return door.finite(np.concatenate(blocks), name, method.cure)
+  door.warn_unconverged(prepared.solution, name)
+  return door.finite(np.concatenate(blocks), name, method.hint)
 
 
 def name_of(method: Method) -> str:
-  """What a method is called: that of its inverse, or of its factory."""
-  found = settings.of(method)
-  if found is None:
+  """The name of a method: that of its inverse, or of its factory."""
+  recorded = settings.of(method)
+  if recorded is None:
     return 'the method'
-  told = settings.readable(found.data)
-  while isinstance(told.get('method'), dict):  # of an ensemble
-    told = told['method']
-  inner = told.get('inverse')
-  plain = told['name'] == 'influence' and isinstance(inner, dict)
-  return inner['name'] if plain else told['name']
+  data = settings.readable(recorded.data)
+  while isinstance(data.get('method'), dict):  # of an ensemble
+    data = data['method']
+  inner = data.get('inverse')
+  if data['name'] == 'influence' and isinstance(inner, dict):
+    return inner['name']
+  return data['name']
 
 
 def prepare(
-  method: Method, problem: Problem, run: Run, train, queries, key
+  method: Method,
+  problem: Problem,
+  run: Run,
+  train: PyTree,
+  queries: PyTree,
+  key: jax.Array,
 ) -> Prepared:
-  """`method.prepare` of the parameters that rows are scored by.
+  """`method.prepare` in the parameters that rows are scored by.
 
-  Products are of whole float32: an accelerator's default rounds their factors to
-  10 bits, which an inverse enlarges in the directions of little curvature.
+  Matrix products are full float32: an accelerator's default rounds their factors
+  to 10 bits, which an inverse amplifies in the directions of little curvature.
   """
-  own, run = _own(method, problem, run)
+  part, run = _scored_part(method, problem, run)
   with jax.default_matmul_precision('highest'):
-    return method.prepare(own, run, train, queries, key)
+    return method.prepare(part, run, train, queries, key)
 
 
-def score(method: Method, problem: Problem, run: Run, prepared, batch):
-  """`method.score` of the parameters that rows are scored by."""
-  own, run = _own(method, problem, run)
+def score(
+  method: Method, problem: Problem, run: Run, prepared: Prepared, batch: Batch
+) -> jax.Array:
+  """`method.score` in the parameters that rows are scored by, [B, Q]."""
+  part, run = _scored_part(method, problem, run)
   with jax.default_matmul_precision('highest'):
-    return method.score(own, run, prepared, batch)
+    return method.score(part, run, prepared, batch)
 
 
-def own(method: Method, problem: Problem, run: Run, train, key) -> jax.Array:
-  """`method.own` of the parameters that rows are scored by."""
-  given, run = _own(method, problem, run)
+def self_influence(
+  method: Method, problem: Problem, run: Run, train: PyTree, key: jax.Array
+) -> jax.Array:
+  """`method.self_influence` in the parameters that rows are scored by, [N]."""
+  part, run = _scored_part(method, problem, run)
+  of_rows = method.self_influence
+  assert of_rows is not None  # callers ask methods that have it
   with jax.default_matmul_precision('highest'):
-    return method.own(given, run, train, key)
+    return of_rows(part, run, train, key)
 
 
 def attributed(problem: Problem, run: Run) -> tuple[Problem, Run]:
-  """(problem, run) of the parameters that rows are scored by (`chosen`).
+  """The problem and run in the parameters that rows are scored by (`chosen`).
 
   Their numbers are float32 at least (`chosen.precise`), and what the run has
-  frozen is bound to the problem. Then the run's `frozen` is what its checkpoints
-  hold beside those parameters, leaves [C, ...], which a method that goes to a
-  checkpoint binds in its turn; None: nothing.
+  frozen is bound to the problem. The `frozen` of the returned run is what its
+  checkpoints hold beside those parameters, leaves [C, ...], which a method that
+  visits a checkpoint binds itself; None: nothing.
   """
-  own = chosen.precise(bound(problem, run.frozen), run.params)
-  params, along = widened((run.params, run.checkpoints))
-  run = run._replace(params=params, checkpoints=along, frozen=None)
-  if not own.only and not own.leave_out:
-    return own, run
-  kept, held = chosen.split(own, run.params)
+  part = chosen.precise(bound(problem, run.frozen), run.params)
+  params, checkpoints = widened((run.params, run.checkpoints))
+  run = run._replace(params=params, checkpoints=checkpoints, frozen=None)
+  if not part.only and not part.leave_out:
+    return part, run
+  kept, held = chosen.split(part, run.params)
   if run.checkpoints is not None:
-    along, others = chosen.split(own, run.checkpoints)
-    run = run._replace(checkpoints=along, frozen=others)
-  return chosen.part(own, kept, held), run._replace(params=kept)
+    checkpoints, others = chosen.split(part, run.checkpoints)
+    run = run._replace(checkpoints=checkpoints, frozen=others)
+  return chosen.part(part, kept, held), run._replace(params=kept)
 
 
-def _own(method, problem, run):
-  """`attributed`; an ensemble does that for each of its members itself."""
+def _scored_part(method, problem, run):
+  """`attributed`, except for ensembles, which do it member by member."""
   return (problem, run) if method.members else attributed(problem, run)
 
 
 @settings.kept
 def ensemble(method: Method) -> Method:
-  """The mean of a method's scores over members (ASTRA paper, Eq. 15).
+  """The mean of a method's scores over the members of an ensemble.
 
-  Its `run` has a leading member axis E; members are taken one at a time, so
-  that memory does not grow with E. Scores are averaged, never weights.
+  Wang et al. 2025 (ASTRA), Eq. 15, https://arxiv.org/abs/2507.14740. Its `run`
+  has a leading member axis E; members are taken one at a time, so that memory
+  does not grow with E. Scores are averaged, never weights.
   """
   if method.members:
     raise ValueError(
@@ -177,8 +250,8 @@ def ensemble(method: Method) -> Method:
 
     def one(member):
       run, key = member
-      own, run = attributed(problem, run)
-      return method.prepare(own, run, train, queries, key)
+      part, run = attributed(problem, run)
+      return method.prepare(part, run, train, queries, key)
 
     return jax.lax.map(one, (members_of(run), keys))
 
@@ -189,12 +262,14 @@ def ensemble(method: Method) -> Method:
 
     return jax.lax.map(one, (members_of(run), prepared)).mean(0)
 
-  def own(problem, run, train, key):
+  def self_influence(problem, run, train, key):
     keys = jax.random.split(key, trees.count(run.params))
 
     def one(member):
       run, key = member
-      return method.own(*attributed(problem, run), train, key)
+      of_rows = method.self_influence
+      assert of_rows is not None  # or the ensemble has none
+      return of_rows(*attributed(problem, run), train, key)
 
     return jax.lax.map(one, (members_of(run), keys)).mean(0)
 
@@ -202,16 +277,20 @@ def ensemble(method: Method) -> Method:
     prepare=prepare,
     score=score,
     members=True,
-    own=own if method.own else None,
+    self_influence=self_influence if method.self_influence else None,
   )
 
 
 def check_checkpoints(run: Run, name: str) -> None:
-  """Raises ValueError where a run cannot be followed by its checkpoints."""
+  """Raises ValueError if a run has no checkpoints, or not what goes with them.
+
+  Args:
+    name: of the method that needs them, for the error.
+  """
   if run.checkpoints is None or not jax.tree.leaves(run.checkpoints):
     raise ValueError(
       f'{name} follows a run by its checkpoints, and this one has none: train'
-      ' with checkpoints=C, as 6'
+      ' with checkpoints=C, for example checkpoints=6'
     )
   count = trees.count(run.checkpoints)
   for field in ('learning_rates', 'steps'):
@@ -224,8 +303,12 @@ def check_checkpoints(run: Run, name: str) -> None:
 
 
 def check_solution(
-  prepared: Prepared, name: str, cure: str | None = None
+  prepared: Prepared, name: str, hint: str | None = None
 ) -> None:
-  """Raises ValueError if the method's solver diverged."""
+  """Raises ValueError if the method's solver diverged.
+
+  Args:
+    name, hint: see `inverses.inverse.check`.
+  """
   if prepared.solution is not None:
-    inverse_lib.check(prepared.solution, name, cure)
+    inverse_lib.check(prepared.solution, name, hint)

@@ -6,8 +6,8 @@ changes everything). With H = F + damping + l2 and F in Kronecker factors,
   loss        score[i, q] = −∇measure_qᵀ H⁻¹ ∇loss_i / √(∇loss_iᵀ H⁻¹ ∇loss_i)
   parameters  score[i, q] = −∇measure_qᵀ H⁻¹ ∇loss_i / ‖H⁻¹ ∇loss_i‖
 
-(Barshan et al. 2020, ℓ-RelatIF and θ-RelatIF). A norm per training row would be
-a solve per row; in the eigenbasis of the factors it is a weighted sum of
+(Barshan et al. 2020, ℓ-RelatIF and θ-RelatIF, https://arxiv.org/abs/2003.11630).
+A norm per training row would be a solve per row; in the eigenbasis of the factors it is a weighted sum of
 squares, Σ_io (Q_Aᵀ ∇W Q_S)²_io / (Λ_io + l2 + damping)ᵏ, k = 1 or 2, taken in
 the same backward pass as the scores.
 """
@@ -15,10 +15,11 @@ the same backward pass as the scores.
 import jax.numpy as jnp
 
 from tda_jax import door, trees
-from tda_jax.curvature import gram, products, taps
+from tda_jax.curvature import gram, products
 from tda_jax.data import rows
 from tda_jax.inverses.coordinates import Fitted
 from tda_jax.inverses.inverse import Inverse
+from tda_jax.layers import taps
 from tda_jax.methods import influence as influence_lib
 from tda_jax.methods.method import Method, Prepared
 from tda_jax.settings import kept
@@ -32,7 +33,8 @@ def relatif(inverse: Inverse, norm: str = 'loss') -> Method:
 
   Args:
     inverse: `kfac`, `ekfac` or `diagonal`; or an iterative solver with one of
-      them as its preconditioner, which then gives the norms, at its own damping.
+      them as its preconditioner, which then gives the norms, at the damping of
+      the preconditioner.
     norm: 'loss' (ℓ-RelatIF) or 'parameters' (θ-RelatIF).
 
   Raises:
@@ -45,7 +47,7 @@ def relatif(inverse: Inverse, norm: str = 'loss') -> Method:
   def prepare(problem, run, train, queries, key):
     params = run.params
     vectors = products.gradients(problem.measure, problem, params, queries)
-    state, found = influence_lib.solved(
+    state, solution = influence_lib.solved(
       inverse, problem, params, train, vectors, key
     )
     if not isinstance(state, Fitted):
@@ -54,8 +56,8 @@ def relatif(inverse: Inverse, norm: str = 'loss') -> Method:
         ' factors give without a solve for each: use kfac, ekfac or diagonal,'
         ' or precondition the solver with one of them'
       )
-    matrices = gram.by_layer(
-      problem, params, rows.take(train, 0), trees.scaled(-1.0, found.x)
+    matrices = gram.layer_matrices(
+      problem, params, rows.take(train, 0), trees.scaled(-1.0, solution.x)
     )
     weights = {
       name: block._replace(
@@ -65,13 +67,18 @@ def relatif(inverse: Inverse, norm: str = 'loss') -> Method:
       for name, block in state.blocks.items()
     }
     aux = {name: (w, weights[name]) for name, w in matrices.items()}
-    return Prepared(aux, found._replace(x=()))
+    return Prepared(aux, solution._replace(x=()))
 
   def score(problem, run, prepared, batch):
-    scores, squares = taps.of_rows(
-        _both, problem, problem.loss, run.params, batch, prepared.state,
-        total=True,
-    )  # fmt: skip
+    scores, squares = taps.collect_rows(
+      _both,
+      problem,
+      problem.loss,
+      run.params,
+      batch,
+      prepared.state,
+      total=True,
+    )
     norms = jnp.sqrt(squares)[:, None]
     return jnp.where(norms == 0, 0.0, scores / jnp.where(norms == 0, 1, norms))
 
@@ -79,6 +86,7 @@ def relatif(inverse: Inverse, norm: str = 'loss') -> Method:
 
 
 def _both(layer, a, g, aux):
+  """(⟨∇W_b, V_q⟩ [B, Q], the weighted squared norm of ∇W_b [B])."""
   queries, weights = aux
   squares = gram.weighted_products(layer, a, g, g, weights)
   return gram.inner_products(layer, a, g, queries), squares

@@ -1,11 +1,14 @@
-"""Similarity of representations: no gradient, no training, only the model."""
+"""Similarity of representations: needs the model, but no gradient.
+
+Hanawa et al. 2021, https://arxiv.org/abs/2006.04528, compare such measures.
+"""
 
 import jax
 import jax.numpy as jnp
 
-from tda_jax.curvature import layers as layers_lib
-from tda_jax.curvature import positions, taps
 from tda_jax.data import rows as rows_lib
+from tda_jax.layers import find as layers_lib
+from tda_jax.layers import positions, taps
 from tda_jax.methods.method import Method, Prepared
 from tda_jax.settings import kept
 
@@ -20,17 +23,16 @@ def similarity(
   """score[i, q] = how alike rows i and q are as inputs h of a layer.
 
   cosine: h_i·h_q / (‖h_i‖‖h_q‖), 0 for a zero h; dot: h_i·h_q; euclidean:
-  −‖h_i − h_q‖ (Caruana et al. 1999; compared by Hanawa et al. 2021). Without
-  unit: it says nothing of the effect of a row, nor, but for being larger for
-  the more alike, of its sign.
+  −‖h_i − h_q‖ (Caruana et al. 1999). The score has no unit and no sign; larger
+  means more similar.
 
   Args:
-    layer: name of a layer, as of `tda_jax.find_layers`; None: the last dense
-      one. Its bias is left out. A scanned layer has the inputs of all its steps.
+    layer: name of a layer in `layers.find.find`; None: the last dense one.
+      Its bias is left out. A scanned layer has the inputs of all its steps.
     kind: 'cosine', 'dot' or 'euclidean'.
-    pool: of a layer that is applied at S positions, 'flat' takes all S·I
-      numbers, 0 where padding is, 'mean' the mean over those that are no
-      padding (convolutions have patches for inputs).
+    pool: for a layer that is applied at S positions: 'flat' takes all S·I
+      numbers, with 0 at padding; 'mean' averages over the positions that are not
+      padding (the inputs of a convolution are patches).
 
   Raises:
     ValueError: unknown kind, pool or layer; the layer has no inputs (the message
@@ -43,25 +45,25 @@ def similarity(
 
   def prepare(problem, run, train, queries, key):
     del train, key
-    every = rows_lib.whole(queries)
-    return Prepared(_inputs(problem, run.params, every, layer, pool))
+    batch = rows_lib.whole(queries)
+    return Prepared(_inputs(problem, run.params, batch, layer, pool))
 
   def score(problem, run, prepared, batch):
-    left = _inputs(problem, run.params, batch, layer, pool)
-    return _alike(left, prepared.state, kind)
+    inputs = _inputs(problem, run.params, batch, layer, pool)
+    return _similarities(inputs, prepared.state, kind)
 
   return Method(prepare, score, unit='none')
 
 
-def _alike(left, right, kind):
-  """[B, Q] from [B, F] and [Q, F]."""
+def _similarities(rows, queries, kind):
+  """[B, Q] from inputs [B, F] of rows and [Q, F] of queries."""
   if kind == 'euclidean':
-    # One query at a time: no cancellation, as in ‖a‖² + ‖b‖² − 2a·b.
-    far = jax.lax.map(lambda h: jnp.linalg.norm(left - h, axis=1), right)
+    # One query at a time: ‖a‖² + ‖b‖² − 2a·b would suffer from cancellation.
+    far = jax.lax.map(lambda h: jnp.linalg.norm(rows - h, axis=1), queries)
     return -far.T
   if kind == 'cosine':
-    left, right = _normalised(left), _normalised(right)
-  return jnp.matmul(left, right.T, precision='highest')
+    rows, queries = _normalised(rows), _normalised(queries)
+  return jnp.matmul(rows, queries.T, precision='highest')
 
 
 def _normalised(h):
@@ -73,14 +75,13 @@ def _inputs(problem, params, batch, layer, pool):
   """Inputs of the layer at every row, [B, F]."""
   example = rows_lib.take(batch.examples, 0)
   layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
-  layer = layers_lib.dense(layers, layer)
-  found = layers[layer]
+  wanted = layers[layers_lib.dense(layers, layer)]
 
-  def statistic(of, a, g, here):
+  def statistic(layer, a, g, here):
     del g
-    if of.name != layer:
+    if layer.name != wanted.name:
       return ()
-    h = a if of.bias is None else a[..., :-1]
+    h = a if layer.bias is None else a[..., :-1]
     h = jnp.where(here[..., None] != 0, h, 0)  # not where padding is
     if pool == 'mean':
       return h.sum(1) / jnp.maximum(here.sum(1), 1)[:, None]
@@ -88,7 +89,7 @@ def _inputs(problem, params, batch, layer, pool):
 
   any_loss = lambda outputs, example: jnp.sum(outputs)
   here = positions.counted(problem, params, batch)
-  h = taps.of_rows(statistic, problem, any_loss, params, batch, here)[layer]
-  depth = len(found.stack)
+  h = taps.collect_rows(statistic, problem, any_loss, params, batch, here)
+  h, depth = h[wanted.name], len(wanted.stack)
   h = h.reshape(-1, *h.shape[depth:])  # the stack's entries side by side
   return jnp.moveaxis(h, 0, 1).reshape(h.shape[1], -1)

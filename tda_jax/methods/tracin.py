@@ -1,4 +1,7 @@
-"""TracIn: the first-order effect of a row over a whole run, by checkpoints."""
+"""TracIn: the first-order effect of a row over a whole run, by checkpoints.
+
+Pruthi et al. 2020, https://arxiv.org/abs/2002.08484.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +17,15 @@ from tda_jax.settings import kept
 def tracin() -> Method:
   """score[i, q] = −(1/N) Σ_c η_c·t_c ∇measure_q(θ_c) · ∇loss_i(θ_c).
 
-  TracInCP (Pruthi et al. 2020): η_c is the mean learning rate of the t_c
-  steps since the checkpoint before. A step of SGD adds −η/N ∇loss_i of row i
-  (its share of the mean over a batch, in expectation), so that the score
-  estimates what the run would lose in the measure without the row, in the
-  measure's unit, to first order and with the checkpoint standing for the steps
-  before it. Of SGD without momentum; momentum μ makes every step up to 1/(1 − μ)
-  times as long, and with Adam the scale means nothing.
+  TracInCP: η_c is the mean learning rate of the t_c steps since the checkpoint
+  before. A step of SGD adds −η/N ∇loss_i of row i (its share of the mean over a
+  batch, in expectation). So the score estimates what the measure would lose if
+  the run had been without the row, in the measure's unit, to first order, with
+  each checkpoint standing for the steps before it. This holds for SGD without
+  momentum; a momentum μ makes every step up to 1/(1 − μ) times as long, and with
+  Adam the scale means nothing.
 
-  Its run has `checkpoints` (`train(..., checkpoints=C)`). No gradient is formed:
+  The run needs `checkpoints` (`train(..., checkpoints=C)`). No gradient is formed:
   see `curvature.gram`.
 
   Raises:
@@ -43,25 +46,25 @@ def tracin() -> Method:
       params, held = checkpoint
       return factors_of(bound(problem, held), params, queries)
 
-    every = (run.checkpoints, run.frozen)
-    return Prepared((jax.lax.map(of_checkpoint, every), share))
+    checkpoints = (run.checkpoints, run.frozen)
+    return Prepared((jax.lax.map(of_checkpoint, checkpoints), share))
 
   def score(problem, run, prepared, batch):
     def of_checkpoint(checkpoint):
       params, held, factors, share = checkpoint
       return share * dots(bound(problem, held), params, batch, factors)
 
-    every = (run.checkpoints, run.frozen, *prepared.state)
-    return -jax.lax.map(of_checkpoint, every).sum(0)
+    checkpoints = (run.checkpoints, run.frozen, *prepared.state)
+    return -jax.lax.map(of_checkpoint, checkpoints).sum(0)
 
-  def own(problem, run, train, key):
+  def self_influence(problem, run, train, key):
     del key
 
     def of_checkpoint(checkpoint):
       params, held, share = checkpoint
       return share * self_products(bound(problem, held), params, train)
 
-    every = (run.checkpoints, run.frozen, shares(run, train))
-    return -jax.lax.map(of_checkpoint, every).sum(0)
+    checkpoints = (run.checkpoints, run.frozen, shares(run, train))
+    return -jax.lax.map(of_checkpoint, checkpoints).sum(0)
 
-  return Method(prepare, score, own=own)
+  return Method(prepare, score, self_influence=self_influence)

@@ -1,7 +1,7 @@
 """TRAK: influence of a linear model on randomly projected gradients.
 
-Park et al. 2023 ("TRAK: Attributing Model Behavior at Scale", §3). The measure f
-is taken as linear in the parameters, with features φ = Rᵀ ∇f, R a random
+Park et al. 2023 ("TRAK: Attributing Model Behavior at Scale", §3,
+https://arxiv.org/abs/2303.14186). The measure f is taken as linear in the parameters, with features φ = Rᵀ ∇f, R a random
 projection (`curvature.projections`), and the loss as a function ℓ of f:
 
   score[i, q] = (1/N) φ_qᵀ (K + ridge·I)⁻¹ φ_i · Q_i,
@@ -12,32 +12,32 @@ log(1 + exp(−f)) and Q_i = 1 − p_i; it leaves the weights W_i out.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import linalg
 
 from tda_jax import trees
 from tda_jax.curvature import projections
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.methods import method as method_lib
-from tda_jax.methods.method import Method, Prepared
+from tda_jax.methods.method import Factor, Method, Prepared
 from tda_jax.settings import kept
 
 ROWS_AT_ONCE = 256
 
 
 @kept
-def trak(projection_dim: int = 512, **kwargs) -> Method:
+def trak(projection_dim: int = 512, **kwargs: Any) -> Method:
   """TRAK of one model; positive supports, in the measure's unit.
 
   Args:
     projection_dim, kwargs: see `trak_kernel`.
 
   Raises:
-    ValueError: as `trak_kernel` and `trak_slopes`.
+    ValueError: see `trak_kernel` and `trak_slopes`.
   """
   kernel, slopes = trak_kernel(projection_dim, **kwargs), trak_slopes()
 
@@ -46,23 +46,30 @@ def trak(projection_dim: int = 512, **kwargs) -> Method:
     return kernel.prepare(problem, run, train, queries, key)
 
   def score(problem, run, prepared, batch):
-    own = slopes.score(problem, run, Prepared(jnp.ones(1)), batch)
-    return kernel.score(problem, run, prepared, batch) * own
+    slope = slopes.score(problem, run, Prepared(jnp.ones(1)), batch)  # [B, 1]
+    return kernel.score(problem, run, prepared, batch) * slope
 
-  def of_itself(problem, run, train, key):
+  def self_influence(problem, run, train, key):
     _check_slope(problem, run.params, train)
     slope = lambda batch: _slopes(problem, run.params, batch)[0]
-    own = -rows_lib.each(slope, train, ROWS_AT_ONCE)
-    return kernel.own(problem, run, train, key) * own
+    q = -rows_lib.each(slope, train, ROWS_AT_ONCE)
+    return kernel.self_influence(problem, run, train, key) * q
 
-  return Method(prepare, score, cure=kernel.cure, own=of_itself)
+  factors = (Factor('slopes', slopes, False), Factor('kernel', kernel))
+  return Method(
+    prepare,
+    score,
+    hint=kernel.hint,
+    self_influence=self_influence,
+    factors=factors,
+  )
 
 
 @kept
 def trak_slopes() -> Method:
   """TRAK's second factor alone, Q_i: the same for all queries.
 
-  It is found in the space of the outputs z, −(∂loss/∂z · ∂f/∂z) / |∂f/∂z|²,
+  It is computed in the space of the outputs z as −(∂loss/∂z · ∂f/∂z) / |∂f/∂z|²,
   which is −ℓ'(f_i) wherever the loss is a function of the measure: 1 − p_i for
   classification, 2|error| for regression on one target, 1 for a measure that is
   minus the loss.
@@ -102,13 +109,14 @@ def trak_kernel(
     projection: 'factored' (fast) or 'dense'; see `curvature.projections`.
     ridge: added to the mean kernel K, so ridge·N to the ΦᵀΦ of the paper. The
       problem's l2 is not added.
-    weighted: W_i = ℓ''(f_i), as Newton's method has it: K is then the projected
-      curvature of the loss, and scores keep the scale of a removal also where
-      ℓ'' is not about 1 (it is 2 in regression). False: the paper's W_i = 1.
+    weighted: whether W_i = ℓ''(f_i), as in Newton's method: K is then the
+      projected curvature of the loss, and scores keep the scale of a removal
+      also where ℓ'' is not about 1 (it is 2 in regression). False: W_i = 1, as
+      in the paper.
     batch_size: rows projected at once for K.
 
   Raises:
-    ValueError: the kernel is singular, as it is for k > N without a ridge.
+    ValueError: the kernel is singular, which it is for k > N without a ridge.
   """
 
   def solved(problem, run, train, vectors, key):
@@ -116,9 +124,14 @@ def trak_kernel(
     n = rows_lib.count(train)
     _check_ridge(ridge, projection_dim, n)
     project = functools.partial(
-        projections.project, problem.measure, problem, run.params, key=key,
-        size=projection_dim, kind=projection,
-    )  # fmt: skip
+      projections.project,
+      problem.measure,
+      problem,
+      run.params,
+      key=key,
+      size=projection_dim,
+      kind=projection,
+    )
 
     def gram(batch):
       features = project(batch)
@@ -133,12 +146,12 @@ def trak_kernel(
 
   def prepare(problem, run, train, queries, key):
     _, x = solved(problem, run, train, queries, key)
-    solution = inverse_lib.direct(x, ridge)._replace(
+    solution = inverse_lib.closed_form(x, ridge)._replace(
       x=(), diverged=~jnp.isfinite(x).all(-1)
     )
     return Prepared((x, key), solution)
 
-  def own(problem, run, train, key):
+  def self_influence(problem, run, train, key):
     features, x = solved(problem, run, train, train, key)
     return jnp.einsum('nk,nk->n', features, x, precision='highest')
 
@@ -153,32 +166,33 @@ def trak_kernel(
     prepare,
     score,
     unit='none',
-    cure='raise ridge or lower projection_dim',
-    own=own,
+    hint='raise ridge or lower projection_dim',
+    self_influence=self_influence,
   )
 
 
 @kept
-def trak_ensemble(projection_dim: int = 512, **kwargs) -> Method:
-  """TRAK of E models: mean of (1/N) φ_qᵀ(K + ridge)⁻¹φ_i times mean of Q_i.
+def trak_ensemble(projection_dim: int = 512, **kwargs: Any) -> Method:
+  """TRAK of E models: the mean of (1/N) φ_qᵀ(K + ridge)⁻¹φ_i times that of Q_i.
 
-  The two factors are averaged apart, as in the paper (`ensemble(trak())`
-  averages their products), and every member has a projection of its own. The
-  run has a leading member axis.
+  Each factor is averaged over members, as in the paper (`ensemble(trak())`
+  averages their products), and every member has its own projection. The run has
+  a leading member axis.
 
   Args:
     projection_dim, kwargs: see `trak_kernel`.
   """
+  # Prepared as the ensemble of `trak`, scored by the ensembles of its factors.
   one = trak(projection_dim, **kwargs)
   kernel = method_lib.ensemble(trak_kernel(projection_dim, **kwargs))
   slopes = method_lib.ensemble(trak_slopes())
 
   def score(problem, run, prepared, batch):
     ones = Prepared(jnp.ones((trees.count(run.params), 1)))
-    own = slopes.score(problem, run, ones, batch)
-    return kernel.score(problem, run, prepared, batch) * own
+    slope = slopes.score(problem, run, ones, batch)  # [B, 1], mean over members
+    return kernel.score(problem, run, prepared, batch) * slope
 
-  return method_lib.ensemble(one)._replace(score=score, own=None)
+  return method_lib.ensemble(one)._replace(score=score, self_influence=None)
 
 
 def _slopes(problem, params, batch):
@@ -192,16 +206,16 @@ def _slope(problem, outputs, example):
   """(ℓ', ℓ'') of loss = ℓ(measure), along the measure's gradient in outputs."""
   gradient = jax.grad(problem.measure)(outputs, example)
   square = jnp.vdot(gradient, gradient)
-  along = gradient * jnp.where(
+  unit = gradient * jnp.where(  # changes the measure at rate 1
     square > 0, 1 / jnp.where(square > 0, square, 1), 0
   )
-  first = jnp.vdot(along, jax.grad(problem.loss)(outputs, example))
+  first = jnp.vdot(unit, jax.grad(problem.loss)(outputs, example))
 
   def curved(z):  # ∂²loss − ℓ' ∂²f = ℓ'' ∂f ∂fᵀ
     return problem.loss(z, example) - first * problem.measure(z, example)
 
-  bent = jax.jvp(jax.grad(curved), (outputs,), (along,))[1]
-  return first, jnp.vdot(along, bent)
+  bent = jax.jvp(jax.grad(curved), (outputs,), (unit,))[1]
+  return first, jnp.vdot(unit, bent)
 
 
 def _check_ridge(ridge, size, n):
@@ -248,6 +262,8 @@ def _solved(kernel, vectors):
 
 
 def _host_solved(kernel, vectors):
+  from scipy import linalg
+
   nothing = np.full_like(vectors, np.nan)
   wide = np.asarray(kernel, np.float64)
   try:
@@ -255,8 +271,9 @@ def _host_solved(kernel, vectors):
   except (linalg.LinAlgError, ValueError):  # not definite; not finite
     return nothing
   size = np.linalg.norm(wide, 1)
-  condition = linalg.lapack.dpocon(factor[0], size, uplo='L')[0]
-  if condition < np.finfo(kernel.dtype).eps:  # what is left is rounding
+  dpocon = linalg.lapack.dpocon  # pyright: ignore[reportAttributeAccessIssue]  # made at runtime
+  condition = dpocon(factor[0], size, uplo='L')[0]
+  if condition < np.finfo(kernel.dtype).eps:  # all digits are rounding
     return nothing
   vectors = np.asarray(vectors)
   return linalg.cho_solve(factor, vectors.T).T.astype(vectors.dtype)

@@ -6,20 +6,20 @@ w_i the weight of row i's loss at every step. The run is replayed from its key
 (initialisation, order of rows, augmentation) and differentiated in reverse: the
 adjoint of (parameters, optimizer state) goes back through one step after
 another, for all queries at once, and a step adds what its own rows get. Nothing
-is approximated but the removal of a row by the first order of its weight. The
-target is this run, its seed, and not the mean over seeds. Ilyas & Engstrom 2025
-(MAGIC).
+is approximated but the removal of a row, by the first order in its weight. The
+target is this run with its seed, not the mean over seeds. Ilyas & Engstrom 2025
+(MAGIC), https://arxiv.org/abs/2504.16430.
 
 √T of the T states are kept and the others computed again, √T at a time, so a
 run costs about two trainings and, per query, a backward pass of each gradient.
 """
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from tda_jax import trees
 from tda_jax.inverses import inverse as inverse_lib
@@ -28,25 +28,30 @@ from tda_jax.problem import Problem, bound
 from tda_jax.settings import kept
 from tda_jax.training import fit
 from tda_jax.training.fit import Member, Recipe, State
+from tda_jax.trees import PyTree
 
-PyTree = Any
-
-# Of the way that training went. Rounding, which another compilation of the same
-# run amplifies, stays well below it; another order of rows does not.
+# As a fraction of the distance travelled in training. Rounding, which another
+# compilation of the same run amplifies, stays well below it; another order of
+# rows does not.
 TOLERANCE = 0.05
 
 
 @kept
-def unrolled(recipe: Recipe, *, subset=None, weights=None) -> Method:
+def unrolled(
+  recipe: Recipe,
+  *,
+  subset: ArrayLike | None = None,
+  weights: ArrayLike | None = None,
+) -> Method:
   """The exact derivative through the training run, for any optax optimizer.
 
-  The run is replayed from `run.keys`. How far the replay ends from
-  `run.params`, as a share of how far training went, is the residual in
-  `Prepared.solution`; above `TOLERANCE` it counts as diverged, which is refused:
-  recipe, rows, subset or weights are then not those of the run.
+  The run is replayed from `run.keys`. The residual in `Prepared.solution` is the
+  distance from the replay's end to `run.params`, as a fraction of the distance
+  travelled in training. Above `TOLERANCE` the replay counts as diverged, which is
+  an error: recipe, rows, subset or weights are then not those of the run.
 
   Args:
-    recipe: that the run was trained with.
+    recipe: the one that the run was trained with.
     subset, weights: [n] row numbers and [N] weights of the losses that the run
       was trained with, or None: all rows, ones. w_i multiplies the weight of
       row i; a row outside the subset has score 0.
@@ -71,20 +76,20 @@ def unrolled(recipe: Recipe, *, subset=None, weights=None) -> Method:
         ' problem without only or leave_out'
       )
     member = Member(run.keys, *jax.tree.map(jnp.asarray, (subset, weights)))
-    n = fit.own_rows(train, member)
+    n = fit.row_count(train, member)
     stops = jnp.array([fit.total_steps(recipe, n)])
     scores, end = contributions(problem, recipe, member, train, queries, stops)
     begin = fit.start(recipe, n, run.keys).params
     off = _distance(end, run.params) / _distance(run.params, begin)
     off = jnp.full(scores.shape[2], off)
-    found = inverse_lib.direct(scores[0].T, 0.0)._replace(
+    solution = inverse_lib.closed_form(scores[0].T, 0.0)._replace(
       x=(),
       residuals=off[None],
       steps=stops,
       converged=off < TOLERANCE,
       diverged=~(off < TOLERANCE),
     )
-    return Prepared(scores[0], found)
+    return Prepared(scores[0], solution)
 
   def score(problem, run, prepared, batch):
     del problem, run
@@ -93,7 +98,7 @@ def unrolled(recipe: Recipe, *, subset=None, weights=None) -> Method:
   return Method(
     prepare,
     score,
-    cure='give the recipe, rows, subset and weights that the run was trained'
+    hint='give the recipe, rows, subset and weights that the run was trained'
     ' with: its replay ends elsewhere',
   )
 
@@ -106,73 +111,89 @@ def contributions(
   queries: PyTree,
   stops: jax.Array,
 ) -> tuple[jax.Array, PyTree]:
-  """What each stretch of the training adds to the scores.
+  """What each part of the training adds to the scores.
 
   Args:
-    member: one, as in `training.fit`; not a stack.
-    stops: [C] increasing step numbers, the last of them all T steps: as
-      `run.steps`, or 1, 2, ..., T for every step.
+    member: one member (`training.fit.Member`), not a stack.
+    stops: [C] increasing step numbers, the last of them T, the number of all
+      steps: for example `run.steps`, or 1, 2, ..., T for every step.
 
   Returns:
-    (parts [C, N, Q], final parameters of the replay). parts[c] is the share of
-    steps stops[c−1], ..., stops[c] − 1 in ∂measure_q/∂w_i; `cumsum` over C is
-    what the run had gained until each stop, the sum over C is the score.
+    (parts [C, N, Q], final parameters of the replay). parts[c] is what steps
+    stops[c−1], ..., stops[c] − 1 add to ∂measure_q/∂w_i; `cumsum` over C is the
+    score gained until each stop, the sum over C is the score.
   """
   train, queries = jax.tree.map(jnp.asarray, (train, queries))
   problem = bound(problem, member.frozen)
-  n = fit.own_rows(train, member)
+  n = fit.row_count(train, member)
   total = fit.total_steps(recipe, n)
-  length = math.isqrt(total - 1) + 1  # of a leg; √T, rounded up
-
-  def batch_of(s):
-    epoch, t = jnp.divmod(s, fit.steps_per_epoch(n, recipe.batch_size))
-    index, count = fit.epoch_rows(recipe, train, member, epoch)
-    batch = fit.minibatch(recipe, train, member, index, count, epoch, t)
-    if member.weights is None:
-      return batch
-    return batch._replace(share=batch.share * member.weights[batch.index])
+  length = math.isqrt(total - 1) + 1  # steps of a leg: √T, rounded up
 
   def step(s, state):
-    return fit.update(problem, recipe, n, state, batch_of(s), None)
-
-  def back(s, state, adjoint, parts):
-    batch = batch_of(s)
-    numbers, join = _split(state)
-
-    def forward(numbers, weights):
-      after = fit.update(problem, recipe, n, join(numbers), batch, weights)
-      return _split(after)[0]
-
-    _, pull = jax.vjp(forward, numbers, jnp.ones_like(batch.share))
-    adjoint, gained = jax.vmap(pull)(adjoint)
-    stretch = jnp.searchsorted(stops, s, side='right')
-    return adjoint, parts.at[stretch, batch.index].add(gained.T)
+    batch = _weighted_batch(recipe, train, member, n, s)
+    return fit.update(problem, recipe, n, state, batch, None)
 
   def leg(state, first):
+    """Takes the steps of a leg; keeps the state before it."""
     last = jnp.minimum(first + length, total)
     return jax.lax.fori_loop(first, last, step, state), state
 
+  def step_back(s, state, adjoint, parts):
+    batch = _weighted_batch(recipe, train, member, n, s)
+    adjoint, gained = _pulled_back(problem, recipe, n, state, batch, adjoint)
+    part = jnp.searchsorted(stops, s, side='right')
+    return adjoint, parts.at[part, batch.index].add(gained.T)
+
   def leg_back(carry, leg):
+    """Computes the states of a leg again and goes back through them."""
     first, state = leg
     again = lambda state, s: (step(s, state), state)
     _, states = jax.lax.scan(again, state, first + jnp.arange(length))
     steps = jnp.minimum(length, total - first)
 
-    def one(i, carry):
+    def back(i, carry):
       j = steps - 1 - i
-      return back(first + j, trees.row(states, j), *carry)
+      return step_back(first + j, trees.row(states, j), *carry)
 
-    return jax.lax.fori_loop(0, steps, one, carry), None
+    return jax.lax.fori_loop(0, steps, back, carry), None
 
   firsts = jnp.arange(0, total, length)
   end, kept = jax.lax.scan(leg, fit.start(recipe, n, member.key), firsts)
   adjoint = _final_adjoint(problem, end, queries)
-  shape = (len(stops), len(jax.tree.leaves(train)[0]))
-  zero = jnp.zeros((*shape, trees.count(queries)), batch_of(0).share.dtype)
+  dtype = _weighted_batch(recipe, train, member, n, 0).share.dtype
+  rows = len(jax.tree.leaves(train)[0])
+  zero = jnp.zeros((len(stops), rows, trees.count(queries)), dtype)
   (_, parts), _ = jax.lax.scan(
     leg_back, (adjoint, zero), (firsts, kept), reverse=True
   )
   return parts, end.params
+
+
+def _weighted_batch(recipe, train, member, n, s):
+  """The minibatch of step s, with the weights of the member's rows."""
+  epoch, t = jnp.divmod(s, fit.steps_per_epoch(n, recipe.batch_size))
+  index, count = fit.epoch_rows(recipe, train, member, epoch)
+  batch = fit.minibatch(recipe, train, member, index, count, epoch, t)
+  if member.weights is None:
+    return batch
+  return batch._replace(share=batch.share * member.weights[batch.index])
+
+
+def _pulled_back(problem, recipe, n, state, batch, adjoint):
+  """One step back: (adjoint before it, derivatives in the rows' weights [Q, B]).
+
+  Args:
+    state: before the step.
+    adjoint: after it, a stack of Q.
+  """
+  numbers, join = _split(state)
+
+  def forward(numbers, weights):
+    after = fit.update(problem, recipe, n, join(numbers), batch, weights)
+    return _split(after)[0]
+
+  _, pull = jax.vjp(forward, numbers, jnp.ones_like(batch.share))
+  return jax.vmap(pull)(adjoint)
 
 
 def _final_adjoint(problem, state: State, queries):
@@ -187,18 +208,18 @@ def _final_adjoint(problem, state: State, queries):
 
 
 def _split(state: State):
-  """(its leaves that have a derivative, such leaves -> the state)."""
+  """Splits a state: (leaves that have a derivative, such leaves -> the state)."""
   leaves, structure = jax.tree.flatten(state)
   smooth = [jnp.issubdtype(x.dtype, jnp.inexact) for x in leaves]
 
   def join(numbers):
     given = iter(numbers)
     mixed = [
-      next(given) if own else x for own, x in zip(smooth, leaves, strict=True)
+      next(given) if real else x for real, x in zip(smooth, leaves, strict=True)
     ]
     return jax.tree.unflatten(structure, mixed)
 
-  return [x for own, x in zip(smooth, leaves, strict=True) if own], join
+  return [x for real, x in zip(smooth, leaves, strict=True) if real], join
 
 
 def _distance(a, b):

@@ -1,12 +1,13 @@
 """Convolutional networks for images [B, height, width, channels].
 
-None has batch norm: an output depends on its own example only, as attribution
-needs.
+They have no batch norm: attribution needs outputs that depend on their own
+example only.
 """
 
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from tda_jax.models import module
@@ -23,11 +24,11 @@ class LeNet(nn.Module):
 
   @nn.compact
   def __call__(self, x, key=None):
-    # Products of patches, as in SmallCNN, and means of a reshape: more than
-    # twice as fast as convolution and window on a CPU.
+    # Matrix products with patches, like in SmallCNN, and means of a reshape are
+    # more than twice as fast as convolution and pooling on a CPU.
     for channels, inside in ((6, slice(None)), (16, slice(2, -2))):
-      seen = patches(x, 5)[:, inside, inside]
-      x = self.activation(nn.Dense(channels, kernel_init=_HE)(seen))
+      neighbours = patches(x, 5)[:, inside, inside]
+      x = self.activation(nn.Dense(channels, kernel_init=_HE)(neighbours))
       x = halved(x)
     x = jnp.reshape(x, (x.shape[0], -1))
     for i, width in enumerate((120, 84)):
@@ -48,8 +49,8 @@ class SmallCNN(nn.Module):
   def __call__(self, x):
     init = self.kernel_init or _HE
     for channels in self.channels:
-      # A product of patches: where many models are trained together, each has
-      # a kernel of its own, and XLA's grouped convolutions are ten times slower.
+      # A matrix product with patches: where many models with different kernels
+      # are trained together, XLA's grouped convolutions are ten times slower.
       x = nn.gelu(nn.Dense(channels, kernel_init=init)(patches(x)))
       x = nn.max_pool(x, (2, 2), (2, 2))
     x = jnp.reshape(x, (x.shape[0], -1))
@@ -73,7 +74,7 @@ class Block(nn.Module):
       (self.kernel, self.kernel),
       strides=self.stride,
       padding=self.padding,
-      use_bias=self.groups is None,  # a normalisation has its own
+      use_bias=self.groups is None,  # the normalisation has a bias
       kernel_init=_HE,
     )(x)
     if self.groups is not None:
@@ -82,10 +83,13 @@ class Block(nn.Module):
 
 
 class ResNet9(nn.Module):
-  """The ResNet-9 of TRAK (Park et al. 2023) with its batch norm replaced."""
+  """The ResNet-9 of TRAK, with group normalisation in place of batch norm.
+
+  Source: Park et al. 2023, https://arxiv.org/abs/2303.14186
+  """
 
   outputs: int
-  widths: tuple[int, int, int, int] = (64, 128, 256, 128)
+  widths: tuple[int, ...] = (64, 128, 256, 128)
   groups: int | None = 32
   scale: float = 0.2
 
@@ -98,24 +102,24 @@ class ResNet9(nn.Module):
     x = nn.max_pool(Block(c, self.groups)(x), (2, 2), (2, 2))
     x = x + Block(c, self.groups)(Block(c, self.groups)(x))
     x = Block(d, self.groups, padding=0)(x)
-    # Not jnp.max: its gradient compares x with the maximum, and where XLA
-    # computes x twice with other rounding, no entry is equal (inf).
+    # Not jnp.max: its gradient compares x with the maximum, and if XLA computes x
+    # twice with different rounding, no entry is equal and the gradient is inf.
     x = nn.max_pool(x, x.shape[1:3])[:, 0, 0]
     return self.scale * nn.Dense(self.outputs, use_bias=False)(x)
 
 
-def halved(x):
-  """Means over squares of 2 x 2 pixels, without a rest, [B, H/2, W/2, C]."""
+def halved(x: jax.Array) -> jax.Array:
+  """Means over squares of 2 x 2 pixels; a remainder is cut, [B, H/2, W/2, C]."""
   batch, height, width, channels = x.shape
   x = x[:, : height // 2 * 2, : width // 2 * 2]
   x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
   return x.mean((2, 4))
 
 
-def patches(x, size: int = 3):
+def patches(x: jax.Array, size: int = 3) -> jax.Array:
   """The size x size neighbourhood of each pixel, zero-padded, [B, H, W, size²·I].
 
-  With a dense layer on them, a convolution of stride 1.
+  A dense layer on these is a convolution of stride 1.
   """
   height, width = x.shape[1:3]
   before, after = (size - 1) // 2, size // 2
@@ -137,15 +141,16 @@ def small(
 ) -> tuple[Callable, Callable]:
   """(init, apply) of SmallCNN: (params, x [B, *shape]) -> [B, outputs].
 
-  The CNN of Nguyen et al. 2023 (Bayesian TDA) of 2 layers; that of 3 has
-  channels (32, 64, 128) and width 256.
+  The defaults are the CNN with 2 layers of Nguyen et al. 2023 (Bayesian TDA),
+  https://arxiv.org/abs/2305.19765; that with 3 layers has channels (32, 64, 128)
+  and width 256.
 
   Args:
     channels: of each convolution; each is followed by a halving of the image.
     kernel_init: of every kernel; None: He.
 
   Raises:
-    ValueError: the images are too small for so many halvings.
+    ValueError: the images are too small for that number of halvings.
   """
   if min(shape[:2]) < 2 ** len(channels):
     raise ValueError(
@@ -188,7 +193,7 @@ def resnet9(
   Args:
     widths: channels of the stem, the first and second residual stage and the
       last convolution.
-    groups: of the group normalisation that stands for batch norm; must divide
+    groups: of the group normalisation that replaces batch norm; must divide
       every width. None: no normalisation, convolutions have biases.
     scale: of the logits.
 

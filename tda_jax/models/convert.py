@@ -1,16 +1,17 @@
-"""From a user's flax model to (apply, params): parameters apart from state.
+"""Converts a user's flax model to (apply, params), parameters without state.
 
-What is no parameter (running averages of norms, keys and counts of dropout,
-caches) is a constant inside `apply`, and the model is set to evaluation: norms
-use their running averages, dropout is off unless a key is given. A key comes
-after the inputs, as `tda_jax.with_dropout` and `tda_jax.masked` give it; norms
-keep their running averages then too.
+All that is no parameter (running averages of norms, keys and counts of dropout,
+caches) becomes a constant inside `apply`. The model is set to evaluation: norms
+use their running averages, and dropout is off unless a key is given. The key
+comes after the inputs, as `data.rows.with_dropout` and `training.ensembles.masked` pass it;
+norms use their running averages then too.
 """
 
 import inspect
 from collections.abc import Callable
 from typing import Any
 
+import flax.core
 import flax.errors
 import flax.linen as nn
 import jax
@@ -19,11 +20,10 @@ from flax import nnx
 from jax.extend import core as jex
 
 from tda_jax import trees
+from tda_jax.trees import PyTree
 
-PyTree = Any
-
-# Arguments of __call__ by which modules are told what to do, and their value in
-# evaluation.
+# Arguments of __call__ that switch between training and evaluation, with their
+# values in evaluation.
 FLAGS = {
   'train': False,
   'training': False,
@@ -36,10 +36,10 @@ FLAGS = {
 def from_nnx(
   model: nnx.Module, parameters: Any = nnx.Param
 ) -> tuple[Callable, PyTree]:
-  """(apply, params) of an nnx module, which stays as it is.
+  """(apply, params) of an nnx module, which is not modified.
 
-  The model is set to evaluation by its `eval`, and by arguments of `__call__`
-  as in `from_linen`.
+  A copy is set to evaluation by `eval()`, and by arguments of `__call__` as in
+  `from_linen`.
 
   Args:
     model: called with the inputs.
@@ -56,8 +56,8 @@ def from_nnx(
   name = _checked(model, nnx.Module, 'from_nnx', 'Model(..., rngs=nnx.Rngs(0))')
   model = nnx.clone(model)
   model.eval()
-  graph, own, rest = nnx.split(model, parameters, ...)
-  params = nnx.to_pure_dict(own)
+  graph, variables, rest = nnx.split(model, parameters, ...)
+  params = nnx.to_pure_dict(variables)
   if not jax.tree.leaves(params):
     raise ValueError(
       f'{name} has no variables that are {parameters}: give from_nnx the'
@@ -71,20 +71,20 @@ def from_nnx(
         f'{name} has the parameters {trees.names(like)} and was given'
         f' {trees.names(params)}: give a tree like that of from_nnx'
       )
-    given = jax.tree.map(lambda x: x, own)  # a copy: it is written to
-    nnx.replace_by_pure_dict(given, params)
-    return nnx.merge(graph, given, rest, copy=True)
+    state = jax.tree.map(lambda x: x, variables)  # a copy: it is written to
+    nnx.replace_by_pure_dict(state, params)
+    return nnx.merge(graph, state, rest, copy=True)
 
   def apply(params: PyTree, *inputs: jax.Array) -> jax.Array:
-    inputs, key = _apart(inputs)
+    inputs, key = _split_key(inputs)
     if key is None:
       return merged(params)(*inputs, **flags)
 
     def masked(key):
       model = _with_masks(merged(params), key, flags, name)
-      return model(*inputs, **_drawing(flags))
+      return model(*inputs, **_training_flags(flags))
 
-    return _drawn(masked, key, name)
+    return _check_key_used(masked, key, name)
 
   return apply, params
 
@@ -92,8 +92,8 @@ def from_nnx(
 def from_linen(module: nn.Module, variables: PyTree) -> tuple[Callable, PyTree]:
   """(apply, params) of a linen module and its variables.
 
-  An argument of its `__call__` named in `FLAGS` is given the value that it has
-  in evaluation; with a key, the value that it has in training.
+  An argument of its `__call__` named in `FLAGS` gets its value of evaluation, or,
+  if a key is given, of training.
 
   Args:
     module: called with the inputs.
@@ -119,11 +119,11 @@ def from_linen(module: nn.Module, variables: PyTree) -> tuple[Callable, PyTree]:
   params = variables.pop('params')
   flags = _flags(module)
 
-  def run(params, inputs, flags, rngs):
+  def run(params, inputs, flags, rngs) -> Any:
     try:
       with nn.intercept_methods(_running_averages):
-        every = {**variables, 'params': params}
-        return module.apply(every, *inputs, **flags, rngs=rngs)
+        all_variables = {**variables, 'params': params}
+        return module.apply(all_variables, *inputs, **flags, rngs=rngs)
     except flax.errors.InvalidRngError as error:
       raise ValueError(
         f'{name} draws random numbers in evaluation: let its __call__ turn'
@@ -131,28 +131,28 @@ def from_linen(module: nn.Module, variables: PyTree) -> tuple[Callable, PyTree]:
       ) from error
     except flax.errors.FlaxError as error:
       raise ValueError(
-        f'{name} cannot be applied to variables of {sorted(every)}:'
+        f'{name} cannot be applied to variables of {sorted(all_variables)}:'
         f' {str(error).splitlines()[0]}; give all that its init returns, and let'
         ' norms use their running averages'
       ) from error
 
   def apply(params: PyTree, *inputs: jax.Array) -> jax.Array:
-    inputs, key = _apart(inputs)
+    inputs, key = _split_key(inputs)
     if key is None:
       return run(params, inputs, flags, None)
 
     def masked(key):
-      # A module asks 'params' for what no other stream is named for.
+      # Modules draw from 'params' if there is no stream of their own name.
       rngs = {'dropout': key, 'params': jax.random.fold_in(key, 1)}
-      return run(params, inputs, _drawing(flags), rngs)
+      return run(params, inputs, _training_flags(flags), rngs)
 
-    return _drawn(masked, key, name)
+    return _check_key_used(masked, key, name)
 
   return apply, params
 
 
 def _checked(model, kind, function, example):
-  """The model's name."""
+  """The model's name; raises ValueError unless it is a callable `kind`."""
   name = getattr(model, '__name__', type(model).__name__)
   if not isinstance(model, kind):
     raise ValueError(
@@ -173,42 +173,42 @@ def _flags(model):
   return {flag: value for flag, value in FLAGS.items() if flag in taken}
 
 
-def _drawing(flags):
-  """The same, with dropout on and norms as they were."""
+def _training_flags(flags):
+  """The flags with dropout on and norms in evaluation."""
   return {n: n == 'use_running_average' or not v for n, v in flags.items()}
 
 
 def _with_masks(model, key, flags, name):
-  """The nnx model with its dropout on and drawn from the key."""
+  """The nnx model with dropout on, its masks drawn from the key."""
   layers = [x for _, x in nnx.iter_graph(model)]
   normed = any(isinstance(x, nnx.BatchNorm) for x in layers)
   if normed and {*flags} - {'deterministic'}:
     raise ValueError(
-      f'{name} is told by {[*flags]} both to drop entries and to normalise by the'
-      ' batch, of which only the first is meant: leave these arguments out, for'
-      ' model.eval() and model.train() to set its layers'
+      f'the arguments {[*flags]} of {name} switch on both dropout and'
+      ' normalisation by the batch, of which only the first is wanted: leave them'
+      ' out, so that model.eval() and model.train() set its layers'
     )
   streams = [x for x in layers if isinstance(x, nnx.RngStream)]
   if not streams:
     raise ValueError(_no_dropout(name))
   for i, stream in enumerate(streams):
-    own, shape = jax.random.fold_in(key, i), stream.key[...].shape
-    stream.key[...] = jax.random.split(own, shape)
+    stream_key, shape = jax.random.fold_in(key, i), stream.key[...].shape
+    stream.key[...] = jax.random.split(stream_key, shape)
     stream.count[...] = jnp.zeros_like(stream.count[...])
   model.set_attributes(deterministic=False, raise_if_not_found=False)
   return model
 
 
-def _apart(inputs):
+def _split_key(inputs):
   """(the inputs, the key after them or None)."""
   last = getattr(inputs[-1], 'dtype', None) if inputs else None
-  if last is not None and jax.dtypes.issubdtype(last, jax.dtypes.prng_key):
+  if last is not None and jnp.issubdtype(last, jax.dtypes.prng_key):
     return inputs[:-1], inputs[-1]
   return inputs, None
 
 
-def _drawn(masked, key, name):
-  """masked(key); refused where the key makes no difference."""
+def _check_key_used(masked, key, name):
+  """masked(key), or ValueError if the outputs do not depend on the key."""
   jaxpr, shapes = jax.make_jaxpr(masked, return_shape=True)(key)
   (variable,) = jaxpr.jaxpr.invars
   if not any(variable in equation.invars for equation in _live(jaxpr.jaxpr)):
@@ -234,13 +234,13 @@ def _no_dropout(name):
 
 
 def _running_averages(call, args, kwargs, context):
-  """BatchNorm by its running averages, where it is told otherwise."""
+  """An interceptor: makes BatchNorm use its running averages in training too."""
   norm = context.module
   if not isinstance(norm, nn.BatchNorm) or context.method_name != '__call__':
     return call(*args, **kwargs)
-  x, *told = *args, kwargs.pop('use_running_average', None)
-  if norm.use_running_average or told[0]:
-    return call(*args, use_running_average=told[0], **kwargs)
+  x, *flag = *args, kwargs.pop('use_running_average', None)
+  if norm.use_running_average or flag[0]:
+    return call(*args, use_running_average=flag[0], **kwargs)
   alone, variables = norm.unbind()
   alone = alone.clone(use_running_average=True)
   return alone.apply(variables, x, **kwargs)

@@ -39,8 +39,8 @@ def mlp(
   Args:
     widths: of the hidden layers.
     shape: of one input, which is flattened.
-    kernel_init: (key, shape, dtype) -> kernel; None: He et al. 2015 for every
-      layer. Biases start at zero.
+    kernel_init: (key, shape, dtype) -> kernel; None: He et al. 2015
+      (https://arxiv.org/abs/1502.01852) for every layer. Biases start at zero.
     dropout: share of the hidden units that `apply` with a key leaves out.
   """
   module.check_dropout(dropout)

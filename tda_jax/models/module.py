@@ -1,13 +1,13 @@
-"""From a linen module to the pure functions that the library works with."""
+"""Turns a linen module into the pure functions that the library works with."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-PyTree = Any
+from tda_jax.trees import PyTree
 
 
 def functions(
@@ -34,13 +34,13 @@ def functions(
     params: PyTree, x: jax.Array, key: jax.Array | None = None
   ) -> jax.Array:
     if key is None:
-      return module.apply({'params': params}, x)
+      return cast(jax.Array, module.apply({'params': params}, x))
     if not getattr(module, 'dropout', 0.0):
       raise ValueError(
         f'a dropout mask for {type(module).__name__}, which has no dropout: make'
         ' the model with dropout=0.1 or the like'
       )
-    return module.apply({'params': params}, x, key)
+    return cast(jax.Array, module.apply({'params': params}, x, key))
 
   return init, apply
 
@@ -48,18 +48,19 @@ def functions(
 def dropped(
   x: jax.Array, rate: float, key: jax.Array | None, place: int
 ) -> jax.Array:
-  """x [B, ...] with a share `rate` of the entries 0, the rest over 1 − rate.
+  """Dropout: a share `rate` of the entries of x is 0, the rest x / (1 − rate).
 
   Args:
-    key: of the model's mask; None: x itself. All examples have the same mask.
-    place: number of the layer, whose mask is its own.
+    x: [B, ...]; all examples have the same mask.
+    key: of the model's mask; None: x is returned.
+    place: number of the layer; each has a mask of its own.
   """
   if key is None:
     return x
   key = jax.random.fold_in(key, place)
-  share = jnp.float32(1 - rate)  # of a float64 other numbers would be drawn
-  kept = jax.random.bernoulli(key, share, x.shape[1:])
-  return jnp.where(kept, x / (1 - rate), 0)
+  share = jnp.float32(1 - rate)  # a float64 would draw other numbers
+  mask = jax.random.bernoulli(key, share, x.shape[1:])
+  return jnp.where(mask, x / (1 - rate), 0)
 
 
 def check_dropout(rate: float) -> None:

@@ -11,8 +11,8 @@ from tda_jax.models import module
 class Block(nn.Module):
   """Attention and a perceptron, each of a normalised x and added to it.
 
-  `attention_bias` is of queries, keys and values; one of the keys alone changes
-  no attention weight. `real` [B, T] are tokens that are no padding; None: all.
+  `attention_bias` adds biases to queries, keys and values. `real` [B, T] marks
+  tokens that are no padding; None: all.
   """
 
   heads: int
@@ -33,10 +33,10 @@ class Block(nn.Module):
       )
       for name in ('query', 'key', 'value')
     )
-    alike = jnp.einsum('bshd,bthd->bhst', q, k) / q.shape[-1] ** 0.5
+    similarity = jnp.einsum('bshd,bthd->bhst', q, k) / q.shape[-1] ** 0.5
     if real is not None:
-      alike = jnp.where(real[:, None, None], alike, -1e9)
-    y = jnp.einsum('bhst,bthd->bshd', nn.softmax(alike), v)
+      similarity = jnp.where(real[:, None, None], similarity, -1e9)
+    y = jnp.einsum('bhst,bthd->bshd', nn.softmax(similarity), v)
     y = nn.Dense(width, name='out')(jnp.reshape(y, x.shape))
     x = x + module.dropped(y, self.dropout, key, place)
     y = nn.Dense(self.hidden)(nn.LayerNorm(self.epsilon)(x))
@@ -46,7 +46,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-  """An encoder with learned positions; its mean over tokens is classified."""
+  """An encoder with learned positions, which classifies the mean over tokens."""
 
   vocabulary: int
   outputs: int
@@ -85,8 +85,9 @@ def transformer(
 ) -> tuple[Callable, Callable]:
   """(init, apply) of an encoder: (params, ids [B, length]) -> [B, outputs].
 
-  Pre-norm (Xiong et al. 2020). Outputs do not depend on what stands at the
-  padding, of which a row must not be made entirely.
+  Pre-norm (Xiong et al. 2020, https://arxiv.org/abs/2002.04745). Outputs do not
+  depend on the content of padding positions; a row must have at least one token
+  that is no padding.
 
   Args:
     vocabulary: ids, 0 (padding) among them.

@@ -1,8 +1,11 @@
-"""Vision transformers (Dosovitskiy et al. 2021), and weights from files."""
+"""Vision transformers, and reading their weights from files.
+
+Source: Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929
+"""
 
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,10 +14,9 @@ import numpy as np
 
 from tda_jax.models import module
 from tda_jax.models.transformer import Block
+from tda_jax.trees import PyTree
 
-PyTree = Any
-
-# Ours -> Hugging Face's, of a block and of the rest.
+# Our names -> Hugging Face's names, in a block and elsewhere.
 _BLOCK = {
   'LayerNorm_0': 'layernorm_before',
   'query': 'attention.attention.query',
@@ -36,14 +38,16 @@ _UNUSED = ('pooler.dense.weight', 'pooler.dense.bias')  # of no classifier
 
 
 class Sizes(NamedTuple):
-  """Attributes:
-  side: of the images, in pixels; a multiple of `patch`.
-  channels: of the images.
-  patch: side of a patch.
-  width: of the tokens; a multiple of `heads`.
-  heads: of attention.
-  blocks: how many.
-  hidden: width of the blocks' perceptrons.
+  """The sizes of a vision transformer; defaults are ViT-B/16.
+
+  Attributes:
+    side: of the images, in pixels; a multiple of `patch`.
+    channels: of the images.
+    patch: side of a patch, in pixels.
+    width: of the tokens; a multiple of `heads`.
+    heads: of attention.
+    blocks: number of them.
+    hidden: width of the blocks' perceptrons.
   """
 
   side: int = 224
@@ -56,7 +60,7 @@ class Sizes(NamedTuple):
 
 
 class Vit(nn.Module):
-  """The last class token is classified. Defaults are those of the files."""
+  """A vision transformer that classifies the class token."""
 
   outputs: int
   sizes: Sizes
@@ -75,9 +79,13 @@ class Vit(nn.Module):
     x = jnp.concatenate([token, x], 1) + positions
     for i in range(s.blocks):
       block = Block(
-        s.heads, s.hidden, attention_bias=True, exact_gelu=True, epsilon=1e-12,
+        s.heads,
+        s.hidden,
+        attention_bias=True,
+        exact_gelu=True,
+        epsilon=1e-12,
         name=f'Block_{i}',
-      )  # fmt: skip
+      )
       x = block(x, None)
     x = nn.LayerNorm(epsilon=1e-12, name='norm')(x[:, 0])
     return nn.Dense(self.outputs, name='head')(x)
@@ -105,13 +113,13 @@ def vit(outputs: int, sizes: Sizes) -> tuple[Callable, Callable]:
 
 
 def read(path: str | os.PathLike, heads: int = 12) -> tuple[PyTree, Sizes]:
-  """Weights of a ViT from a model.safetensors of the package transformers.
+  """Reads weights of a ViT from a model.safetensors of the package transformers.
 
-  Such as google/vit-base-patch16-224 and, without a classifier, its -in21k.
+  For example google/vit-base-patch16-224 or, without a classifier, its -in21k.
 
   Args:
     path: of the file.
-    heads: of attention, which the file does not tell.
+    heads: of attention, which the file does not hold.
 
   Returns:
     Float32 parameters of `vit`, without 'head' where the file has no
@@ -140,14 +148,14 @@ def read(path: str | os.PathLike, heads: int = 12) -> tuple[PyTree, Sizes]:
   _check(path, tensors, set(jax.tree.leaves(names)))
 
   def converted(name, want):
-    got = _ours(tensors[name])
-    if got.shape != want.shape:
+    converted_leaf = _from_torch(tensors[name])
+    if converted_leaf.shape != want.shape:
       raise ValueError(
         f'{path}: {name} has shape {list(tensors[name].shape)}, which does not'
         f' fit the other tensors ({list(want.shape)} in this package): get the'
         ' file again'
       )
-    return got
+    return converted_leaf
 
   return jax.tree.map(converted, names, wanted), sizes
 
@@ -181,8 +189,8 @@ def _sizes(tensors, heads):
   )
 
 
-def _weight(ours):
-  return f'{_REST[ours]}.weight'
+def _weight(name):
+  return f'{_REST[name]}.weight'
 
 
 def _name(path) -> str:
@@ -211,8 +219,8 @@ def _check(path, tensors, wanted):
       )
 
 
-def _ours(tensor):
-  """Of torch's layout: [O, I] and [O, C, H, W] to [I, O], [1, 1, W] to [W]."""
+def _from_torch(tensor):
+  """From torch's layout: [O, I] and [O, C, H, W] to [I, O], [1, 1, W] to [W]."""
   tensor = np.asarray(tensor, np.float32)
   if tensor.ndim == 4:
     return tensor.transpose(2, 3, 1, 0).reshape(-1, len(tensor))

@@ -1,7 +1,7 @@
-"""Cards of a report page: a query, what models make of it, and its evidence."""
+"""Cards of a report page: a query, its prediction, and its evidence."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -9,7 +9,7 @@ LIKELY = 3  # classes whose probabilities are shown, beside the query's own
 
 
 class Example(NamedTuple):
-  """A row of data as people look at it.
+  """A row of data for display.
 
   Attributes:
     row: its number.
@@ -40,14 +40,14 @@ class Evidence(NamedTuple):
 
 
 class Query(NamedTuple):
-  """A query, what the models make of it, and its strongest evidence.
+  """A query, the models' prediction, and its strongest evidence.
 
   Attributes:
     supporters: of its label, highest score first.
     opponents: lowest score first.
-    rivals: of a wrong one, the supporters of what was predicted instead; None:
-      it is right, or what was predicted has no scores.
-    wrong: None where that is no question, as of numbers.
+    rivals: for a wrong prediction, the supporters of the predicted class; None:
+      the prediction is right, or there are no such scores.
+    wrong: whether the prediction is; None for numbers.
     chances: (class, probability), the likeliest first.
     error: of a predicted number, as text.
   """
@@ -63,11 +63,11 @@ class Query(NamedTuple):
 
 
 class Scored(NamedTuple):
-  """Scores [N, Q], with how sure they are.
+  """Scores [N, Q] with their uncertainty.
 
   Attributes:
-    standard_error: [N, Q], `significance.uncertainty`; None: of one model.
-    significant: [N, Q] bool, `supporters.marked`; None: too few models.
+    standard_error: [N, Q], from `significance.uncertainty`; None: one model.
+    significant: [N, Q] bool, from `supporters.marked`; None: too few models.
   """
 
   scores: np.ndarray
@@ -76,7 +76,7 @@ class Scored(NamedTuple):
 
 
 class Looks(NamedTuple):
-  """Rows and queries as people look at them.
+  """Rows and queries for display.
 
   Attributes:
     train, queries: images [N, H, W], [N, H, W, 1] or [N, H, W, 3], scaled
@@ -95,7 +95,7 @@ class Looks(NamedTuple):
 
 
 class Answers(NamedTuple):
-  """What models make of the queries; each [Q, ...], None where not known.
+  """The models' predictions for the queries; each [Q, ...], None if not known.
 
   Attributes:
     predicted: labels or values, like the queries' labels.
@@ -125,20 +125,21 @@ def queries(
     which: numbers of the queries to show, in this order.
     count: supporters, and opponents, of each; fewer where fewer rows have a
       score of that sign.
-    rivals: of the W wrong ones of `which`, in its order, [N, W]: their scores
-      when asked about what was predicted; None: there are none.
+    rivals: scores [N, W] for the predicted class of the W wrong ones of `which`,
+      in its order; None: there are none.
 
   Raises:
     ValueError: scores of other rows or queries; a label without a name.
   """
-  known = answers.wrong is not None
-  wrong = [q for q in which if answers.wrong[q]] if known else []
+  wrong = (
+    [q for q in which if answers.wrong[q]] if answers.wrong is not None else []
+  )
   _check(scored, looks, len(looks.queries))
   if rivals is not None:
     _check(rivals, looks, len(wrong))
   draw = _drawing(looks)
   text = lambda value: label_text(value, looks.classes)
-  found = []
+  cards = []
   for q in which:
     query = Query(
       draw('queries', q),
@@ -154,15 +155,17 @@ def queries(
     if query.wrong and rivals is not None:
       against = _strongest(rivals, wrong.index(q), 1, count, draw)
       query = query._replace(rivals=against)
-    found.append(query)
-  return found
+    cards.append(query)
+  return cards
 
 
-def label_text(value, classes: Sequence[str] | None = None) -> str:
-  """A label as people read it: its class's name, or the number.
+def label_text(
+  value: np.ndarray | np.generic | float, classes: Sequence[str] | None = None
+) -> str:
+  """A label as text: the name of its class, or the number.
 
-  Of several labels of 0 or 1 (integers) the names of those that are 1; of
-  several numbers all of them.
+  Several labels of 0 or 1 (integers) give the names of those that are 1; several
+  numbers give all of them.
   """
   value = np.asarray(value)
   if value.ndim:
@@ -199,22 +202,23 @@ def _check(scored, looks, count):
 
 def _drawing(looks):
   """('train' or 'queries', i) -> Example, all images in one scale."""
-  train, asked = np.asarray(looks.train), np.asarray(looks.queries)
+  train, queries = np.asarray(looks.train), np.asarray(looks.queries)
   parts = {
     'train': (train, looks.labels),
-    'queries': (asked, looks.query_labels),
+    'queries': (queries, looks.query_labels),
   }
   pictures = train.ndim > 2
   if pictures:
-    low = float(min(train.min(), asked.min()))
-    scale = float(max(train.max(), asked.max())) - low or 1.0
+    low = float(min(train.min(), queries.min()))
+    scale = float(max(train.max(), queries.max())) - low or 1.0
   names = looks.columns or [f'x{i}' for i in range(train.shape[-1])]
 
   def draw(part, i):
     rows, labels = parts[part]
     label = label_text(labels[i], looks.classes)
     if pictures:
-      return Example(int(i), label, image=(np.float32(rows[i]) - low) / scale)
+      image = cast(np.ndarray, np.float32(rows[i]))
+      return Example(int(i), label, image=(image - low) / scale)
     return Example(int(i), label, cells=dict(zip(names, rows[i], strict=True)))
 
   return draw
@@ -241,11 +245,11 @@ def _likely(chances, looks, q):
   """(class, probability) of the likeliest classes, and of the query's own."""
   if chances is None:
     return ()
-  own = np.asarray(looks.query_labels[q])
-  own = np.flatnonzero(own) if own.ndim else [int(own)]
+  labels = np.asarray(looks.query_labels[q])
+  labels = np.flatnonzero(labels) if labels.ndim else [int(labels)]
   order = np.argsort(-chances[q], kind='stable')
   return [
     (label_text(k, looks.classes), float(chances[q, k]))
     for place, k in enumerate(order)
-    if place < LIKELY or k in own
+    if place < LIKELY or k in labels
   ]

@@ -1,4 +1,4 @@
-"""A plot of estimates by group: points with intervals, a colour a series."""
+"""Plots estimates by group: points with intervals, one colour a series."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -20,14 +20,14 @@ def groups(
   floor: Span | None = None,
   title: str = '',
 ) -> str:
-  """One line of points for each group, from the top down.
+  """Plots one line of points for each group, from the top down.
 
   Args:
     names: of the groups.
     series: name -> value, low, high of each group; None where there is none.
     unit: what the points are.
-    ceiling, floor: value, low, high of what is reached at best, and by chance;
-      each drawn as a line and a band.
+    ceiling, floor: value, low, high of the best possible and of random scores;
+      each is drawn as a line and a band.
 
   Returns:
     The path.
@@ -64,8 +64,12 @@ def groups(
     rows = -(-len(axes.get_legend_handles_labels()[0]) // 4)
     axes.set_title(title, pad=14 + 18 * rows)
     axes.legend(
-        loc='lower left', bbox_to_anchor=(-0.01, 1.0), ncols=4, frameon=False,
-        borderpad=0, handlelength=1.4,
-    )  # fmt: skip
+      loc='lower left',
+      bbox_to_anchor=(-0.01, 1.0),
+      ncols=4,
+      frameon=False,
+      borderpad=0,
+      handlelength=1.4,
+    )
     axes.set_xlabel(unit)
     return plots._save(figure, path)

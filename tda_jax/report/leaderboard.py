@@ -1,4 +1,4 @@
-"""One HTML page that ranks methods by many metrics: sortable, offline."""
+"""Writes an HTML page that ranks methods by many metrics: sortable, offline."""
 
 import base64
 import math
@@ -11,7 +11,7 @@ import numpy as np
 
 from tda_jax.report import page, table
 
-UNFOLDED = 12  # more methods than these are folded away below a metric
+UNFOLDED = 12  # methods shown below a metric; more are folded away
 
 
 class Metric(NamedTuple):
@@ -23,7 +23,7 @@ class Metric(NamedTuple):
     definition: a sentence or two.
     better: 'higher' or 'lower'.
     chance: value of random scores; None: there is none.
-    low, high: its range, and the ends of its axis; None: of what was measured.
+    low, high: its range, and the ends of its axis; None: those of the values.
   """
 
   name: str
@@ -62,7 +62,7 @@ class Cell(NamedTuple):
     side: 'better' or 'worse' than chance, 'level' where the interval holds it,
       'unsure' where there is no interval or no chance level.
     mark: its drawing; None for a missing value.
-    n: what the value is a mean of; None: not said.
+    n: number of values that the value is a mean of; None: not known.
   """
 
   value: str
@@ -87,10 +87,10 @@ def write(
   facts: Mapping[str, Any] | None = None,
   about: str = '',
 ) -> str:
-  """Writes the page; it needs no network and refuses any.
+  """Writes the page, which makes no network requests.
 
-  A click on a metric sorts by it, the best first; methods without a value of it
-  come last. Colour says only on which side of chance an interval lies.
+  A click on a metric sorts by it, the best first; methods without a value come
+  last. Colour only says on which side of chance an interval lies.
 
   Args:
     rows: those of results.json: dicts with `method`, `metric`, `value` and any
@@ -99,7 +99,7 @@ def write(
       [H, W, 1] or [H, W, 3]: its test cases.
     claims: those of results.json.
     facts: name -> text, number or list of them; a dict is folded away.
-    about: what was measured; an empty line begins a paragraph.
+    about: what was measured; an empty line starts a paragraph.
 
   Returns:
     The path.
@@ -135,17 +135,16 @@ def write(
 
 
 def cell(metric: Metric, row: dict | None, axis: tuple[float, float]) -> Cell:
-  """A row of results.json as its cell; `axis` are the ends of the drawing."""
+  """The cell of a row of results.json; `axis` has the ends of the drawing."""
   if row is None or row['value'] is None or math.isnan(row['value']):
     return MISSING
-  low, high = (_known(row.get(end)) for end in ('low', 'high'))
+  low, high = (_number_or_none(row.get(end)) for end in ('low', 'high'))
   if low == high:  # nothing varied: its spread is not known
     low = high = None
   start, end = axis
-  place = lambda x: (
-    None if x is None else 100 * min(max((x - start) / (end - start), 0), 1)
-  )
-  value, chance = place(row['value']), place(metric.chance)
+  along = lambda x: 100 * min(max((x - start) / (end - start), 0), 1)
+  place = lambda x: None if x is None else along(x)
+  value, chance = along(row['value']), place(metric.chance)
   base = 0.0 if chance is None else chance
   mark = Mark(
     min(base, value), abs(value - base), value, place(low), place(high), chance
@@ -160,12 +159,12 @@ def cell(metric: Metric, row: dict | None, axis: tuple[float, float]) -> Cell:
   )
 
 
-def _known(value):
+def _number_or_none(value):
   return None if value is None or math.isnan(value) else value
 
 
 def side(metric: Metric, low: float | None, high: float | None) -> str:
-  """On which side of chance an interval lies, as `Cell.side` has it."""
+  """On which side of chance an interval lies; see `Cell.side`."""
   if metric.chance is None or low is None or high is None:
     return 'unsure'
   if low <= metric.chance <= high:
@@ -185,7 +184,7 @@ def axis(metric: Metric, rows: Sequence[dict]) -> tuple[float, float]:
 
 
 def hint(metric: Metric) -> str:
-  """Direction, range and chance level of a metric, as a phrase."""
+  """A phrase with the direction, range and chance level of a metric."""
   parts = [f'{metric.better} is better']
   if metric.low is not None and metric.high is not None:
     parts.append(f'from {metric.low:g} to {metric.high:g}')
@@ -206,10 +205,10 @@ def _column(metric, methods):
 
 
 def _ranked(metric, cells):
-  """(method, cell) of those that have a value, the best first."""
-  known = [(name, c) for name, c in cells.items() if c.mark is not None]
+  """(method, cell) of the methods that have a value, the best first."""
+  measured = [(name, c) for name, c in cells.items() if c.mark is not None]
   sign = -1 if metric.better == 'higher' else 1
-  return sorted(known, key=lambda x: sign * float(x[1].order))
+  return sorted(measured, key=lambda x: sign * float(x[1].order))
 
 
 def _check(metrics, rows, examples):

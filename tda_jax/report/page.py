@@ -1,4 +1,4 @@
-"""One HTML page of an evaluation: self-contained, readable offline."""
+"""Writes an HTML page of an evaluation: self-contained, readable offline."""
 
 import base64
 import io
@@ -16,11 +16,11 @@ import numpy as np
 from tda_jax.report import table
 from tda_jax.report.cards import Query
 
-COLUMNS = 12  # of a table row; what is beyond is counted, not shown
+COLUMNS = 12  # shown of a table's row; further ones are counted
 
 
 class Plot(NamedTuple):
-  """A PNG file; `text` says what it shows to who cannot see it."""
+  """A PNG file with its title and alt text."""
 
   path: str | os.PathLike
   title: str
@@ -39,21 +39,21 @@ def write(
   coverage: Sequence[tuple] = (),
   queries: Sequence[Query] = (),
   method: str = '',
-  told: dict[str, str] | None = None,
+  context: dict[str, str] | None = None,
 ) -> str:
-  """Writes the page; what is left empty is left out.
+  """Writes the page; empty parts are left out.
 
-  The queries go first: why did the model answer so is what a reader asks.
+  The queries come first: readers ask why the model answered as it did.
 
   Args:
     facts: name -> text, number or list of them; a dict is folded away.
-    about: what the page is of; an empty line begins a paragraph.
+    about: what the page shows; an empty line starts a paragraph.
     rows, claims: those of results.json.
     coverage: rows (name, kind, parameters, fraction).
     queries: `cards.queries`.
     method: whose scores they show.
-    told: what must be known to read them, name -> words: the model, how often
-      it is right, what a score is a change of.
+    context: what readers must know to understand the queries, name -> text: the
+      model, how often it is right, what a score is a change of.
 
   Returns:
     The path.
@@ -63,28 +63,30 @@ def write(
   """
   metrics, methods = table.by_method(list(rows))
   return render(
-      path,
-      'page.html',
-      title=title,
-      about=paragraphs(about),
-      **listed(facts),
-      tables=[(of, some, table.costs(some))
-              for of, some in table.apart(metrics, methods)],
-      best={metric: _best(methods, metric) for metric in metrics},
-      claims=claims,
-      plots=[(plot, _file(plot.path)) for plot in plots],
-      coverage=coverage,
-      queries=queries,
-      power=_power(queries),
-      uncertain=any(one.standard_error is not None for one in _evidence(queries)),
-      tested=any(one.significant is not None for one in _evidence(queries)),
-      method=method,
-      told=told or {},
-      columns=COLUMNS,
-  )  # fmt: skip
+    path,
+    'page.html',
+    title=title,
+    about=paragraphs(about),
+    **listed(facts),
+    tables=[
+      (names, part, table.costs(part))
+      for names, part in table.apart(metrics, methods)
+    ],
+    best={metric: _best(methods, metric) for metric in metrics},
+    claims=claims,
+    plots=[(plot, _file(plot.path)) for plot in plots],
+    coverage=coverage,
+    queries=queries,
+    power=_power(queries),
+    uncertain=any(one.standard_error is not None for one in _evidence(queries)),
+    tested=any(one.significant is not None for one in _evidence(queries)),
+    method=method,
+    context=context or {},
+    columns=COLUMNS,
+  )
 
 
-def render(path: str | os.PathLike, template: str, **content) -> str:
+def render(path: str | os.PathLike, template: str, **content: Any) -> str:
   """Writes a page of this folder's `template`, whole or not at all.
 
   Returns:
@@ -99,7 +101,7 @@ def render(path: str | os.PathLike, template: str, **content) -> str:
 
 
 def listed(facts: dict[str, Any]) -> dict[str, list]:
-  """Facts as a page has them: short ones as text, dicts folded away as JSON."""
+  """Facts for a page: short ones as text, dicts as JSON to be folded away."""
   short, folded = [], []
   for name, value in facts.items():
     if isinstance(value, dict):
@@ -110,7 +112,7 @@ def listed(facts: dict[str, Any]) -> dict[str, list]:
 
 
 def paragraphs(text: str) -> list[str]:
-  """Of a docstring: empty lines part them, other line ends are spaces."""
+  """The paragraphs of a docstring: empty lines separate them."""
   return [' '.join(p.split()) for p in text.split('\n\n') if p.strip()]
 
 
@@ -144,15 +146,21 @@ def _environment():
     lstrip_blocks=True,
   )
   environment.filters.update(
-      number=table.number, interval=table.interval, verdict=table.verdict,
-      png=png, signed=_signed, error=_error, cell=_cell, sides=_sides,
-      share=lambda x: f'{100 * x:.1f}%',
-  )  # fmt: skip
+    number=table.number,
+    interval=table.interval,
+    verdict=table.verdict,
+    png=png,
+    signed=_signed,
+    error=_error,
+    cell=_cell,
+    sides=_sides,
+    share=lambda x: f'{100 * x:.1f}%',
+  )
   return environment
 
 
 def _best(methods, metric):
-  """Name of the method of the largest LDS; other metrics have no best."""
+  """The method with the largest LDS; None for other metrics."""
   if not metric.lower().startswith('lds'):
     return None
   values = {
@@ -161,7 +169,7 @@ def _best(methods, metric):
     if metric in method.results and 'ceiling' not in method.name
   }
   known = {name: v for name, v in values.items() if v is not None}
-  return max(known, key=known.get) if len(known) > 1 else None
+  return max(known, key=known.__getitem__) if len(known) > 1 else None
 
 
 def _fact(value):
@@ -178,7 +186,7 @@ def _fact(value):
 
 
 def _power(queries):
-  """The power of ten that scores are shown in; 0 where they need none."""
+  """The power of ten that scores are shown in; 0 if they need none."""
   scores = [abs(one.score) for one in _evidence(queries)]
   if not any(scores):
     return 0
@@ -207,7 +215,7 @@ def _sides(query):
 
 
 def _error(evidence, power):
-  """'± 0.12', with a star where the score is significant; '' of one model."""
+  """'± 0.12', with a star if the score is significant; '' for one model."""
   if evidence.standard_error is None:
     return ''
   size = evidence.standard_error / 10.0**power

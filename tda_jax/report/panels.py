@@ -1,4 +1,4 @@
-"""Figures of several panels: correlation matrices, histograms, pictures."""
+"""Plots figures of several panels: correlation matrices, histograms, images."""
 
 import os
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ def correlations(
   columns: int = 3,
   title: str = '',
 ) -> str:
-  """Heat maps from −1 to 1, every cell with its number.
+  """Plots heat maps from −1 to 1, with a number in every cell.
 
   Args:
     names: of the A methods.
@@ -59,10 +59,14 @@ def correlations(
       panel.imshow(values, vmin=-1, vmax=1, cmap='RdBu')
       for (row, column), value in np.ndenumerate(values):
         panel.text(
-            column, row, f'{value:.2f}'.replace('-', '−'), ha='center',
-            va='center', fontsize=8,
-            color='white' if abs(value) > 0.65 else plots.INK,
-        )  # fmt: skip
+          column,
+          row,
+          f'{value:.2f}'.replace('-', '−'),
+          ha='center',
+          va='center',
+          fontsize=8,
+          color='white' if abs(value) > 0.65 else plots.INK,
+        )
       places = range(len(names))
       panel.set_xticks(places, names, rotation=40, ha='right', fontsize=9)
       first = i % columns == 0
@@ -83,11 +87,11 @@ def lines(
   title: str = '',
   scale: str = 'linear',
 ) -> str:
-  """Lines in panels beside each other that share their axes and names.
+  """Plots lines in adjacent panels that share their axes and legend.
 
   Args:
-    curves: title of a panel -> its lines; a name has one colour in all.
-    setting, unit: what x and y are; x is logarithmic, each of its points a tick.
+    curves: title of a panel -> its lines; a name has the same colour in all.
+    setting, unit: what x and y are; x is logarithmic, with a tick at each point.
     scale: of y: 'linear' from 0, or 'log'.
   """
   with matplotlib.rc_context(plots.STYLE):
@@ -114,8 +118,14 @@ def lines(
     else:
       panels[0].set_yscale(scale)
     handles = panels[0].get_legend_handles_labels()
-    figure.legend(*handles, loc='outside lower center', ncols=len(names),
-                  frameon=False, fontsize=9, handlelength=1.4)  # fmt: skip
+    figure.legend(
+      *handles,
+      loc='outside lower center',
+      ncols=len(names),
+      frameon=False,
+      fontsize=9,
+      handlelength=1.4,
+    )
     return plots._save(figure, path)
 
 
@@ -128,16 +138,19 @@ def histograms(
   bins: int = 20,
   title: str = '',
 ) -> str:
-  """Shares of numbers from 0 to 1, their mean as a line; dashed: uniform."""
+  """Plots histograms of numbers from 0 to 1.
+
+  The full line is their mean, the dashed one what uniform numbers would have.
+  """
   with matplotlib.rc_context(plots.STYLE):
     figure, panels = _panels(len(values), columns, 2.8, 2.3, title)
-    for i, (panel, one) in enumerate(zip(panels, values, strict=True)):
-      flat = np.ravel(one.values)
+    for i, (panel, histogram) in enumerate(zip(panels, values, strict=True)):
+      flat = np.ravel(histogram.values)
       shares, edges = np.histogram(flat, bins, (0, 1))
       panel.stairs(shares / len(flat), edges, fill=True, color=plots.LIGHT)
       panel.axhline(1 / bins, color=plots.GREY, linestyle='--', linewidth=1)
       panel.axvline(flat.mean(), color=plots.COLORS[0], linewidth=1.5)
-      panel.set_title(f'{one.title}: mean {flat.mean():.2f}', fontsize=11)
+      panel.set_title(f'{histogram.title}: mean {flat.mean():.2f}', fontsize=11)
       panel.set_xlim(0, 1)
       if i >= len(values) - columns:
         panel.set_xlabel(unit)
@@ -153,7 +166,7 @@ def pairs(
   columns: int = 4,
   title: str = '',
 ) -> str:
-  """Each training image beside its query's, a text below them."""
+  """Plots pairs of a training image and a query's, with a text below."""
   with matplotlib.rc_context(plots.STYLE):
     figure, panels = _panels(len(shown), columns, 2.4, 2.0, title)
     for panel, pair in zip(panels, shown, strict=True):
@@ -170,9 +183,14 @@ def pairs(
         box.spines[:].set_visible(False)
         box.set_title(text, fontsize=8, pad=3, loc='center')
       panel.text(
-          0.5, 0.14, pair.text, ha='center', va='top', fontsize=8.5,
-          transform=panel.transAxes,
-      )  # fmt: skip
+        0.5,
+        0.14,
+        pair.text,
+        ha='center',
+        va='top',
+        fontsize=8.5,
+        transform=panel.transAxes,
+      )
     return plots._save(figure, path)
 
 
@@ -185,9 +203,9 @@ def _panels(count, columns, width, height, title):
   size = (width * columns, height * lines + (0.4 if title else 0))
   figure = Figure(figsize=size, dpi=plots.DPI, layout='constrained')
   FigureCanvasAgg(figure)
-  every = figure.subplots(lines, columns, squeeze=False).ravel()
-  for panel in every[count:]:
+  panels = figure.subplots(lines, columns, squeeze=False).ravel()
+  for panel in panels[count:]:
     panel.axis('off')
   if title:
     figure.suptitle(title, fontsize=13, x=0.01, ha='left')
-  return figure, every[:count]
+  return figure, panels[:count]

@@ -3,23 +3,24 @@
 import io
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
+import matplotlib.patches
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from tda_jax.storage import files
 
-# After Okabe and Ito: told apart by colour-blind readers too.
+# After Okabe and Ito: colour-blind readers can distinguish them too.
 COLORS = (
     '#0072B2', '#D55E00', '#009E73', '#C2649A', '#A87400', '#6A4C93', '#4FA3D1',
     '#8B1E3F',
 )  # fmt: skip
 LIGHT, GREY, INK = '#A9CBE4', '#8A8A8A', '#222222'
 CEILING = '#555555'
-STYLE = {
+STYLE: dict[Any, Any] = {  # the keys have a literal type, new in matplotlib
   'font.family': 'DejaVu Sans',
   'font.size': 11,
   'axes.titlesize': 13,
@@ -71,7 +72,7 @@ def bars(
   title: str = 'LDS',
   members: int | None = None,
 ) -> str:
-  """LDS of single models and of the ensemble side by side, with intervals.
+  """Plots the LDS of single models and of the ensemble, with intervals.
 
   Args:
     ceiling: value, low, high of the noise ceiling, drawn as a line and a band.
@@ -99,7 +100,7 @@ def bars(
     top = max(high, ceiling[2] if ceiling else high)
     axes.set_xlim(min(low, 0), top + 0.1 * (top - min(low, 0)))
     _bar_labels(axes, y, methods)
-    handles = [
+    handles: list[Any] = [
       matplotlib.patches.Patch(color=color, label=label)
       for color, label in zip((LIGHT, COLORS[0]), labels, strict=True)
     ]
@@ -107,9 +108,14 @@ def bars(
       handles.append(_ceiling(axes, ceiling, axes.axvline, axes.axvspan))
     axes.set_title(title, pad=32)
     axes.legend(
-        handles=handles, loc='lower left', bbox_to_anchor=(-0.01, 1.0),
-        ncols=3, frameon=False, borderpad=0, handlelength=1.4,
-    )  # fmt: skip
+      handles=handles,
+      loc='lower left',
+      bbox_to_anchor=(-0.01, 1.0),
+      ncols=3,
+      frameon=False,
+      borderpad=0,
+      handlelength=1.4,
+    )
     axes.set_xlabel('LDS (Spearman over subsets, mean over queries)')
     return _save(figure, path)
 
@@ -120,7 +126,7 @@ def residuals(
   *,
   title: str = 'Residual of the solve',
 ) -> str:
-  """Relative residual against solver steps, logarithmic in y.
+  """Plots the relative residual against solver steps, logarithmic in y.
 
   Args:
     curves: y is ‖v − (A + damping)x‖/‖v‖; the median over queries, with a band.
@@ -146,15 +152,19 @@ def damping(
   ceiling: Span | None = None,
   title: str = 'LDS against damping',
 ) -> str:
-  """LDS against damping, logarithmic in x, the best of each line ringed.
+  """Plots LDS against damping, logarithmic in x, with a ring at each line's best.
 
   Args:
     literal: the damping that the paper names, marked.
   """
   return sweep(
-      curves, path, 'damping (added to the mean curvature)', literal=literal,
-      ceiling=ceiling, title=title,
-  )  # fmt: skip
+    curves,
+    path,
+    'damping (added to the mean curvature)',
+    literal=literal,
+    ceiling=ceiling,
+    title=title,
+  )
 
 
 def sweep(
@@ -167,7 +177,7 @@ def sweep(
   title: str = 'LDS',
   log: bool = True,
 ) -> str:
-  """LDS against any setting, the best of each line ringed.
+  """Plots LDS against a setting, with a ring at the best of each line.
 
   Args:
     setting: what x is.
@@ -184,9 +194,14 @@ def sweep(
         continue
       best = int(np.nanargmax(curve.y))
       axes.plot(
-          curve.x[best], curve.y[best], 'o', markersize=12, color=color,
-          markerfacecolor='none', markeredgewidth=1.5,
-      )  # fmt: skip
+        curve.x[best],
+        curve.y[best],
+        'o',
+        markersize=12,
+        color=color,
+        markerfacecolor='none',
+        markeredgewidth=1.5,
+      )
     axes.set_title(title)
     axes.set_xlabel(f'{setting}; ring: best')
     axes.set_ylabel('LDS')
@@ -204,11 +219,15 @@ def ensemble(
   ceiling: Span | None = None,
   title: str = 'LDS against ensemble size',
 ) -> str:
-  """LDS against the number of models whose scores are averaged."""
+  """Plots LDS against the number of models whose scores are averaged."""
   return points(
-      curves, path, 'models in the ensemble', 'LDS', ceiling=ceiling,
-      title=title,
-  )  # fmt: skip
+    curves,
+    path,
+    'models in the ensemble',
+    'LDS',
+    ceiling=ceiling,
+    title=title,
+  )
 
 
 def points(
@@ -221,7 +240,7 @@ def points(
   title: str = '',
   ticks: bool = True,
 ) -> str:
-  """Any number at a few points, logarithmic in x.
+  """Plots any number at a few points, logarithmic in x.
 
   Args:
     setting, unit: what x and y are.
@@ -233,8 +252,8 @@ def points(
     axes.set_xscale('log')
     _lines(axes, curves, marker='o')
     if ticks:
-      every = sorted({float(x) for curve in curves for x in curve.x})
-      axes.set_xticks(every, [f'{x:g}' for x in every])
+      xs = sorted({float(x) for curve in curves for x in curve.x})
+      axes.set_xticks(xs, [f'{x:g}' for x in xs])
       axes.minorticks_off()
     axes.set_title(title)
     axes.set_xlabel(setting)
@@ -252,8 +271,9 @@ def _figure(height):
 
 def _save(figure, path):
   data = io.BytesIO()
-  figure.savefig(data, format='png', facecolor='white', bbox_inches='tight',
-                 pad_inches=0.15)  # fmt: skip
+  figure.savefig(
+    data, format='png', facecolor='white', bbox_inches='tight', pad_inches=0.15
+  )
   files.show(path, data.getvalue())
   return os.fspath(path)
 
@@ -284,36 +304,47 @@ def _bar_group(axes, y, spans, color):
 
 
 def _bar_labels(axes, y, methods):
-  """The values, right of bar and interval."""
+  """Writes the values right of bars and intervals."""
   for at, method in zip(y, methods, strict=True):
     for span, shift in ((method.single, -0.2), (method.ensemble, 0.2)):
       if span is None:
         continue
       end = np.nanmax([span[0], span[2], 0])
       axes.annotate(
-          f'{span[0]:.3f}', (end, at + shift), xytext=(4, 0),
-          textcoords='offset points', va='center', fontsize=9.5,
-          bbox={'facecolor': 'white', 'edgecolor': 'none', 'pad': 0.6},
-      )  # fmt: skip
+        f'{span[0]:.3f}',
+        (end, at + shift),
+        xytext=(4, 0),
+        textcoords='offset points',
+        va='center',
+        fontsize=9.5,
+        bbox={'facecolor': 'white', 'edgecolor': 'none', 'pad': 0.6},
+      )
 
 
 def _ceiling(axes, ceiling, line, span):
   value, low, high = ceiling
   span(low, high, color=CEILING, alpha=0.12, linewidth=0)
   return line(
-      value, color=CEILING, linestyle='--', linewidth=1.5,
-      label=f'noise ceiling {value:.3f}',
-  )  # fmt: skip
+    value,
+    color=CEILING,
+    linestyle='--',
+    linewidth=1.5,
+    label=f'noise ceiling {value:.3f}',
+  )
 
 
 def _lines(axes, curves, marker):
   for i, (curve, color) in enumerate(zip(curves, _colors(curves), strict=True)):
     axes.plot(
-        curve.x, curve.y, color=color, linestyle=_dashes(i),
-        marker='o' if len(curve.x) == 1 else marker,
-        # Earlier lines show at the edges of later ones that cover them.
-        linewidth=max(1.6, 3.6 - 0.4 * i), markersize=max(4, 6.5 - 0.5 * i),
-    )  # fmt: skip
+      curve.x,
+      curve.y,
+      color=color,
+      linestyle=_dashes(i),
+      marker='o' if len(curve.x) == 1 else marker,
+      # Earlier lines show at the edges of later ones that cover them.
+      linewidth=max(1.6, 3.6 - 0.4 * i),
+      markersize=max(4, 6.5 - 0.5 * i),
+    )
     if curve.low is None or curve.high is None:
       continue
     if marker is None or len(curves) <= BANDS:
@@ -327,10 +358,14 @@ def _lines(axes, curves, marker):
 def _mark(axes, literal):
   axes.axvline(literal, color=GREY, linestyle=':', linewidth=1.5)
   axes.annotate(
-      f'paper: {literal:g}', (literal, 0.02), xytext=(5, 0),
-      textcoords='offset points', xycoords=axes.get_xaxis_transform(),
-      color='#555555', va='bottom',
-  )  # fmt: skip
+    f'paper: {literal:g}',
+    (literal, 0.02),
+    xytext=(5, 0),
+    textcoords='offset points',
+    xycoords=axes.get_xaxis_transform(),
+    color='#555555',
+    va='bottom',
+  )
 
 
 def _lds_axis(axes, ceiling):
@@ -344,7 +379,7 @@ def _lds_axis(axes, ceiling):
 
 
 def _label_ends(axes, curves):
-  """Names the lines right of the axes, in their colours, without overlap."""
+  """Writes the names of lines right of the axes, in their colours, without overlap."""
   axes.figure.canvas.draw()  # fixes the limits and the transforms
   ends, colors = [], [*_colors(curves)]
   for curve in curves:
@@ -359,20 +394,31 @@ def _label_ends(axes, curves):
     ceiling = curves[i].name.startswith('noise ceiling')
     color = CEILING if ceiling else colors[i]
     axes.annotate(
-        curves[i].name, ends[i], xytext=(1.03, place), xycoords='data',
-        textcoords='axes fraction', color=color, va='center', ha='left',
-        annotation_clip=False,
-        arrowprops={
-            'arrowstyle': '-', 'color': color, 'alpha': 0.45, 'linewidth': 0.9,
-            'shrinkA': 1, 'shrinkB': 2, 'relpos': (0, 0.5),
-        },
-    )  # fmt: skip
+      curves[i].name,
+      ends[i],
+      xytext=(1.03, place),
+      xycoords='data',
+      textcoords='axes fraction',
+      color=color,
+      va='center',
+      ha='left',
+      annotation_clip=False,
+      arrowprops={
+        'arrowstyle': '-',
+        'color': color,
+        'alpha': 0.45,
+        'linewidth': 0.9,
+        'shrinkA': 1,
+        'shrinkB': 2,
+        'relpos': (0, 0.5),
+      },
+    )
 
 
 def spread(
   places: np.ndarray, gap: float, low: float, high: float
 ) -> np.ndarray:
-  """Places moved as little as needed to lie `gap` apart within [low, high].
+  """Moves places as little as needed to lie `gap` apart within [low, high].
 
   Where there is no room for all, they share what there is evenly.
   """
@@ -390,6 +436,6 @@ def spread(
       pools[-2:] = [((a * m + b * n) / (m + n), m + n)]
   level = np.concatenate([np.full(n, value) for value, n in pools])
   moved = np.clip(level, low, high - steps[-1]) + steps
-  found = np.empty_like(moved)
-  found[order] = moved
-  return found
+  spread_places = np.empty_like(moved)
+  spread_places[order] = moved
+  return spread_places

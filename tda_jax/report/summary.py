@@ -1,4 +1,4 @@
-"""One HTML page of an experiment: what it is, its results, claims and plots."""
+"""Writes an HTML page of an experiment: its results, claims and plots."""
 
 import os
 import pathlib
@@ -18,15 +18,15 @@ def write(
   plots: Sequence[str | os.PathLike] = (),
   queries: Sequence[cards.Query] = (),
   method: str = '',
-  told: dict[str, str] | None = None,
+  context: dict[str, str] | None = None,
 ) -> str:
   """Writes the page, with the command, commit and versions of this process.
 
   Args:
-    about: what the experiment is; an empty line begins a paragraph.
+    about: what the experiment is; an empty line starts a paragraph.
     rows, claims: those of results.json.
     plots: PNG files, titled by their names.
-    queries, method, told: as `page.write`.
+    queries, method, context: as `page.write`.
 
   Returns:
     The path.
@@ -44,7 +44,7 @@ def write(
     plots=[_plot(plot) for plot in plots],
     queries=queries,
     method=method,
-    told=told,
+    context=context,
   )
 
 

@@ -1,4 +1,4 @@
-"""Results and claims as tables in the terminal."""
+"""Prints results and claims as tables in the terminal."""
 
 import math
 from typing import Any, NamedTuple
@@ -28,15 +28,15 @@ class Method(NamedTuple):
 
 
 def by_method(rows: list[dict]) -> tuple[list[str], list[Method]]:
-  """Rows of results.json, one line a method: (metrics, methods), in order.
+  """Groups rows of results.json by method: (metrics, methods), in order.
 
   Raises:
     ValueError: a method has two rows for one metric.
   """
   metrics = list(dict.fromkeys(row['metric'] for row in rows))
-  found: dict[str, dict] = {}
+  results_of: dict[str, dict] = {}
   for row in rows:
-    results = found.setdefault(row['method'], {})
+    results = results_of.setdefault(row['method'], {})
     if row['metric'] in results:
       raise ValueError(
         f'method {row["method"]!r} has two results for {row["metric"]!r}:'
@@ -49,18 +49,19 @@ def by_method(rows: list[dict]) -> tuple[list[str], list[Method]]:
     return max((v for v in values if v is not None), default=None)
 
   return metrics, [
-      Method(name, results, largest(results, 'seconds'),
-             largest(results, 'peak_mb'))
-      for name, results in found.items()
-  ]  # fmt: skip
+    Method(
+      name, results, largest(results, 'seconds'), largest(results, 'peak_mb')
+    )
+    for name, results in results_of.items()
+  ]
 
 
 def apart(
   metrics: list[str], methods: list[Method]
 ) -> list[tuple[list[str], list[Method]]]:
-  """Parts whose methods share no metric, so that no table is mostly empty.
+  """Splits methods into tables that share no metric: no table is mostly empty.
 
-  Methods that are linked by other methods' metrics stay together.
+  Methods that are linked by the metrics of other methods stay together.
   """
   groups: list[tuple[set[str], list[Method]]] = []
   for method in methods:
@@ -78,7 +79,7 @@ def apart(
 
 
 def costs(methods: list[Method]) -> list[str]:
-  """Which of `seconds` and `peak_mb` was measured of any method."""
+  """Which of `seconds` and `peak_mb` was measured for any method."""
   return [
     field
     for field in ('seconds', 'peak_mb')
@@ -87,7 +88,7 @@ def costs(methods: list[Method]) -> list[str]:
 
 
 def number(value: Any) -> str:
-  """A number to three decimals, or digits where that says more; None: –."""
+  """A number as text: three decimals, or 1.2e-05 where these show too little."""
   if value is None or (isinstance(value, float) and math.isnan(value)):
     return '–'
   if isinstance(value, bool | str):
@@ -103,12 +104,12 @@ def number(value: Any) -> str:
 def interval(row: dict) -> str:
   """'[low, high]' of a row of results.json; '' if its spread is not known.
 
-  An interval without width says that nothing varied, not that nothing can.
+  An interval without width means that nothing varied, so that it is not shown.
   """
-  ends = row.get('low'), row.get('high')
-  if None in ends or math.isnan(sum(ends)) or ends[0] == ends[1]:
+  low, high = row.get('low'), row.get('high')
+  if low is None or high is None or math.isnan(low + high) or low == high:
     return ''
-  return f'[{number(ends[0])}, {number(ends[1])}]'
+  return f'[{number(low)}, {number(high)}]'
 
 
 def print_results(
@@ -116,8 +117,8 @@ def print_results(
 ) -> None:
   """Prints rows of results.json, one line a method, one column a metric.
 
-  Where intervals do not fit the terminal beside their values, they are set
-  below them; where that does not fit either, each metric gets a table.
+  If intervals do not fit the terminal beside their values, they are printed
+  below them; if that does not fit either, each metric gets a table.
 
   Args:
     rows: dicts with `method`, `metric`, `value` and any of `low`, `high`,
@@ -194,11 +195,13 @@ def _cells(rows, separator):
     ]
   wide, far = max(map(len, values)), max(map(len, spans))
   return [
-      # Left-justified, as rich would strip the spaces of a missing interval.
-      Text(f'{value:>{wide}} {span:>{far}}' if far else value,
-           justify='left' if far else 'right')
-      for value, span in zip(values, spans, strict=True)
-  ]  # fmt: skip
+    # Left-justified, as rich would strip the spaces of a missing interval.
+    Text(
+      f'{value:>{wide}} {span:>{far}}' if far else value,
+      justify='left' if far else 'right',
+    )
+    for value, span in zip(values, spans, strict=True)
+  ]
 
 
 def _cost(value):

@@ -1,4 +1,4 @@
-"""Trees of arrays on disk, through orbax, with checksums of their files.
+"""Saves and loads trees of arrays through orbax, with checksums.
 
 A checkpoint is the folder that orbax writes and a list of its files in it, as
 `sha256sum` makes and checks them; a comment in it has the folder's name, so that
@@ -10,15 +10,13 @@ import logging
 import os
 import pathlib
 import shutil
-from typing import Any
 
 import jax
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
 from tda_jax.storage import files
+from tda_jax.trees import PyTree
 
-PyTree = Any
 _log = logging.getLogger(__name__)
 SUMS = 'sha256sums'
 
@@ -26,19 +24,22 @@ SUMS = 'sha256sums'
 def save(path: str | os.PathLike, tree: PyTree) -> None:
   """Writes `tree` to the folder `path`, which must not exist.
 
-  It is written aside and renamed: neither a killed process nor a loss of power
-  leaves a half of it.
+  It is written under another name and then renamed, so that neither a killed
+  process nor a loss of power leaves half of it.
 
   Raises:
     ValueError: `path` exists.
   """
+  from orbax.checkpoint import v1 as ocp
+
   path = pathlib.Path(path).absolute()
   if path.exists():
     raise ValueError(f'{path} exists already: delete it or save elsewhere')
   aside = path.with_name(path.name + '.partial')
   shutil.rmtree(aside, ignore_errors=True)
   aside.parent.mkdir(parents=True, exist_ok=True)
-  ocp.save(aside, jax.tree.map(np.asarray, tree))
+  arrays = jax.tree.map(np.asarray, tree)
+  ocp.save(aside, arrays)  # pyright: ignore[reportArgumentType]  # takes any path
   parts = sorted(part for part in aside.rglob('*') if part.is_file())
   names = [part.relative_to(aside) for part in parts]
   (aside / SUMS).write_text(_sums(aside, names, path.name))
@@ -57,35 +58,37 @@ def load(path: str | os.PathLike, like: PyTree) -> PyTree:
   Raises:
     ValueError: nothing is there, it is damaged, or it is of another model.
   """
+  from orbax.checkpoint import v1 as ocp
+
   path = pathlib.Path(path).absolute()
   if not path.exists():
     raise ValueError(f'there is no checkpoint at {path}: run the stage first')
-  cure = 'delete that folder and run the same command again'
+  hint = 'delete that folder and run the same command again'
   if not whole(path):
     raise ValueError(
-      f'the checkpoint {path} is damaged or half-written: {cure}'
+      f'the checkpoint {path} is damaged or half-written: {hint}'
     )
   empty = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
   try:
-    tree = ocp.load(path, empty)
+    tree = ocp.load(path, empty)  # pyright: ignore[reportArgumentType]  # takes any path
   except Exception as error:  # orbax and tensorstore raise a dozen kinds
     raise ValueError(
       f'the checkpoint {path} cannot be read ({type(error).__name__}: it is of'
-      f' another model): {cure}'
+      f' another model): {hint}'
     ) from error
-  found = jax.tree_util.tree_leaves_with_path(tree)
-  for (name, leaf), wanted in zip(found, jax.tree.leaves(empty), strict=True):
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  for (name, leaf), wanted in zip(leaves, jax.tree.leaves(empty), strict=True):
     if leaf.shape != wanted.shape:
       name = jax.tree_util.keystr(name, simple=True, separator='/')
       raise ValueError(
         f'the checkpoint {path} has shape {leaf.shape} for {name!r}, this'
-        f' run {wanted.shape}: {cure}'
+        f' run {wanted.shape}: {hint}'
       )
   return tree
 
 
 def whole(path: str | os.PathLike) -> bool:
-  """Whether the checkpoint is there and every file of it is as it was saved."""
+  """Whether the checkpoint exists and all its files are as they were saved."""
   path = pathlib.Path(path)
   try:
     text = (path / SUMS).read_text()
@@ -95,8 +98,10 @@ def whole(path: str | os.PathLike) -> bool:
     return False
 
 
-def keep(folder: str | os.PathLike, name: str, number: int, tree: PyTree):
-  """Saves `tree` as NAME_number, then drops the others of that name."""
+def keep(
+  folder: str | os.PathLike, name: str, number: int, tree: PyTree
+) -> None:
+  """Saves `tree` as NAME_number, then deletes the others of that name."""
   path = pathlib.Path(folder) / f'{name}_{number}'
   shutil.rmtree(path, ignore_errors=True)  # a damaged one
   save(path, tree)
@@ -106,9 +111,10 @@ def keep(folder: str | os.PathLike, name: str, number: int, tree: PyTree):
 
 
 def newest(folder: str | os.PathLike, name: str) -> int | None:
-  """The largest number of a whole NAME_number; None: there is none.
+  """The largest number of an undamaged NAME_number; None if there is none.
 
-  Work goes on from there, to the same numbers: that one is damaged is said.
+  Damaged ones are logged: work continues from the one before them, to the same
+  results.
   """
   for number in reversed(_numbers(folder, name)):
     path = pathlib.Path(folder) / f'{name}_{number}'
@@ -119,8 +125,8 @@ def newest(folder: str | os.PathLike, name: str) -> int | None:
 
 
 def _numbers(folder, name):
-  found = pathlib.Path(folder).glob(f'{name}_*')
-  texts = [path.name.removeprefix(f'{name}_') for path in found]
+  paths = pathlib.Path(folder).glob(f'{name}_*')
+  texts = [path.name.removeprefix(f'{name}_') for path in paths]
   return sorted(int(text) for text in texts if text.isdigit())
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, also after a loss of power; folders in use."""
+"""Writes files whole or not at all, also at a loss of power; locks folders."""
 
 import contextlib
 import errno
@@ -16,10 +16,10 @@ _log = logging.getLogger(__name__)
 
 
 def write(path: str | os.PathLike, data: bytes) -> None:
-  """Writes a file aside and renames it, so that no half of it is ever seen.
+  """Writes a file under another name and renames it: no reader sees half of it.
 
-  What is named here is on the disk when this returns. A file that holds `data`
-  already is left alone: what is finished can be read from a read-only disk.
+  The file is on the disk when this returns. A file that holds `data` already is
+  not written, so that a finished stage works on a read-only disk.
   """
   path = pathlib.Path(path)
   if path.is_file() and path.read_bytes() == data:
@@ -37,9 +37,9 @@ def write(path: str | os.PathLike, data: bytes) -> None:
 
 
 def show(path: str | os.PathLike, data: bytes) -> None:
-  """Writes what is made for people: a page, a plot, a table.
+  """Writes a file that is made for people: a page, a plot, a table.
 
-  On a disk that cannot be written, one that is there stays, and that is said.
+  If the disk is read-only and the file exists, it stays as it is, with a warning.
   """
   path = pathlib.Path(path)
   try:
@@ -51,7 +51,7 @@ def show(path: str | os.PathLike, data: bytes) -> None:
 
 
 def sync(path: str | os.PathLike) -> None:
-  """Returns when what `path`, a file or a folder, holds is on the disk."""
+  """Waits until the content of `path`, a file or a folder, is on the disk."""
   number = os.open(path, os.O_RDONLY)
   try:
     os.fsync(number)
@@ -60,17 +60,17 @@ def sync(path: str | os.PathLike) -> None:
 
 
 def writable(folder: str | os.PathLike) -> bool:
-  """Whether files can be made in a folder that is there."""
+  """Whether files can be created in a folder that exists."""
   return os.access(folder, os.W_OK)
 
 
 @contextlib.contextmanager
 def lock(folder: str | os.PathLike) -> Iterator[None]:
-  """Holds the folder, which is made if need be, against a second writer.
+  """Locks a folder, created if it does not exist, against a second writer.
 
-  The lock ends with the process, however that ends. Processes of one job (see
-  jax.distributed) hold it by the first of them. A folder that cannot be written
-  needs none.
+  The lock ends with the process, however that ends. Of the processes of one job
+  (see jax.distributed), the first holds the lock. A folder that cannot be written
+  needs no lock.
 
   Raises:
     ValueError: another process holds it.
@@ -90,7 +90,7 @@ def lock(folder: str | os.PathLike) -> Iterator[None]:
 
 
 def _claim(file, folder):
-  """Locks the file and writes into it by whom."""
+  """Locks the file and writes into it which process holds it."""
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
@@ -101,8 +101,12 @@ def _claim(file, folder):
       ' folder'
     ) from None
   except OSError as error:
-    _log.warning('%s has a disk without locks (%s): see that no other'
-                 ' command writes there', folder, error)  # fmt: skip
+    _log.warning(
+      '%s has a disk without locks (%s): see that no other'
+      ' command writes there',
+      folder,
+      error,
+    )
   file.truncate(0)
   file.write(f'process {os.getpid()} on {socket.gethostname()}')
   file.flush()

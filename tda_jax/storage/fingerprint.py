@@ -1,8 +1,8 @@
-"""What computed a result: hashes that differ where the computation does.
+"""Fingerprints of computations: hashes that differ if the computation does.
 
-A function of the user is known by its jaxpr, the constants it closes over
-included, so that an edited loss is another loss whatever its name. Arrays are
-known by their contents.
+A function of the user is identified by its jaxpr, with the constants that it
+closes over, so that an edited loss is another loss whatever its name. Arrays are
+identified by their contents.
 """
 
 import contextlib
@@ -19,21 +19,19 @@ import numpy as np
 
 from tda_jax import shapes
 from tda_jax.problem import Problem, bound
+from tda_jax.trees import PyTree
 from tda_jax.version import __version__
-
-PyTree = Any
 
 ADDRESS = re.compile(r'\bat 0x[0-9a-f]+')  # of a function, anew in each process
 
 
 def digest(tree: PyTree) -> str:
-  """A short name of the contents of a tree of arrays, the same everywhere."""
+  """A short hash of the contents of a tree of arrays, the same everywhere."""
   sha = hashlib.sha256()
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-      sha.update(
-        str(leaf.dtype).encode()
-      )  # equal data draw otherwise by another
+      # Keys of another kind draw other numbers from the same data.
+      sha.update(str(leaf.dtype).encode())
       leaf = jax.random.key_data(leaf)
     leaf = np.ascontiguousarray(leaf)
     name = jax.tree_util.keystr(path)
@@ -43,7 +41,7 @@ def digest(tree: PyTree) -> str:
 
 
 def versions() -> dict[str, str]:
-  """Versions on which numbers, and the text of jaxprs, depend."""
+  """The versions that numbers, and the text of jaxprs, depend on."""
   return {'tda_jax': __version__, 'jax': jax.__version__}
 
 
@@ -66,32 +64,32 @@ def of_problem(
   frozen: PyTree = None,
   queries: PyTree = None,
 ) -> dict[str, str]:
-  """Name of a function of the problem -> hash of it and of its derivative.
+  """Hashes of the problem's functions and their derivatives, by name.
 
   Args:
     params, frozen: of one model, arrays or their shapes.
     rows: arrays [N, ...], or their shapes, that have a loss.
-    queries: those that have a measure, which may lack what only a loss needs
-      (the teacher of a distilled one); None: `rows`.
+    queries: rows that have a measure; they may lack columns that only the loss
+      needs (the teacher's logits of a distilled one). None: `rows`.
   """
-  asked = rows if queries is None else queries
-  own = abstract(params), of_rows(rows), of_rows(asked), abstract(frozen)
-  return dict(_of_problem(problem, *map(_hashable, own)))
+  queries = rows if queries is None else queries
+  shapes = abstract(params), of_rows(rows), of_rows(queries), abstract(frozen)
+  return dict(_of_problem(problem, *map(_hashable, shapes)))
 
 
 def of_training(
-  problem: Problem, recipe, n: int, rows: PyTree, frozen: PyTree = None
+  problem: Problem, recipe: Any, n: int, rows: PyTree, frozen: PyTree = None
 ) -> dict[str, str]:
-  """Name of a function that training evaluates -> hash of it.
+  """Hashes of the functions that training evaluates, by name.
 
   Args:
     recipe: see `training.fit.Recipe`.
-    n: rows a run trains on, which tell its length.
+    n: number of rows that a run trains on, from which its length follows.
     rows: arrays [N, ...], or their shapes.
     frozen: of one model.
   """
-  own = of_rows(rows), abstract(frozen)
-  return dict(_of_training(problem, recipe, n, *map(_hashable, own)))
+  shapes = of_rows(rows), abstract(frozen)
+  return dict(_of_training(problem, recipe, n, *map(_hashable, shapes)))
 
 
 def of_function(function: Callable, *shapes: PyTree) -> str:
@@ -99,7 +97,7 @@ def of_function(function: Callable, *shapes: PyTree) -> str:
   return of_jaxpr(jax.make_jaxpr(function)(*shapes))
 
 
-def of_jaxpr(closed) -> str:
+def of_jaxpr(closed: jax.extend.core.ClosedJaxpr) -> str:
   """Hash of a ClosedJaxpr: its text, and the values of its constants."""
   sha = hashlib.sha256(ADDRESS.sub('', str(closed)).encode())
   for const in _constants(closed):
@@ -108,19 +106,19 @@ def of_jaxpr(closed) -> str:
 
 
 @functools.lru_cache(64)
-def _of_problem(problem, params, example, asked, frozen):
-  params, example, asked, frozen = map(_tree, (params, example, asked, frozen))
-  own, shape = _outputs(problem, params, example, frozen)
-  given = (shape, example)
-  found = {
-    'outputs': own,
-    'loss': of_function(_derived(problem.loss), *given),
-    'measure': of_function(_derived(problem.measure), shape, asked),
+def _of_problem(problem, params, example, query, frozen):
+  params, example, query, frozen = map(_tree, (params, example, query, frozen))
+  outputs_hash, shape = _outputs(problem, params, example, frozen)
+  arguments = (shape, example)
+  hashes = {
+    'outputs': outputs_hash,
+    'loss': of_function(_derived(problem.loss), *arguments),
+    'measure': of_function(_derived(problem.measure), shape, query),
   }
-  # A problem whose labels are never drawn may have no way to draw them.
+  # `sample` may fail for a problem whose labels are never drawn.
   with contextlib.suppress(Exception):
-    found['sample'] = of_function(problem.sample, _key(), *given)
-  return tuple(found.items())
+    hashes['sample'] = of_function(problem.sample, _key(), *arguments)
+  return tuple(hashes.items())
 
 
 @functools.lru_cache(64)
@@ -134,27 +132,27 @@ def _of_training(problem, recipe, n, example, frozen):
   def update(gradient, moments, params):
     return optimizer.update(gradient, moments, params), optimizer.init(params)
 
-  found = {}
+  hashes = {}
   if recipe.augment is not None:
-    found['augment'] = of_function(recipe.augment, _key(), example)
+    hashes['augment'] = of_function(recipe.augment, _key(), example)
     example = jax.eval_shape(recipe.augment, _key(), example)
-  own, shape = _outputs(problem, params, example, frozen)
-  found |= {
-    'outputs': own,
+  outputs_hash, shape = _outputs(problem, params, example, frozen)
+  hashes |= {
+    'outputs': outputs_hash,
     'loss': of_function(_derived(problem.loss), shape, example),
     'init': of_function(recipe.init, _key()),
     'optimizer': of_function(update, params, moments, params),
     'learning_rate': of_function(rate, jax.ShapeDtypeStruct((), jnp.int32)),
   }
-  return tuple(found.items())
+  return tuple(hashes.items())
 
 
 def _outputs(problem, params, example, frozen):
   """(hash of the outputs and of their derivative, their shape)."""
 
   def outputs(params, example, frozen):
-    own = bound(problem, frozen if jax.tree.leaves(frozen) else None)
-    return own.outputs(params, example)
+    member_problem = bound(problem, frozen if jax.tree.leaves(frozen) else None)
+    return member_problem.outputs(params, example)
 
   def derived(params, example, frozen, cotangent):
     value, pull = jax.vjp(lambda p: outputs(p, example, frozen), params)

@@ -1,12 +1,12 @@
-"""Scores that another library made, brought to ours: [N, Q], positive supports."""
+"""Converts the scores of other libraries to [N, Q] with positive for support."""
 
 import os
 import pathlib
 from pickle import UnpicklingError
+from typing import Any, cast
 from zipfile import BadZipFile
 
 import numpy as np
-import tensorstore as ts
 
 ORIENTATIONS = ('rows_by_queries', 'queries_by_rows')
 SIGNS = ('supports', 'harms')
@@ -26,8 +26,8 @@ def read(path: str | os.PathLike, zeros: bool = False) -> np.ndarray:
   Args:
     path: of a .npz with several arrays 'FILE.npz:NAME'. A .pt file must hold a
       tensor and needs torch.
-    zeros: whether lines of a matrix that are exactly zero are meant; most are
-      lines that a run never wrote.
+    zeros: accepts lines of a matrix that are exactly zero; without it they are
+      refused, because most were never written by their run.
 
   Raises:
     ValueError: no such file, another kind, damaged, not wholly written, or
@@ -60,7 +60,7 @@ def read(path: str | os.PathLike, zeros: bool = False) -> np.ndarray:
 
 
 def _refuse_zeros(file, array):
-  """A line that is exactly zero, of either axis, was never written."""
+  """Raises ValueError for a line of either axis that is exactly zero."""
   for axis, name in ((1, 'rows'), (0, 'columns')):
     empty = ~array.any(axis)
     if empty.any():
@@ -77,11 +77,11 @@ def oriented(
   """The same scores as [N, Q] with positive for support, float64.
 
   Args:
-    orientation: 'rows_by_queries' (as ours and dattri's), or 'queries_by_rows'
-      (as kronfluence's and quanda's).
-    sign: 'supports' where larger means that the row helps the query (as
-      kronfluence's are where its measurement is the query's loss); 'harms' where
-      it means the opposite (where that is a log-probability).
+    orientation: 'rows_by_queries' (like ours and dattri's), or 'queries_by_rows'
+      (like kronfluence's and quanda's).
+    sign: 'supports' if a larger score means that the row helps the query
+      (kronfluence's, if its measurement is the query's loss); 'harms' if it means
+      the opposite (if the measurement is a log-probability).
 
   Raises:
     ValueError: unknown orientation or sign; another shape.
@@ -89,62 +89,63 @@ def oriented(
   for value, known in ((orientation, ORIENTATIONS), (sign, SIGNS)):
     if value not in known:
       raise ValueError(f'{value!r} is unknown: say one of {", ".join(known)}')
-  turned = orientation == 'queries_by_rows'
-  wanted = (queries, rows) if turned else (rows, queries)
+  transposed = orientation == 'queries_by_rows'
+  wanted = (queries, rows) if transposed else (rows, queries)
   if scores.shape != wanted:
     hint = 'score these rows and queries'
     if scores.shape == wanted[::-1]:
-      hint = f'say {ORIENTATIONS[not turned]}'
+      hint = f'say {ORIENTATIONS[not transposed]}'
     raise ValueError(
       f'scores have shape {scores.shape}, and {orientation} of {rows} rows and'
       f' {queries} queries are {wanted}: {hint}'
     )
-  found = np.asarray(scores, np.float64)
-  found = found.T if turned else found
-  return found if sign == 'supports' else -found
+  matrix = np.asarray(scores, np.float64)
+  matrix = matrix.T if transposed else matrix
+  return matrix if sign == 'supports' else -matrix
 
 
-def checked_own(own: np.ndarray, rows: int) -> np.ndarray:
-  """Self-influence [N], float64, of which most must not be negative.
+def checked_self_influence(self_influence: np.ndarray, rows: int) -> np.ndarray:
+  """Self-influence [N] as float64, checked for its sign.
 
-  In the loss it is gᵀ(A + damping)⁻¹g / N, which is never below 0 for a curvature
-  A that is not: a row supports itself.
+  In the loss it is gᵀ(A + damping)⁻¹g / N, which is never negative for a positive
+  semidefinite curvature A: a row supports itself.
 
   Raises:
     ValueError: another shape; most are negative.
   """
-  if own.shape != (rows,):
+  if self_influence.shape != (rows,):
     raise ValueError(
-      f'self-influence has shape {own.shape} for {rows} rows: give one a row'
+      f'self-influence has shape {self_influence.shape} for {rows} rows: give one'
+      ' a row'
     )
-  below = (own < 0).mean()
+  below = (self_influence < 0).mean()
   if below > 0.5:
     raise ValueError(
       f'{below:.0%} of the self-influences are negative, which no row has on'
       ' its own loss: give minus them'
     )
-  return np.asarray(own, np.float64)
+  return np.asarray(self_influence, np.float64)
 
 
 def suspicion(
   scores: np.ndarray, labels: np.ndarray, query_labels: np.ndarray
 ) -> str | None:
-  """A sentence where the sign looks like the other one; None: it looks right.
+  """A warning if the sign of the scores looks wrong; None if it looks right.
 
-  Rows of a query's class support it on average more than the others do.
+  On average, rows of a query's class should support it more than others do.
 
   Args:
     scores: [N, Q] as `oriented` gives them.
     labels, query_labels: [N] and [Q] classes.
   """
   same = np.asarray(labels)[:, None] == np.asarray(query_labels)
-  asked = same.any(0) & ~same.all(0)
-  if not asked.any():
+  judged = same.any(0) & ~same.all(0)
+  if not judged.any():
     return None
-  mean = lambda which: np.ma.array(scores, mask=~which)[:, asked].mean(0)
+  mean = lambda which: np.ma.array(scores, mask=~which)[:, judged].mean(0)
   less = float((mean(same) < mean(~same)).mean())
-  # Scores that know nothing are below in half of the queries.
-  if less <= 0.5 + 1.5 / asked.sum() ** 0.5:  # three standard errors
+  # Scores without information are below for half of the queries.
+  if less <= 0.5 + 1.5 / judged.sum() ** 0.5:  # three standard errors
     return None
   return (
     f'for {less:.0%} of the queries, rows of their own class support less than'
@@ -163,6 +164,8 @@ def _npz(file, name):
 
 
 def _zarr(file, name):
+  import tensorstore as ts
+
   del name
   driver = 'zarr3' if (file / 'zarr.json').exists() else 'zarr'
   spec = {
@@ -176,7 +179,7 @@ def _zarr(file, name):
   except ValueError as error:
     if 'missing' not in str(error):
       raise
-    step = store.chunk_layout.read_chunk.shape[0]
+    step = cast(Any, store).chunk_layout.read_chunk.shape[0]
     first = next(
       i for i in range(0, store.shape[0], step) if not _written(store[i])
     )
@@ -197,7 +200,7 @@ def _written(part) -> bool:
 def _pt(file, name):
   del name
   try:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]  # not our dependency
   except ImportError:
     raise ValueError(
       'a .pt file needs torch: install it, or save the tensor by'

@@ -1,4 +1,4 @@
-"""What a stage and an experiment write down: run.json, results.json."""
+"""Records of stages and experiments: run.json, results.json."""
 
 import datetime
 import hashlib
@@ -34,9 +34,9 @@ CLAIM = ('claim', 'source', 'expected', 'observed', 'holds')
 def begin(
   path: str | os.PathLike, inputs: dict, holder: str | os.PathLike | None = None
 ) -> bool:
-  """Opens the stage folder `path`, which answers for `inputs`.
+  """Opens the folder `path` of a stage with these inputs.
 
-  A new folder gets run.json: the inputs and where they ran.
+  A new folder gets run.json, with the inputs and the environment.
 
   Args:
     holder: the folder to delete where the inputs are others, with all that was
@@ -46,20 +46,20 @@ def begin(
     Whether the stage is complete; if not, it starts or continues.
 
   Raises:
-    ValueError: the folder holds a stage of other inputs (the fields that
-      differ are named with both values), or files of something else.
+    ValueError: the folder belongs to a stage with other inputs (the sentence has
+      the fields that differ, with both values), or holds other files.
   """
   path = pathlib.Path(path)
   path.mkdir(parents=True, exist_ok=True)
   file = path / 'run.json'
   if file.exists():
-    found = read_json(file, f'the folder {path}').get('inputs')
-    if found is None:
+    recorded = read_json(file, f'the folder {path}').get('inputs')
+    if recorded is None:
       raise ValueError(
         f'{file} is damaged (it has no inputs): delete the folder {path} and run'
         ' the same command again'
       )
-    same(found, plain(inputs), f'the folder {holder or path}')
+    check_same(recorded, plain(inputs), f'the folder {holder or path}')
     return (path / 'complete').exists()
   foreign = sorted(p.name for p in path.iterdir() if p.name[0] != '.')
   if foreign:
@@ -78,13 +78,13 @@ def complete(path: str | os.PathLike) -> None:
     write_json(file, {'time': _now()})
 
 
-def same(found: dict, wanted: dict, name: str) -> None:
+def check_same(recorded: dict, current: dict, name: str) -> None:
   """Raises ValueError if two records differ, naming fields and both values."""
-  found, wanted = _flat(found), _flat(wanted)
+  recorded, current = _flat(recorded), _flat(current)
   differ = [
-    _difference(field, found.get(field), wanted.get(field))
-    for field in sorted({*found, *wanted})
-    if found.get(field) != wanted.get(field)
+    _difference(field, recorded.get(field), current.get(field))
+    for field in sorted({*recorded, *current})
+    if recorded.get(field) != current.get(field)
   ]
   if differ:
     raise ValueError(
@@ -93,22 +93,26 @@ def same(found: dict, wanted: dict, name: str) -> None:
     )
 
 
-def joined(own: dict, given: dict | None, free: tuple[str, ...] = ()) -> dict:
-  """What a record says of itself, with what the caller wants it to say too.
+def join_attributes(
+  identity: dict, attributes: dict | None, free: tuple[str, ...] = ()
+) -> dict:
+  """The fields of a record: its identity, and further ones of the caller.
 
   Args:
-    free: fields of `own` that the caller may name otherwise.
+    free: fields of `identity` that the caller may replace.
 
   Raises:
-    ValueError: the caller names a field by which the result is known.
+    ValueError: the caller names another field of the identity.
   """
-  taken = [name for name in given or {} if name in own and name not in free]
+  taken = [
+    name for name in attributes or {} if name in identity and name not in free
+  ]
   if taken:
     raise ValueError(
-      f'attributes name {", ".join(map(repr, taken))}, by which a result is known'
-      ' again: call them otherwise'
+      f'attributes name {", ".join(map(repr, taken))}, by which a result is'
+      ' identified: choose other names'
     )
-  return {**own, **(given or {})}
+  return {**identity, **(attributes or {})}
 
 
 def _difference(field, there, now) -> str:
@@ -120,10 +124,13 @@ def _difference(field, there, now) -> str:
 
 
 def safe_name(name: str, what: str) -> str:
-  """`name`, which becomes a folder's; ValueError if it would be another place.
+  """`name` itself, if a folder of that name is inside its parent.
 
   Args:
-    what: it is the name of, as in 'the setting'.
+    what: the kind of thing that has the name, for example 'the setting'.
+
+  Raises:
+    ValueError: the name would lead to another place.
   """
   if name in ('', '.', '..') or not set(name).isdisjoint('/\\\0'):
     raise ValueError(
@@ -148,11 +155,11 @@ def write_npz(path: str | os.PathLike, arrays: dict) -> None:
   files.write(path, data.getvalue())
 
 
-def read_json(path: str | os.PathLike, cure: str = 'that file') -> dict:
-  """The content of a JSON file, whose checksum, if it has one, agrees.
+def read_json(path: str | os.PathLike, hint: str = 'that file') -> dict:
+  """The content of a JSON file, after its checksum (if it has one) is verified.
 
   Args:
-    cure: what to delete when it is damaged, so that the same command makes it
+    hint: what to delete when it is damaged, so that the same command makes it
       again.
 
   Raises:
@@ -172,7 +179,7 @@ def read_json(path: str | os.PathLike, cure: str = 'that file') -> dict:
     if checksum in (None, _checksum(content)):
       return content
   raise ValueError(
-    f'{path} is damaged (half-written, or changed since): delete {cure} and run'
+    f'{path} is damaged (half-written, or changed since): delete {hint} and run'
     ' the same command again'
   )
 
@@ -202,8 +209,8 @@ def environment() -> dict:
 
 
 def signature(facts: dict) -> dict:
-  """What a committed results.json says of its run, from `environment`."""
-  # A folder of one machine says nothing to others.
+  """The facts of a run in a committed results.json, from `environment`."""
+  # The folder of the data on one machine means nothing on others.
   command = re.sub(r'(data\.path=)\S+', r'\1FOLDER', ' '.join(facts['command']))
   return {
     'command': command,
@@ -245,7 +252,7 @@ def results(
 
 
 def plain(value: Any) -> Any:
-  """`value` as JSON types: arrays to lists, NaN and infinity to None."""
+  """Converts to JSON types: arrays to lists, NaN and infinity to None."""
   if isinstance(value, dict):
     return {str(k): plain(v) for k, v in value.items()}
   if isinstance(value, (np.ndarray, jax.Array)):
@@ -295,7 +302,7 @@ def _now():
 def _command():
   """The command line as it was typed, python -m MODULE ..."""
   spec = getattr(sys.modules['__main__'], '__spec__', None)
-  start = ['-m', spec.name] if spec else sys.argv[:1]
+  start = ['-m', spec.name.removesuffix('.__main__')] if spec else sys.argv[:1]
   return ['python', *start, *sys.argv[1:]]
 
 

@@ -1,9 +1,9 @@
 """The score store: a zarr v3 array written in blocks of rows, with resume.
 
 NaN means not done yet. One block is one chunk, so a chunk has one writer; the
-marker of a block, `done/<number>`, is made after its chunk is durable and holds
-the checksum of its values and of what the store says of itself. A block that is
-absent, damaged or of something else is not done.
+marker of a block, `done/<number>`, is written after its chunk is durable and
+holds the checksum of its values and of the store's attributes. A block that is
+absent, damaged or of another store is not done.
 """
 
 import contextlib
@@ -12,10 +12,9 @@ import json
 import os
 import pathlib
 import shutil
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
-import tensorstore as ts
 
 from tda_jax.storage import files, record
 
@@ -28,11 +27,11 @@ class Store(NamedTuple):
     array: the tensorstore array, float32, `shape`.
     shape: (rows, ...).
     rows_per_block: rows of a block; the last block may have fewer.
-    about: what the store says of itself, as text.
+    about: its attributes, as text.
   """
 
   path: pathlib.Path
-  array: ts.TensorStore
+  array: Any
   shape: tuple[int, ...]
   rows_per_block: int
   about: str
@@ -45,9 +44,9 @@ def create(
   attributes: dict,
   holder: str | os.PathLike | None = None,
 ) -> Store:
-  """The store at `path`, made unless it is there with the same contents.
+  """Opens the store at `path`, or creates it.
 
-  A store of which a block is done keeps its own `rows_per_block`.
+  A store with a finished block keeps its `rows_per_block`.
 
   Args:
     holder: the folder to delete where a store of something else is there; None:
@@ -57,6 +56,8 @@ def create(
     ValueError: a store of another shape or other attributes is there, or it
       cannot be read; the message names both sides.
   """
+  import tensorstore as ts
+
   path, shape = _real(path), tuple(map(int, shape))
   if 0 in shape or rows_per_block < 1:
     raise ValueError(
@@ -66,13 +67,13 @@ def create(
   wanted = record.plain({**attributes, 'shape': shape})
   if (path / 'zarr.json').exists():
     store = open(path)
-    found = {**_attributes(path), 'shape': list(store.shape)}
-    record.same(found, wanted, f'the score store {holder or path}')
+    recorded = {**_attributes(path), 'shape': list(store.shape)}
+    record.check_same(recorded, wanted, f'the score store {holder or path}')
     if (
       store.rows_per_block == min(rows_per_block, shape[0]) or done(store).any()
     ):
       return store
-    # Nothing is done, and smaller blocks may be what it takes.
+    # No block is done: other blocks, perhaps smaller for memory, are possible.
     (path / 'zarr.json').unlink()
     shutil.rmtree(path / 'c', ignore_errors=True)
   chunk = (min(rows_per_block, shape[0]), *shape[1:])
@@ -98,11 +99,13 @@ def create(
 
 
 def open(path: str | os.PathLike) -> Store:
-  """The store at `path`.
+  """Opens the store at `path`.
 
   Raises:
     ValueError: there is none, or its metadata cannot be read.
   """
+  import tensorstore as ts
+
   path = _real(path)
   if not (path / 'zarr.json').exists():
     raise ValueError(f'there is no score store at {path}: run the stage first')
@@ -114,7 +117,7 @@ def open(path: str | os.PathLike) -> Store:
       f'the score store {path} cannot be read: delete {path / "zarr.json"} and'
       ' run the same command again, which keeps the blocks that are whole'
     ) from error
-  rows = array.chunk_layout.write_chunk.shape[0]
+  rows = cast(Any, array).chunk_layout.write_chunk.shape[0]
   return Store(path, array, tuple(array.shape), rows, about)
 
 
@@ -149,7 +152,7 @@ def write(store: Store, start: int, block: np.ndarray) -> None:
       f'the block at row {start} of {store.path} is written already, by another'
       ' process: wait until it ends and run the same command again'
     )
-  # A part of a chunk is written into what is there, which may be damaged.
+  # Writing a part of a chunk would read what is there, which may be damaged.
   zeros = ['0'] * len(store.shape[1:])
   store.path.joinpath('c', str(number), *zeros).unlink(missing_ok=True)
   with _writing(store.path):
@@ -164,26 +167,26 @@ def read(store: Store) -> np.ndarray:
   values = np.full(store.shape, np.nan, np.float32)
   for number in range(blocks(store)):
     first = number * store.rows_per_block
-    found = _values(store, number)
-    if found is not None:
-      values[first : first + store.rows_per_block] = found
+    values_of_block = _values(store, number)
+    if values_of_block is not None:
+      values[first : first + store.rows_per_block] = values_of_block
   return values
 
 
 def done(store: Store) -> np.ndarray:
   """Which blocks are done and whole, [n_blocks] bool; reads them all."""
-  every = range(blocks(store))
-  return np.array([_values(store, b) is not None for b in every])
+  numbers = range(blocks(store))
+  return np.array([_values(store, b) is not None for b in numbers])
 
 
 def forget(store: Store) -> None:
-  """Makes every block one that is not done."""
+  """Marks every block as not done."""
   for marker in (store.path / 'done').glob('*'):
     marker.unlink()
 
 
 def attributes(store: Store) -> dict:
-  """What the store says of itself: method, damping, seeds, ..."""
+  """The store's attributes: method, damping, seeds, ..."""
   return _attributes(store.path)
 
 
@@ -208,7 +211,7 @@ def _values(store, number) -> np.ndarray | None:
 
 @contextlib.contextmanager
 def _writing(path):
-  """tensorstore's errors of a disk as OSError, in a sentence."""
+  """Turns tensorstore's errors of a disk into an OSError with a sentence."""
   try:
     yield
   except ValueError as error:
@@ -218,7 +221,7 @@ def _writing(path):
 
 def _checksum(store, number, values) -> bytes:
   sha = hashlib.sha256(f'{store.about} {number} {values.shape}'.encode())
-  sha.update(np.ascontiguousarray(values, '<f4'))
+  sha.update(cast(Any, np.ascontiguousarray(values, '<f4')))
   return sha.hexdigest().encode()
 
 

@@ -1,18 +1,18 @@
-"""Distillation: a student learns from a teacher's logits beside the labels.
+"""Distillation: a student learns from a teacher's logits and the labels.
 
-The rows carry the logits, {'x', 'y', 'teacher': [K]}, so that a student needs
-to ask its teacher once only.
+The rows hold the logits, {'x', 'y', 'teacher': [K]}, so that the teacher is
+evaluated only once.
+
+Source: Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a Neural
+Network", https://arxiv.org/abs/1503.02531
 """
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from tda_jax.data import rows as rows_lib
 from tda_jax.problem import Problem
-
-PyTree = Any
+from tda_jax.trees import PyTree
 
 DIRECTIONS = ('teacher||student', 'student||teacher')
 AT_ONCE = 512
@@ -24,21 +24,21 @@ def distilled(
   temperature: float = 2.0,
   direction: str = 'teacher||student',
 ) -> Problem:
-  """The problem with loss α·T²·KL + (1 − α)·loss; the measure stays.
+  """The problem with loss α·T²·KL + (1 − α)·loss and the same measure.
 
   KL compares t = softmax(teacher/T) with p = softmax(outputs/T):
-  Σ_k t_k log(t_k/p_k) for 'teacher||student' (Hinton et al. 2015), its
+  Σ_k t_k log(t_k/p_k) for 'teacher||student' (Hinton et al. 2015), with the
   arguments exchanged for 'student||teacher'.
 
-  No draw of labels alone has the curvature of this loss as its Fisher. `sample`
-  draws the loss's gradient in the outputs instead, √α (p − e_t) + √(1 − α)
-  ∂loss, with t ~ p and the problem's own draw, and the loss of a drawn row is
-  linear in it: its Fisher is the GGN of 'teacher||student'. (The other
-  direction is not convex in the outputs, and has the same curvature where the
-  student is its teacher.)
+  No way of drawing labels has the curvature of this loss as its Fisher. So
+  `sample` draws the gradient of the loss in the outputs instead, √α (p − e_t) +
+  √(1 − α) ∂loss, with t ~ p and ∂loss of labels that the problem draws. The loss
+  of a drawn row is linear in that gradient, and its Fisher is the GGN of
+  'teacher||student'. (The other direction is not convex in the outputs, and has
+  the same curvature where the student equals its teacher.)
 
   Args:
-    problem: classification; its loss is the second term.
+    problem: of classification; its loss is the second term.
     alpha: from 0 (the problem's own loss) to 1 (the teacher only).
     temperature: T.
     direction: the order of KL's arguments.
@@ -63,21 +63,23 @@ def distilled(
       jax.nn.log_softmax(logits / temperature)
       for logits in (_teacher(example), outputs)
     )
-    p, q = (teacher, student) if direction == DIRECTIONS[0] else (
-      student, teacher
-    )  # fmt: skip
-    apart = jnp.sum(jnp.exp(p) * (p - q))
-    own = problem.loss(outputs, example)
-    return alpha * temperature**2 * apart + (1 - alpha) * own
+    p, q = (
+      (teacher, student) if direction == DIRECTIONS[0] else (student, teacher)
+    )
+    divergence = jnp.sum(jnp.exp(p) * (p - q))
+    label_loss = problem.loss(outputs, example)
+    return alpha * temperature**2 * divergence + (1 - alpha) * label_loss
 
   def sample(key, outputs, example):
-    own, soft = jax.random.split(key)
-    drawn = problem.sample(own, outputs, example)
-    label = jax.random.categorical(soft, outputs / temperature)
-    apart = jax.nn.softmax(outputs / temperature)
-    apart = apart - jax.nn.one_hot(label, outputs.shape[-1])
+    label_key, teacher_key = jax.random.split(key)
+    drawn = problem.sample(label_key, outputs, example)
+    label = jax.random.categorical(teacher_key, outputs / temperature)
+    teacher_gradient = jax.nn.softmax(outputs / temperature)
+    teacher_gradient = teacher_gradient - jax.nn.one_hot(
+      label, outputs.shape[-1]
+    )
     gradient = jax.grad(problem.loss)(outputs, drawn)
-    gradient = alpha**0.5 * apart + (1 - alpha) ** 0.5 * gradient
+    gradient = alpha**0.5 * teacher_gradient + (1 - alpha) ** 0.5 * gradient
     return {**drawn, 'gradient': gradient}
 
   def check(shape, rows):
@@ -88,12 +90,12 @@ def distilled(
         f' student {shape}: distil between models of the same classes'
       )
 
-  # `reads` stays: queries, which have a measure and no loss, need no teacher.
+  # `reads` stays as it is: queries need a measure only, and so no teacher.
   return problem._replace(loss=loss, sample=sample, check=check)
 
 
 def with_teacher(problem: Problem, params: PyTree, rows: PyTree) -> PyTree:
-  """The rows with the outputs of a trained model as 'teacher', [N, K]."""
+  """The rows with a column 'teacher', the outputs of a trained model, [N, K]."""
   outputs = jax.jit(
     lambda params, rows: jax.lax.map(
       lambda row: problem.outputs(params, row),

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from tda_jax import door, trees
 from tda_jax.given import kind_of
 from tda_jax.problem import Problem, bound, losses
-
-PyTree = Any
+from tda_jax.trees import Array, PyTree
 
 
 class Recipe(NamedTuple):
@@ -36,7 +36,9 @@ class Recipe(NamedTuple):
 
 
 class Member(NamedTuple):
-  """What is a model's own; a stack of members has a leading axis E.
+  """One model of an ensemble: its key, rows and weights.
+
+  The fields of a stack of members have a leading axis E.
 
   Attributes:
     key: typed key; its initialisation, order of rows and augmentation.
@@ -50,29 +52,29 @@ class Member(NamedTuple):
   """
 
   key: jax.Array
-  subset: jax.Array | None = None
-  weights: jax.Array | None = None
-  removed: jax.Array | None = None
-  deleted: jax.Array | None = None
+  subset: Array | None = None
+  weights: Array | None = None
+  removed: Array | None = None
+  deleted: Array | None = None
   frozen: PyTree = None
 
 
 class State(NamedTuple):
-  """What a step changes."""
+  """The state of a training run, which a step changes."""
 
   params: PyTree
-  optimizer: PyTree
+  optimizer: PyTree  # state of optax
 
 
 class Minibatch(NamedTuple):
   """The rows of one step."""
 
   examples: PyTree  # [B, ...], augmented
-  index: jax.Array  # [B] global row numbers
-  share: jax.Array  # [B] of each row in the batch's mean; 0 for padding
+  index: Array  # [B] global row numbers
+  share: Array  # [B] of each row in the batch's mean; 0 for padding
 
 
-def check_recipe(given) -> None:
+def check_recipe(given: Any) -> None:
   """Raises ValueError unless it is a training recipe."""
   if not hasattr(given, 'optimizer') or not hasattr(given, 'learning_rate'):
     raise ValueError(
@@ -87,13 +89,13 @@ def check_recipe(given) -> None:
     if not callable(getattr(given, field)):
       raise ValueError(
         f'{field} of the recipe is {kind_of(getattr(given, field))}: give a'
-        f' function, as {example}'
+        f' function, for example {example}'
       )
   door.check_batch_size(given.batch_size, 'batch_size of the recipe')
   door.check_batch_size(given.epochs, 'epochs of the recipe')
 
 
-def check_schedule(recipe, steps: int) -> None:
+def check_schedule(recipe: Recipe, steps: int) -> None:
   """Raises ValueError unless the recipe gives a schedule and an optimizer."""
   for field in ('learning_rate', 'optimizer'):
     try:
@@ -107,17 +109,18 @@ def check_schedule(recipe, steps: int) -> None:
   if not callable(recipe.learning_rate(steps)):
     raise ValueError(
       'learning_rate of the recipe gives a number: it is a function of the number'
-      ' of steps that gives a schedule, as lambda steps:'
+      ' of steps that gives a schedule, for example lambda steps:'
       ' optax.constant_schedule(0.1)'
     )
   if not hasattr(recipe.optimizer(steps), 'update'):
     raise ValueError(
       'optimizer of the recipe gives no optax.GradientTransformation: it is a'
-      ' function of the number of steps, as lambda steps: optax.sgd(0.1)'
+      ' function of the number of steps, for example lambda steps:'
+      ' optax.sgd(0.1)'
     )
 
 
-def check_optimizer(recipe, params, steps: int) -> None:
+def check_optimizer(recipe: Recipe, params: PyTree, steps: int) -> None:
   """Raises ValueError unless the optimizer makes an update of a gradient alone.
 
   Args:
@@ -140,50 +143,59 @@ def check_optimizer(recipe, params, steps: int) -> None:
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
-  """Batches of `batch_size` that n rows make, the last perhaps smaller."""
+  """Number of batches in an epoch of n rows; the last may be smaller."""
   return -(-n // batch_size)
 
 
 def total_steps(recipe: Recipe, n: int) -> int:
-  """Steps of the whole run on n rows."""
+  """Number of steps of the whole run on n rows."""
   return recipe.epochs * steps_per_epoch(n, recipe.batch_size)
 
 
 def start(recipe: Recipe, n: int, key: jax.Array) -> State:
-  """The state before the first step on n rows; fold 0 of `key` is for init."""
+  """The state before the first step of a run on n rows.
+
+  Parameters are drawn with fold_in(key, 0).
+  """
   params = recipe.init(jax.random.fold_in(key, 0))
   optimizer = recipe.optimizer(total_steps(recipe, n))
   return State(params, optimizer.init(params))
 
 
-def order(key: jax.Array, epoch, n: int, batch_size: int) -> jax.Array:
-  """Positions 0..n−1 in the order of `epoch`, [steps, min(batch_size, n)].
+def epoch_order(
+  key: jax.Array, epoch: ArrayLike, n: int, batch_size: int
+) -> jax.Array:
+  """The batches of an epoch: positions 0..n−1, [steps, min(batch_size, n)].
 
-  A pure function of (key, epoch). Places beyond n repeat the first positions;
-  `advance` masks them.
+  A pure function of (key, epoch). The last batch is filled up with the first
+  positions, which `minibatch` masks.
   """
   key = jax.random.fold_in(jax.random.fold_in(key, 1), epoch)
   steps, size = steps_per_epoch(n, batch_size), min(batch_size, n)
   return jnp.resize(jax.random.permutation(key, n), (steps, size))
 
 
-def advance(
+def train_steps(
   problem: Problem,
   recipe: Recipe,
   rows: PyTree,
   member: Member,
   state: State,
-  epoch,
-  first,
-  last,
+  *,
+  epoch: ArrayLike,
+  first: ArrayLike,
+  last: ArrayLike,
 ) -> State:
-  """Steps first..last−1 of an epoch of one model.
+  """Runs steps first..last−1 of an epoch of one model.
 
   Args:
     rows: leaves [N, ...].
     epoch, first, last: integers, which may be traced.
+
+  Returns:
+    The state after them.
   """
-  n = own_rows(rows, member)
+  n = row_count(rows, member)
   problem = bound(problem, member.frozen)
   index, count = epoch_rows(recipe, rows, member, epoch)
 
@@ -195,27 +207,42 @@ def advance(
   return jax.lax.fori_loop(first, last, step, state)
 
 
-def own_rows(rows: PyTree, member: Member) -> int:
-  """Number of rows n that a member trains on."""
+def row_count(rows: PyTree, member: Member) -> int:
+  """Number n of rows that one member trains on."""
   return len(
     jax.tree.leaves(rows)[0] if member.subset is None else member.subset
   )
 
 
-def epoch_rows(recipe: Recipe, rows: PyTree, member: Member, epoch):
-  """The rows of an epoch: (index [steps, B], how many of them count)."""
-  n = own_rows(rows, member)
-  places = order(member.key, epoch, n, recipe.batch_size)
+def epoch_rows(
+  recipe: Recipe, rows: PyTree, member: Member, epoch: ArrayLike
+) -> tuple[jax.Array, ArrayLike]:
+  """The rows of an epoch: (global numbers [steps, B], how many of them count).
+
+  Those beyond that number, in the order of steps, fill up the last batch.
+  """
+  n = row_count(rows, member)
+  places = epoch_order(member.key, epoch, n, recipe.batch_size)
   index = places if member.subset is None else member.subset[places]
   if member.deleted is None:
     return index, n
-  return _without(index, n, member.deleted)
+  return _order_without(index, n, member.deleted)
 
 
 def minibatch(
-  recipe: Recipe, rows: PyTree, member: Member, index, count, epoch, t
+  recipe: Recipe,
+  rows: PyTree,
+  member: Member,
+  index: jax.Array,
+  count: ArrayLike,
+  epoch: ArrayLike,
+  t: ArrayLike,
 ) -> Minibatch:
-  """Step t of an epoch, whose `epoch_rows` are (index, count)."""
+  """The rows of step t of an epoch.
+
+  Args:
+    index, count: the epoch's `epoch_rows`.
+  """
   size, index = index.shape[1], index[t]
   examples = jax.tree.map(lambda leaf: leaf[index], rows)
   fresh = jax.random.fold_in(jax.random.fold_in(member.key, 2), epoch)
@@ -227,16 +254,16 @@ def minibatch(
   batch = Minibatch(examples, index, mask / jnp.sum(mask))
   if member.removed is None:
     return batch
-  # The removed row is one more of the batch, whose share is negative.
-  share = jnp.where(member.removed < 0, 0.0, -1 / own_rows(rows, member))
-  own = jax.tree.map(lambda leaf: leaf[member.removed], rows)
+  # The removed row is appended to the batch with a negative share.
+  share = jnp.where(member.removed < 0, 0.0, -1 / row_count(rows, member))
+  removed_row = jax.tree.map(lambda leaf: leaf[member.removed], rows)
   if recipe.augment is not None:
-    own = recipe.augment(jax.random.fold_in(fresh, size), own)
-  more = Minibatch(own, member.removed, share)
+    removed_row = recipe.augment(jax.random.fold_in(fresh, size), removed_row)
+  removed_batch = Minibatch(removed_row, member.removed, share)
   return jax.tree.map(
     lambda x, y: jnp.concatenate([x, jnp.asarray(y, x.dtype)[None]]),
     batch,
-    more,
+    removed_batch,
   )
 
 
@@ -253,7 +280,7 @@ def update(
   The shares are 1/B, B the number of rows, not the sum of their weights.
 
   Args:
-    n: rows that the run trains on, which tell its length.
+    n: number of rows that the run trains on, from which its length follows.
     weights: [B], or None for ones.
   """
   optimizer = recipe.optimizer(total_steps(recipe, n))
@@ -269,10 +296,15 @@ def update(
   return State(optax.apply_updates(state.params, updates), moments)
 
 
-def _without(index, n, row):
-  """The order of n rows with `row` deleted, and how many rows are left."""
+def _order_without(index, n, row):
+  """(the order of n rows without `row`, the number of other rows).
+
+  The rows behind `row` move up by one place; −1 deletes none.
+  """
   flat = index.reshape(-1)
-  found = flat[:n] == row
-  after = jnp.arange(len(flat)) >= jnp.where(found.any(), found.argmax(), n)
-  kept = jnp.where(after, jnp.roll(flat, -1), flat)
-  return kept.reshape(index.shape), n - found.any()
+  is_row = flat[:n] == row
+  is_after = jnp.arange(len(flat)) >= jnp.where(
+    is_row.any(), is_row.argmax(), n
+  )
+  shifted = jnp.where(is_after, jnp.roll(flat, -1), flat)
+  return shifted.reshape(index.shape), n - is_row.any()

@@ -8,15 +8,16 @@ import pathlib
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
+from jax.typing import ArrayLike
 
 from tda_jax import door, trees
-from tda_jax.data import rows as data
+from tda_jax.data import rows as rows_lib
 from tda_jax.problem import Problem, bound
 from tda_jax.run import Run
 from tda_jax.storage import checkpoints as storage
@@ -24,18 +25,26 @@ from tda_jax.storage import files, fingerprint, record
 from tda_jax.storage.fingerprint import digest as digest
 from tda_jax.training import fit
 from tda_jax.training.fit import Member, Recipe, State
+from tda_jax.trees import PyTree
 
-PyTree = Any
 _log = logging.getLogger(__name__)
 
 
 class Segment(NamedTuple):
-  """Steps first..last−1 of an epoch; `done` steps of the run at its end."""
+  """Steps that are run without a stop: first..last−1 of an epoch."""
 
   epoch: int
   first: int
   last: int
-  done: int
+  done: int  # steps of the whole run at its end
+
+
+class Progress(NamedTuple):
+  """How far training has come."""
+
+  state: State  # of all members
+  done: int  # steps
+  snapshots: dict[int, PyTree]  # step -> parameters [E, ...] after it
 
 
 @functools.partial(jax.jit, static_argnames=('recipe', 'n'))
@@ -47,17 +56,18 @@ def start(recipe: Recipe, n: int, keys: jax.Array) -> State:
 @functools.partial(
   jax.jit, static_argnames=('problem', 'recipe'), donate_argnames='state'
 )
-def advance(
+def train_steps(
   problem: Problem,
   recipe: Recipe,
   rows: PyTree,
   members: Member,
   state: State,
-  epoch,
-  first,
-  last,
+  *,
+  epoch: ArrayLike,
+  first: ArrayLike,
+  last: ArrayLike,
 ) -> tuple[State, jax.Array]:
-  """`fit.advance` of E members; `state` is donated.
+  """`fit.train_steps` of E members; `state` is donated.
 
   Calls of equal shapes with the same problem and recipe compile once.
 
@@ -65,12 +75,12 @@ def advance(
     (State, [E] whether the parameters are finite).
   """
 
-  def one(member, state):
-    when = (epoch, first, last)
-    state = fit.advance(problem, recipe, rows, member, state, *when)
+  def train_member(member, state):
+    when = {'epoch': epoch, 'first': first, 'last': last}
+    state = fit.train_steps(problem, recipe, rows, member, state, **when)
     return state, _finite(state.params)
 
-  return jax.vmap(one)(members, state)
+  return jax.vmap(train_member)(members, state)
 
 
 @door.verb('training', 'the batch size or the members of one call')
@@ -88,7 +98,7 @@ def train(
   progress: bool | None = None,
   save_seconds: float = 30.0,
 ) -> Run:
-  """Trains E members, each as if alone, vmapped.
+  """Trains E members together, each as if it were alone.
 
   Member e minimises (1/n) Σ_i w_ei·loss_i(θ) + ½·l2·‖θ‖² over its rows by
   minibatches; its initialisation, order of rows and augmentation are functions
@@ -116,7 +126,7 @@ def train(
   keys = jnp.atleast_1d(door.as_keys(keys))
   members = Member(keys, subsets, weights, frozen=frozen)
   rows = check(problem, recipe, rows, members)
-  n = own_rows(rows, members)
+  n = row_count(rows, members)
   total = fit.total_steps(recipe, n)
   if not isinstance(checkpoints, int) or not 0 <= checkpoints <= total:
     raise ValueError(
@@ -127,19 +137,26 @@ def train(
   with contextlib.nullcontext() if folder is None else files.lock(folder):
     if folder is not None:
       record.begin(folder, _inputs(problem, recipe, rows, members, steps))
-    state, kept = _followed(
-      problem, recipe, rows, members, steps, folder, save_seconds, progress
+    state, _, snapshots = _train_resumably(
+      problem,
+      recipe,
+      rows,
+      members,
+      steps,
+      folder=folder,
+      save_seconds=save_seconds,
+      progress=progress,
     )
     if folder is not None:
       record.complete(folder)
-  stack = [kept[step] for step in steps]
+  stack = [snapshots[step] for step in steps]
   stack = jax.tree.map(lambda *x: np.stack(x, 1), *stack) if steps else None
   rates = _rates(recipe, total, steps)
   steps = np.array(steps)
   return Run(state.params, stack, rates, steps, members.key, frozen)
 
 
-def trained(
+def train_segments(
   problem: Problem,
   recipe: Recipe,
   rows: PyTree,
@@ -147,28 +164,27 @@ def trained(
   name: Callable = 'member {}'.format,
   stops: Sequence[int] = (),
 ) -> Iterator[tuple[Segment, PyTree]]:
-  """Trains a stack of members; nothing is kept.
+  """Trains a stack of members, segment by segment; saves nothing.
 
-  Yields the parameters [E, ...] after every segment, to be used before the next
-  is asked for: their memory is then written over.
+  Yields every segment and the parameters [E, ...] after it. Use them before the
+  next iteration: their memory is then overwritten.
 
   Args:
     rows, members: of `on_device`.
     name: what to call member e if it diverges.
     stops: steps of the run at which a segment ends too.
   """
-  n = own_rows(rows, members)
+  n = row_count(rows, members)
   state = start(recipe, n, members.key)
   for part in segments(recipe, n, stops):
-    state, finite = advance(problem, recipe, rows, members, state, *part[:3])
-    _converging(finite, part, recipe, name)
+    state = _train_segment(problem, recipe, rows, members, state, part, name)
     yield part, state.params
 
 
 def segments(
   recipe: Recipe, n: int, stops: Sequence[int] = ()
 ) -> Iterator[Segment]:
-  """The run cut at the ends of epochs and after the steps in `stops`."""
+  """Cuts the run at the ends of epochs and after the steps in `stops`."""
   steps = fit.steps_per_epoch(n, recipe.batch_size)
   for epoch in range(recipe.epochs):
     before = epoch * steps
@@ -179,7 +195,7 @@ def segments(
 
 
 def on_device(tree: PyTree) -> PyTree:
-  """The arrays of `tree` on the device once, not at every call."""
+  """Copies the arrays of `tree` to the device, once for many calls."""
   return jax.tree.map(jnp.asarray, tree)
 
 
@@ -191,7 +207,7 @@ def check(
   fit.check_recipe(recipe)
   rows = door.rows(rows, 'train', problem)
   keys, subsets, weights = members[:3]
-  count = data.count(rows)
+  count = rows_lib.count(rows)
   if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.ndim != 1:
     raise ValueError(
       f'keys are {keys.dtype}{list(keys.shape)}: give [E] typed keys, as'
@@ -216,14 +232,14 @@ def check(
       f'the leaves of frozen have leading axes {sorted(lengths)}: give one entry'
       f' for each of the {len(keys)} members'
     )
-  total = fit.total_steps(recipe, own_rows(rows, members))
+  total = fit.total_steps(recipe, row_count(rows, members))
   fit.check_schedule(recipe, total)
   params = jax.eval_shape(recipe.init, keys[0])
   door.parameters(params, 'the initial parameters')
   frozen = trees.row(members.frozen, 0)
-  own = bound(problem, frozen)
-  door.labelled(own, params, rows, 'train')
-  door.check_differentiable(own, params, rows)
+  member_problem = bound(problem, frozen)
+  door.check_rows_fit(member_problem, params, rows, 'train')
+  door.check_differentiable(member_problem, params, rows)
   fit.check_optimizer(recipe, params, total)
   start = _initial(recipe.init, keys[0])
   door.check_independent(problem, start, frozen, rows)
@@ -236,7 +252,7 @@ _initial = jax.jit(lambda init, key: init(key), static_argnums=0)
 def identity(
   problem: Problem, recipe: Recipe, rows: PyTree, n: int, frozen: PyTree = None
 ) -> dict:
-  """What training on n of the rows is known by, for records.
+  """What identifies a training on n of the rows, for records.
 
   Args:
     frozen: of one member.
@@ -244,7 +260,7 @@ def identity(
   total = fit.total_steps(recipe, n)
   rate = recipe.learning_rate(total)
   return {
-    'rows': data.count(rows),
+    'rows': rows_lib.count(rows),
     'rows_digest': digest(rows),
     'n': n,
     'batch_size': recipe.batch_size,
@@ -256,67 +272,95 @@ def identity(
   }
 
 
-def _followed(
-  problem, recipe, rows, members, steps, folder, save_seconds, progress
-):
-  """The final state and {step: snapshot}, from where `folder` is."""
+def _train_resumably(
+  problem, recipe, rows, members, steps, *, folder, save_seconds, progress
+) -> Progress:
+  """Trains to the end of the run, from what `folder` holds of it.
+
+  Args:
+    steps: after which snapshots are taken.
+    folder: where snapshots and the latest state are saved; None: nowhere.
+    save_seconds: least time between two saves of the state.
+    progress: shows a bar.
+  """
   rows, members = on_device((rows, members))
-  n = own_rows(rows, members)
+  n = row_count(rows, members)
   total = fit.total_steps(recipe, n)
-  state, begun, kept = _resumed(recipe, n, members, steps, folder)
-  saved = time.monotonic()
+  state, begun, snapshots = _resumed(recipe, n, members, steps, folder)
+  last_save = time.monotonic()
   bar = tqdm.tqdm(
-      total=total, initial=begun, unit='step', desc='training', mininterval=1,
-      disable=not progress,
-  )  # fmt: skip
+    total=total,
+    initial=begun,
+    unit='step',
+    desc='training',
+    mininterval=1,
+    disable=not progress,
+  )
   with bar:
     for part in segments(recipe, n, steps):
       if part.done <= begun:
         continue
-      state, finite = advance(problem, recipe, rows, members, state, *part[:3])
-      _converging(finite, part, recipe, 'member {}'.format)
+      name = 'member {}'.format
+      state = _train_segment(problem, recipe, rows, members, state, part, name)
       if part.done in steps:
-        kept[part.done] = jax.device_get(state.params)
+        snapshots[part.done] = jax.device_get(state.params)
         if folder is not None:
           _keep_snapshot(folder, part.done, state.params)
-      due = part.done == total or time.monotonic() - saved >= save_seconds
+      due = part.done == total or time.monotonic() - last_save >= save_seconds
       if folder is not None and due:
         storage.keep(folder, 'step', part.done, state)
-        saved = time.monotonic()
+        last_save = time.monotonic()
       bar.update(part.last - part.first)
-  return state, kept
+  return Progress(state, total, snapshots)
 
 
-def _resumed(recipe, n, members, steps, folder):
-  """The state to go on from, its step, and the snapshots before it.
+def _train_segment(problem, recipe, rows, members, state, part, name) -> State:
+  """The state after a segment; ValueError if a member, by its name, diverged."""
+  state, finite = train_steps(
+    problem,
+    recipe,
+    rows,
+    members,
+    state,
+    epoch=part.epoch,
+    first=part.first,
+    last=part.last,
+  )
+  _check_finite(finite, part, recipe, name)
+  return state
 
-  Without one of those snapshots, training starts again.
+
+def _resumed(recipe, n, members, steps, folder) -> Progress:
+  """Where training goes on: the newest saved state and the snapshots before it.
+
+  Training starts again if no state is saved, or if a snapshot is lost.
   """
   step = None if folder is None else storage.newest(folder, 'step')
-  snapshots = [s for s in steps if step is not None and s <= step]
-  paths = {s: folder / f'snapshot_{s}' for s in snapshots}
+  steps_there = [s for s in steps if step is not None and s <= step]
+  folder = cast(pathlib.Path, folder)  # None: no step is there
+  paths = {s: folder / f'snapshot_{s}' for s in steps_there}
   lost = [path for path in paths.values() if not storage.whole(path)]
   if lost:
     _log.warning('%s is lost or damaged: training starts again', lost[0])
   if step is None or lost:
-    return start(recipe, n, members.key), 0, {}
+    return Progress(start(recipe, n, members.key), 0, {})
   like = jax.eval_shape(lambda keys: start(recipe, n, keys), members.key)
   state = on_device(storage.load(folder / f'step_{step}', like))
-  kept = {s: storage.load(path, like.params) for s, path in paths.items()}
-  return state, step, kept
+  snapshots = {s: storage.load(path, like.params) for s, path in paths.items()}
+  return Progress(state, step, snapshots)
 
 
 def _keep_snapshot(folder, step, params):
-  """Saves a snapshot, which a process killed since may have saved before."""
+  """Saves a snapshot; replaces one that a killed process has saved before."""
   path = folder / f'snapshot_{step}'
   shutil.rmtree(path, ignore_errors=True)
   storage.save(path, params)
 
 
-def own_rows(rows, members: Member):
-  """Rows n that a member trains on."""
+def row_count(rows: PyTree, members: Member) -> int:
+  """Number n of rows that each member of a stack trains on."""
   if members.subset is None:
-    return data.count(rows)
+    return rows_lib.count(rows)
   return np.shape(members.subset)[1]
 
 
@@ -326,7 +370,8 @@ def _finite(params):
   ).all()
 
 
-def _converging(finite, part: Segment, recipe, name):
+def _check_finite(finite, part: Segment, recipe, name):
+  """Raises ValueError if the parameters of a member are not finite."""
   finite = np.asarray(finite)
   if not finite.all():
     raise ValueError(
@@ -362,9 +407,9 @@ def _of_members(array, members, name, rows=None):
 
 def _inputs(problem, recipe, rows, members, steps):
   frozen = members.frozen
-  n, own = own_rows(rows, members), trees.row(frozen, 0)
+  n, member_frozen = row_count(rows, members), trees.row(frozen, 0)
   return {
-    **identity(problem, recipe, rows, n, own),
+    **identity(problem, recipe, rows, n, member_frozen),
     'members': len(members.key),
     'keys': digest(members.key),
     'subsets': digest(members.subset),

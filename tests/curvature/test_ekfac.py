@@ -8,8 +8,8 @@ import tiny
 
 from tda_jax import problem as problem_lib
 from tda_jax.curvature import ekfac
-from tda_jax.curvature import layers as layers_lib
 from tda_jax.data import rows
+from tda_jax.layers import find as layers_lib
 
 KEY = jax.random.key(5)
 

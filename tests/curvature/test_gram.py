@@ -6,7 +6,7 @@ import pytest
 import tiny
 
 from tda_jax.curvature import ekfac, gram
-from tda_jax.curvature import layers as layers_lib
+from tda_jax.layers import find as layers_lib
 
 
 @pytest.mark.parametrize('name', ['mlp', 'conv', 'scan'])

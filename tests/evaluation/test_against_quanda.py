@@ -107,7 +107,7 @@ def test_mislabelling_detection():
   distinct, tied = GIVEN['self_influence']
   # Its bonus ranks the last of tied rows first.
   ours = [(distinct, GIVEN['flagged']), (tied[::-1], GIVEN['flagged'][::-1])]
-  close([detection.found_curve(*one) for one in ours], 'found_curve')
+  close([detection.detection_curve(*one) for one in ours], 'found_curve')
   close([detection.mislabel_area(*one)[0] for one in ours], 'mislabel_area')
   in_order = detection.mislabel_area(tied, GIVEN['flagged'])[0]
   assert abs(in_order - GIVEN['quanda_mislabel_area'][1]) > 0.01

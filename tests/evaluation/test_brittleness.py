@@ -35,46 +35,54 @@ def recipe():
   )
 
 
-def leads(path, removed, **changes):
-  return brittleness.leads(
-      PROBLEM, recipe(), TRAIN, QUERIES, removed, 2, KEY, path, progress=False,
-      **changes,
-  )  # fmt: skip
+def margins(path, removed, **changes):
+  return brittleness.margins(
+    PROBLEM,
+    recipe(),
+    TRAIN,
+    QUERIES,
+    removed,
+    repeats=2,
+    key=KEY,
+    path=path,
+    progress=False,
+    **changes,
+  )
 
 
 def test_removing_the_support_flips_and_nothing_else_does(tmp_path):
-  before = leads(tmp_path / 'a', np.zeros((2, 0), int))
+  before = margins(tmp_path / 'a', np.zeros((2, 0), int))
   assert before.shape == (2, 2) and (before > 0).all()
-  # The optimum of a class's rows 3 : 2 is a lead of log(3/2).
+  # The optimum of a class's rows 3 : 2 is a margin of log(3/2).
   np.testing.assert_allclose(before, np.log(1.5), atol=0.02)
-  two = leads(tmp_path / 'b', np.stack([OWN[:2], OWN[:2] + 5]))
+  two = margins(tmp_path / 'b', np.stack([OWN[:2], OWN[:2] + 5]))
   np.testing.assert_allclose(two, np.log(0.5), atol=0.02)
   assert brittleness.flips(before, two).tolist() == [True, True]
   # Each query's own rows count: query 1's are removed for query 0.
-  crossed = leads(tmp_path / 'c', np.stack([OWN[:2] + 5, OWN[:2]]))
+  crossed = margins(tmp_path / 'c', np.stack([OWN[:2] + 5, OWN[:2]]))
   assert brittleness.flips(before, crossed).tolist() == [False, False]
-  nothing = leads(tmp_path / 'd', np.stack([NOTHING[:2]] * 2))
+  nothing = margins(tmp_path / 'd', np.stack([NOTHING[:2]] * 2))
   assert brittleness.flips(before, nothing).tolist() == [False, False]
-  opposed = leads(tmp_path / 'e', np.stack([OTHER, OTHER + 5]))
+  opposed = margins(tmp_path / 'e', np.stack([OTHER, OTHER + 5]))
   assert (opposed > before).all()
 
 
 def test_it_resumes(tmp_path):
   removed = np.stack([OWN[:1], OWN[:1] + 5])
-  whole = leads(tmp_path / 'a', removed, at_once=1)
+  whole = margins(tmp_path / 'a', removed, at_once=1)
   for marker in list((tmp_path / 'a' / 'done').iterdir())[1:]:
     marker.unlink()
   assert store_lib.done(store_lib.open(tmp_path / 'a')).sum() == 1
-  np.testing.assert_array_equal(leads(tmp_path / 'a', removed), whole)
+  np.testing.assert_array_equal(margins(tmp_path / 'a', removed), whole)
   with pytest.raises(ValueError, match='another run .*subsets'):
-    leads(tmp_path / 'a', removed + 1)
+    margins(tmp_path / 'a', removed + 1)
 
 
 def test_lead_is_above_zero_where_the_class_is_right():
   rng = np.random.default_rng(0)
   for z in rng.normal(size=(20, 4)):
     for y in range(4):
-      found = brittleness.lead(jnp.asarray(z), {'y': y})
+      found = brittleness.correct_class_margin(jnp.asarray(z), {'y': y})
       assert found == pytest.approx(z[y] - np.delete(z, y).max(), 1e-5)
       assert (found > 0) == (z.argmax() == y)
 
@@ -91,10 +99,10 @@ def test_flips_are_of_queries_that_were_right():
 
 def test_top_is_the_strongest_supporters():
   scores = np.array([[1.0, -5], [3, 2], [2, 7]])
-  assert brittleness.top(scores, 2).tolist() == [[1, 2], [2, 1]]
-  assert brittleness.top(scores, 0).shape == (2, 0)
+  assert brittleness.top_rows(scores, 2).tolist() == [[1, 2], [2, 1]]
+  assert brittleness.top_rows(scores, 0).shape == (2, 0)
   with pytest.raises(ValueError, match='give 0 to 2'):
-    brittleness.top(scores, 3)
+    brittleness.top_rows(scores, 3)
 
 
 @pytest.mark.parametrize(
@@ -102,5 +110,5 @@ def test_top_is_the_strongest_supporters():
 )
 def test_bad_rows(tmp_path, removed):
   with pytest.raises(ValueError, match='removed'):
-    leads(tmp_path / 'a', np.array(removed))
+    margins(tmp_path / 'a', np.array(removed))
   assert not (tmp_path / 'a').exists()

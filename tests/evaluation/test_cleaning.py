@@ -31,17 +31,25 @@ def recipe():
   )
 
 
-def leads(path, removed):
-  return brittleness.leads_without(
-      PROBLEM, recipe(), TRAIN, QUERIES, removed, 2, jax.random.key(0), path,
-      kind='cleaning', progress=False,
-  )  # fmt: skip
+def margins(path, removed):
+  return brittleness.margins_without(
+    PROBLEM,
+    recipe(),
+    TRAIN,
+    QUERIES,
+    removed,
+    repeats=2,
+    key=jax.random.key(0),
+    path=path,
+    kind='cleaning',
+    progress=False,
+  )
 
 
 def test_without_the_wrong_labels_the_model_is_right(tmp_path):
   ranked = cleaning.first(WRONG + np.arange(12) % 6 / 100, 6)
   random = cleaning.controls(12, 6, 3, seed=2)
-  found = leads(tmp_path / 'a', np.concatenate([[ranked], random]))
+  found = margins(tmp_path / 'a', np.concatenate([[ranked], random]))
   assert found.shape == (4, 2, 2)
   gain = cleaning.gain(found[0], found[1:])
   for removed, of in zip([ranked, *random], found, strict=True):
@@ -51,7 +59,7 @@ def test_without_the_wrong_labels_the_model_is_right(tmp_path):
       assert votes == 0 or (np.sign(of[:, q]) == np.sign(votes)).all()
   assert (found[0] > 0).all() and 0 < gain.mean() <= 1
   assert bootstrap.of_queries(gain).value == gain.mean()
-  worst = leads(tmp_path / 'b', cleaning.first(~WRONG * 1.0, 4)[None])
+  worst = margins(tmp_path / 'b', cleaning.first(~WRONG * 1.0, 4)[None])
   assert (cleaning.gain(worst[0], found[:1]) == -1).all()
 
 
@@ -78,8 +86,8 @@ def test_bad_input(tmp_path):
   with pytest.raises(ValueError, match='give 0 to 2'):
     cleaning.first(np.zeros(3), 3)
   with pytest.raises(ValueError, match=r'give \[M, k\] rows'):
-    leads(tmp_path / 'a', np.arange(3))
+    margins(tmp_path / 'a', np.arange(3))
   with pytest.raises(ValueError, match='different rows from 0 to 11'):
-    leads(tmp_path / 'a', np.array([[1, 1]]))
+    margins(tmp_path / 'a', np.array([[1, 1]]))
   with pytest.raises(ValueError, match='of the same queries'):
     cleaning.gain(np.zeros((2, 3)), np.zeros((2, 2, 4)))

@@ -6,7 +6,7 @@ import pytest
 import tiny
 from sklearn import metrics
 
-from tda_jax import trees
+from tda_jax import scoring, trees
 from tda_jax.evaluation import detection
 from tda_jax.inverses import dense, ekfac
 from tda_jax.methods import (
@@ -35,16 +35,16 @@ def test_self_influence_is_the_diagonal(name):
   """In blocks of 4 of 11 rows, the last one padded."""
   run = Run(T.params, None, None, None)
   args = METHODS[name], T.problem, run, T.train
-  found = detection.self_influence(*args, at_once=4)
+  found = scoring.self_influence(*args, at_once=4)
   whole = method.attribute(*args, T.train)
   assert found.shape == (11,)
-  assert (METHODS[name].own is None) == (name == 'dense')
+  assert (METHODS[name].self_influence is None) == (name == 'dense')
   np.testing.assert_allclose(found, np.diag(whole), 1e-3, 1e-6)
 
 
 def test_self_influence_over_checkpoints():
   args = tracin.tracin(), T.problem, tiny.run(T.params), T.train
-  found = detection.self_influence(*args)
+  found = scoring.self_influence(*args)
   whole = method.attribute(*args, T.train)
   np.testing.assert_allclose(found, np.diag(whole), 1e-3, 1e-6)
 
@@ -56,7 +56,7 @@ def test_self_influence_of_convolutions_and_scanned_layers(model, name):
   run = Run(t.params, None, None, None)
   args = METHODS[name], t.problem, run, t.train
   whole = method.attribute(*args, t.train)
-  found = detection.self_influence(*args)
+  found = scoring.self_influence(*args)
   np.testing.assert_allclose(found, np.diag(whole), 1e-3, 1e-6)
 
 
@@ -65,7 +65,7 @@ def test_self_influence_of_members(name):
   params = [tiny.mlp_init((5, 4, 3), jax.random.key(i)) for i in range(2)]
   stack = jax.tree.map(lambda *x: np.stack(x), *params)
   runs = Run(stack, None, None, None)
-  of = lambda m, run: detection.self_influence(
+  of = lambda m, run: scoring.self_influence(
     m, T.problem, run, T.train, at_once=5
   )
   one = METHODS[name]
@@ -83,7 +83,7 @@ def test_a_wrong_label_is_found():
   flipped = np.isin(np.arange(20), [4, 9])
   train = {'x': x.astype(np.float32), 'y': np.where(flipped, 1 - y, y)}
   problem = T.problem
-  scores = detection.self_influence(
+  scores = scoring.self_influence(
     gradients.grad_dot(), problem, Run(params, None, None, None), train
   )
   assert detection.auc(scores, flipped) == (1.0, 0.0)
@@ -197,7 +197,7 @@ def test_average_precision_of_random_scores():
 
 def test_mislabelled_rows_are_found():
   flagged = np.arange(50) % 10 == 3
-  curve = detection.found_curve(flagged * 1.0, flagged)
+  curve = detection.detection_curve(flagged * 1.0, flagged)
   np.testing.assert_allclose(curve, np.minimum(np.arange(1, 51) / 5, 1))
   best, error = detection.mislabel_area(flagged * 1.0, flagged)
   assert best == pytest.approx(1 - 5 / 100 - 1 / (2 * 5 * 50)) and error == 0
@@ -208,8 +208,8 @@ def test_mislabelled_rows_are_found():
 def test_tied_rows_are_found_in_their_order():
   flagged = np.array([0, 1, 0, 1], bool)
   close = np.array([0.0, 1e-5, 0, 1e-5])  # less apart than Quanda's bonus
-  assert detection.found_curve(close, flagged).tolist() == [0.5, 1, 1, 1]
-  same = detection.found_curve(np.zeros(4), flagged)
+  assert detection.detection_curve(close, flagged).tolist() == [0.5, 1, 1, 1]
+  same = detection.detection_curve(np.zeros(4), flagged)
   assert same.tolist() == [0, 0.5, 0.5, 1]
 
 

@@ -19,7 +19,7 @@ def test_means_are_multiplied():
   whole = kernels.mean(0) * slopes.mean(0)
   np.testing.assert_allclose(factors.together((kernels, slopes)), whole)
   np.testing.assert_allclose(
-    factors.alone((kernels, slopes))[3], kernels[3] * slopes[3]
+    factors.per_model((kernels, slopes))[3], kernels[3] * slopes[3]
   )
   shares = factors.shares((kernels, slopes))
   np.testing.assert_allclose(shares.mean(0), whole)
@@ -27,7 +27,7 @@ def test_means_are_multiplied():
 
 def test_one_factor_is_the_scores():
   kernels, _ = two()
-  assert factors.alone((kernels,)) is kernels
+  assert factors.per_model((kernels,)) is kernels
   assert factors.shares((kernels,)) is kernels
   np.testing.assert_allclose(factors.together((kernels,)), kernels.mean(0))
 
@@ -58,6 +58,6 @@ def test_lds_by_size_is_of_the_factors_means():
     (kernels, slopes), outcomes, subsets, [1, 5], resamples=2
   )
   of = lambda scores: lds.lds(scores, outcomes, subsets).mean()
-  alone = factors.alone((kernels, slopes))
+  alone = factors.per_model((kernels, slopes))
   np.testing.assert_allclose(one.value, np.mean([of(s) for s in alone]))
   assert five.value == of(kernels.mean(0) * slopes.mean(0)) != of(alone.mean(0))

@@ -66,7 +66,7 @@ def plain(mode, out, repeat, point):
 
 
 OPTIMIZER = optax.sgd(RATE, momentum=0.5)
-shuffle = jax.jit(fit.order, static_argnums=(2, 3))
+shuffle = jax.jit(fit.epoch_order, static_argnums=(2, 3))
 measure = jax.jit(lambda p: measures_of(TINY.problem, p, TINY.queries))
 
 

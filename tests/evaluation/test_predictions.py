@@ -34,13 +34,13 @@ def test_classes_wrong_first_then_the_least_sure():
   predicted = each.mean(0).argmax(1)
   np.testing.assert_array_equal(found.labels, predicted)
   np.testing.assert_array_equal(found.wrong, predicted != y)
-  np.testing.assert_allclose(found.alone, (each.argmax(-1) == y).mean(1))
+  np.testing.assert_allclose(found.per_model, (each.argmax(-1) == y).mean(1))
   order = predictions.order(found)
   assert 0 < found.wrong.sum() < Q
   key = [(not found.wrong[q], found.chances[q].max()) for q in order]
   assert key == sorted(key)
   which = order[:2]
-  asked = predictions.asked(rows, found, which)
+  asked = predictions.with_predicted_labels(rows, found, which)
   np.testing.assert_array_equal(asked['x'], rows['x'][which])
   np.testing.assert_array_equal(asked['y'], predicted[which])
   assert asked['y'].dtype == rows['y'].dtype and (asked['y'] != y[which]).all()
@@ -69,7 +69,7 @@ def test_numbers_largest_errors_first(y):
   np.testing.assert_allclose(found.error, error, rtol=1e-4)
   np.testing.assert_array_equal(predictions.order(found), np.argsort(-error))
   alone = np.abs(outputs[..., 0] - y).mean(1)
-  np.testing.assert_allclose(found.alone, alone, rtol=1e-4)
+  np.testing.assert_allclose(found.per_model, alone, rtol=1e-4)
   assert found.wrong is None and found.chances is None
 
 

@@ -160,7 +160,7 @@ def test_leave_one_out_is_the_fit_without_the_row(tmp_path):
     400,
   )
   base, left = retraining.leave_one_out(
-      PROBLEM, made, TRAIN, QUERIES, np.array([2, 7]), 2, KEY, tmp_path / 's',
+      PROBLEM, made, TRAIN, QUERIES, np.array([2, 7]), repeats=2, key=KEY, path=tmp_path / 's',
       at_once=3, progress=False,
   )  # fmt: skip
   assert base.shape == (2, 4) and left.shape == (2, 2, 4)
@@ -183,7 +183,7 @@ def test_reweighted_runs_are_those_of_their_keys(tmp_path):
   weights = np.ones((3, 12), np.float32)
   weights[1, 4], weights[2, :6] = 0, 2.5
   found = retraining.reweighted(
-      PROBLEM, recipe(), TRAIN, QUERIES, weights, keys, tmp_path / 's',
+      PROBLEM, recipe(), TRAIN, QUERIES, weights, keys=keys, path=tmp_path / 's',
       at_once=4, progress=False,
   )  # fmt: skip
   assert found.shape == (3, 2, 4)
@@ -196,7 +196,7 @@ def test_reweighted_runs_are_those_of_their_keys(tmp_path):
     np.testing.assert_allclose(found[m], wanted, 1e-5, 1e-5)
   with pytest.raises(ValueError, match='another run .*weights'):
     retraining.reweighted(
-        PROBLEM, recipe(), TRAIN, QUERIES, weights[::-1], keys, tmp_path / 's',
+        PROBLEM, recipe(), TRAIN, QUERIES, weights[::-1], keys=keys, path=tmp_path / 's',
         at_once=4, progress=False,
     )  # fmt: skip
 
@@ -205,8 +205,8 @@ def test_leave_one_out_has_common_random_numbers(tmp_path):
   train = {'x': np.concatenate([TRAIN['x'], np.zeros((1, 3), np.float32)]),
            'y': np.append(TRAIN['y'], np.float32(0))}  # fmt: skip
   base, left = retraining.leave_one_out(
-      PROBLEM, recipe(), train, QUERIES, np.array([12, 3]), 2, KEY,
-      tmp_path / 's', progress=False,
+      PROBLEM, recipe(), train, QUERIES, np.array([12, 3]), repeats=2, key=KEY,
+      path=tmp_path / 's', progress=False,
   )  # fmt: skip
   # Row 12 has no gradient, so that leaving it out changes nothing.
   np.testing.assert_allclose(left[0], base, 1e-6, 1e-6)
@@ -214,7 +214,14 @@ def test_leave_one_out_has_common_random_numbers(tmp_path):
   assert np.abs(base[0] - base[1]).max() > 1e-3
   with pytest.raises(ValueError, match='rows from 0 to 12'):
     retraining.leave_one_out(
-      PROBLEM, recipe(), train, QUERIES, np.array([13]), 1, KEY, tmp_path
+      PROBLEM,
+      recipe(),
+      train,
+      QUERIES,
+      np.array([13]),
+      repeats=1,
+      key=KEY,
+      path=tmp_path,
     )
 
 
@@ -222,8 +229,8 @@ def test_an_ensemble_is_left_one_out_with_its_own_keys(tmp_path):
   keys = jax.random.split(jax.random.key(8), 2)
   run = members.train(PROBLEM, recipe(), TRAIN, keys, checkpoints=4)
   base, left = retraining.leave_one_out(
-      PROBLEM, recipe(), TRAIN, QUERIES, np.array([2, 5]), 2, keys,
-      tmp_path / 's', points=run.steps, progress=False,
+      PROBLEM, recipe(), TRAIN, QUERIES, np.array([2, 5]), repeats=2, key=keys,
+      path=tmp_path / 's', points=run.steps, progress=False,
   )  # fmt: skip
   assert base.shape == (2, 4, 4) and left.shape == (2, 2, 4, 4)
   measures = jax.vmap(lambda p: retraining.measures(PROBLEM, p, QUERIES))
@@ -236,12 +243,19 @@ def test_an_ensemble_is_left_one_out_with_its_own_keys(tmp_path):
   np.testing.assert_allclose(left[1], measures(out.checkpoints), atol=1e-5)
   with pytest.raises(ValueError, match='for 3 repeats: give one key'):
     retraining.leave_one_out(
-      PROBLEM, recipe(), TRAIN, QUERIES, np.array([2]), 3, keys, tmp_path / 't'
+      PROBLEM,
+      recipe(),
+      TRAIN,
+      QUERIES,
+      np.array([2]),
+      repeats=3,
+      key=keys,
+      path=tmp_path / 't',
     )
   with pytest.raises(ValueError, match='rising steps from 1 to 12'):
     retraining.leave_one_out(
-        PROBLEM, recipe(), TRAIN, QUERIES, np.array([2]), 2, keys,
-        tmp_path / 't', points=[3, 13],
+        PROBLEM, recipe(), TRAIN, QUERIES, np.array([2]), repeats=2, key=keys,
+        path=tmp_path / 't', points=[3, 13],
     )  # fmt: skip
 
 
@@ -285,13 +299,13 @@ def contents(path):
 
 def test_memory_does_not_grow_with_subsets(tmp_path, monkeypatch):
   shapes = []
-  real = members.advance
+  real = members.train_steps
 
-  def spy(problem, recipe, *arrays):
+  def spy(problem, recipe, *arrays, **when):
     shapes[-1].update(np.shape(x) for x in jax.tree.leaves(arrays))
-    return real(problem, recipe, *arrays)
+    return real(problem, recipe, *arrays, **when)
 
-  monkeypatch.setattr(members, 'advance', spy)
+  monkeypatch.setattr(members, 'train_steps', spy)
   for m in (5, 20):
     shapes.append(set())
     subsets = half_subsets(0, 12, m)

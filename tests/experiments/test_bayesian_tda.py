@@ -8,10 +8,10 @@ import pytest
 from data.test_images import idx
 from test_cli import run
 
-from experiments import arguments, tasks
-from experiments import bayesian_tda as experiment
-from experiments import bayesian_tda_claims as claims_lib
-from experiments import bayesian_tda_plots as plots_lib
+from experiments.bayesian_tda import claims as claims_lib
+from experiments.bayesian_tda import experiment
+from experiments.bayesian_tda import plots as plots_lib
+from experiments.shared import arguments, tasks
 from tda_jax.evaluation import significance
 
 SMOKE = 'configs/bayesian_tda/digits3.py:smoke'

@@ -8,10 +8,10 @@ import pytest
 from test_cli import run
 
 from configs.efficient_ensembles import digits
-from experiments import efficient_ensembles as experiment
-from experiments import efficient_ensembles_claims as claims_lib
-from experiments import ensembles
-from experiments.findings import Truth
+from experiments.efficient_ensembles import claims as claims_lib
+from experiments.efficient_ensembles import experiment
+from experiments.shared import ensembles
+from experiments.shared.findings import Truth
 from tda_jax.evaluation import bootstrap, lds
 from tda_jax.run import Run
 from tda_jax.storage import scores as scores_lib
@@ -164,7 +164,7 @@ def test_of_checkpoints_the_last_come_first():
   steps = np.arange(12.0).reshape(2, 6, 1)  # of two models
   run = Run({'w': steps[:, -1]}, {'w': steps}, None, np.arange(6), None)
   task = types.SimpleNamespace(problem=None)
-  models = ensembles.bare(task, run, 1.0)
+  models = ensembles.without_variants(task, run, 1.0)
   config = types.SimpleNamespace(seed=0)
   made = ensembles.make('checkpoints', 3, config, task, models, None)
   assert made.variants == 3

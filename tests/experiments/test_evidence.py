@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import tiny
 
-from experiments import evidence
+from experiments.shared import evidence
 from tda_jax.evaluation import supporters
 from tda_jax.run import Run
 

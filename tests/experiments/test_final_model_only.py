@@ -2,16 +2,17 @@
 
 import importlib
 import json
-import types
 
 import numpy as np
 import pytest
 import tiny
 from test_cli import run, sentence
 
-from experiments import dampings, tasks
-from experiments import final_model_only as experiment
-from experiments import final_model_only_claims as claims_lib
+from experiments.final_model_only import claims as claims_lib
+from experiments.final_model_only import experiment
+from experiments.shared import tasks
+from experiments.shared.scored import Scored
+from tda_jax.curvature import gram
 
 SMOKE = 'configs/final_model_only/diabetes.py:smoke'
 SETTINGS = (
@@ -131,9 +132,7 @@ def test_the_users_own_tables(tmp_path, setting):
 
 def test_dampings_are_in_mean_squares_of_a_gradients_entry():
   t = tiny.classification(n=11)
-  found = dampings.mean_square_gradient(
-    tasks.Task(*t[:1], None, *t[2:]), t.params
-  )
+  found = gram.mean_square_gradient(t.problem, t.params, t.train)
   wanted = (tiny.gradients(t.problem.loss, t, t.train) ** 2).mean()
   assert found == pytest.approx(wanted, rel=1e-4)
 
@@ -154,10 +153,20 @@ def test_agreement_is_taken_of_the_seeds_mean():
 def test_claims_are_computed():
   up, down = np.array([[0.2] * 4, [0.5] * 4]), np.array([[0.8] * 4, [0.4] * 4])
   noise = np.array([0.01, -0.01, 0.02, -0.02])
-  made = lambda cosine: types.SimpleNamespace(
-    by_point={'cosine': cosine + noise}, by_seeds={1: noise, 2: noise}
+  made = lambda cosine, **settings: experiment.Found(
+    {'cosine': cosine + noise},
+    {1: noise, 2: noise},
+    0.0,
+    Scored('name', settings),
   )
-  found = {'grad_dot': made(down), 'exact': made(up), 'cg': made(down)}
+  found = {
+    'grad_dot': made(down, kind='grad_dot'),
+    'exact': made(up, kind='exact', damping=0.1),
+    'cg': made(down, kind='cg', damping=0.1),
+    'moved': made(
+      up + 0.1, kind='displaced', inverse={'kind': 'exact', 'damping': 0.1}
+    ),
+  }
   held = {
     c['claim']: c['holds']
     for c in claims_lib.computed(found, (1, 50), tuple(found))
@@ -167,6 +176,8 @@ def test_claims_are_computed():
   assert not held['at epoch 1 grad_dot agrees better than cg']
   assert held['exact does not decay'] and not held['cg does not decay']
   assert not held['averaging seeds matters to exact']
+  assert held['the displacement improves exact']
+  assert 'the displacement improves cg' not in held
 
 
 def test_one_query_has_no_interval():

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments import findings
+from experiments.shared import findings
 from tda_jax.evaluation import agreement, bootstrap, factors, lds
 from tda_jax.report import table
 
@@ -34,7 +34,7 @@ def test_an_ensemble_of_factors_is_the_product_of_their_means():
   subsets = np.argsort(rng.random((30, 40)), axis=1)[:, :20]
   true = findings.Truth(subsets, rng.normal(size=(30, 1, 5)), None)
   of = lambda scores: lds.lds(scores, true.outcomes[:, 0], subsets).mean()
-  products, whole = factors.alone(parts), factors.together(parts)
+  products, whole = factors.per_model(parts), factors.together(parts)
   found = findings.of_scores(parts, true, sizes=(1,))
   np.testing.assert_allclose(found.single.value, np.mean([*map(of, products)]))
   np.testing.assert_allclose(found.ensemble.value, of(whole))

@@ -10,13 +10,14 @@ import pytest
 import tiny
 from test_cli import run, sentence
 
-from experiments import limited_access as experiment
-from experiments import limited_access_claims as claims_lib
-from experiments import methods, proxies, sources, tasks
-from experiments.findings import Truth, of_scores
-from experiments.proxies import Proxy
+from experiments.limited_access import claims as claims_lib
+from experiments.limited_access import experiment, proxies
+from experiments.limited_access.proxies import Proxy
+from experiments.shared import networks, scored, sources, tasks
+from experiments.shared.findings import Truth, of_scores
 from tda_jax.data.subsets import half_subsets
 from tda_jax.evaluation import reliability
+from tda_jax.methods import registry as methods
 from tda_jax.training import distill
 
 SMOKE = 'configs/limited_access/mnist5k.py:smoke'
@@ -138,7 +139,7 @@ def test_a_proxy_is_the_config_with_its_changes():
   assert c.model.widths == (128, 64)  # which stays as it is
   assert own.seed != c.seed == proxies.config_of(c, 's0_target').seed
   assert own.seed == proxies.config_of(c, 's4_logistic').seed
-  init, _ = tasks._network(own, 10, (28, 28, 1))
+  init, _ = networks.network(own.model, 10, (28, 28, 1))
   shapes = jax.tree.map(jnp.shape, init(jax.random.key(0)))
   assert shapes == {'Dense_0': {'kernel': (784, 10), 'bias': (10,)}}
 
@@ -174,15 +175,16 @@ def test_rows_are_scored_by_the_loss_that_is_asked_for():
   problem = distill.distilled(t.problem, 0.5)
   task = tasks.Task(problem, None, rows, t.queries)
   proxy = Proxy(c, task, t.problem, None, None)
-  settings = methods.defaults('grad_dot', c)
-  own, found, left = proxies.by_its_loss(proxy, settings)
+  method = scored.parse('m', methods.defaults('grad_dot', c))
+  own, found = proxies.by_its_loss(proxy, method)
   assert found.problem is problem and own.score_loss == 'own'
-  given = {**settings, 'score_loss': 'cross_entropy'}
-  own, found, left = proxies.by_its_loss(proxy, given)
+  given = scored.parse('m', {'kind': 'grad_dot', 'score_loss': 'cross_entropy'})
+  assert given.settings == method.settings
+  own, found = proxies.by_its_loss(proxy, given)
   assert found.problem is t.problem and own.score_loss == 'cross_entropy'
-  assert left == settings and c.score_loss == 'own'
+  assert c.score_loss == 'own'
   with pytest.raises(ValueError, match="score_loss='kl' is unknown"):
-    proxies.by_its_loss(proxy, {**settings, 'score_loss': 'kl'})
+    proxies.by_its_loss(proxy, method._replace(score_loss='kl'))
 
 
 @pytest.fixture(scope='module')
@@ -196,11 +198,11 @@ def found():
   truth = Truth(subsets, outcomes, reliability.ceiling(outcomes).estimate)
   noise = {'s0_target': 0, 's1_width': 1, 's4_logistic': 3, 's5_init': 8}
   scores = {
-    f'{name}/{method}': effect + sigma * rng.normal(size=(2, 40, 20))
+    (name, method): effect + sigma * rng.normal(size=(2, 40, 20))
     for name, sigma in noise.items()
     for method in ('grad_dot', 'tracin')
   }
-  scores['random'] = rng.normal(size=(2, 40, 20))
+  scores[proxies.RANDOM] = rng.normal(size=(2, 40, 20))
   return truth, {k: of_scores((v,), truth, sizes=()) for k, v in scores.items()}
 
 
@@ -211,11 +213,12 @@ def test_claims_are_computed(found):
     'random': np.zeros(30, bool),
     's0_target/grad_dot': np.arange(30) < 15,
   }
-  aucs = [
-    {'method': f'{p}/grad_dot', 'metric': 'mislabel_auc', 'value': 0.6,
-     'low': low, 'high': 0.7}
+  aucs = {
+    (p, 'grad_dot'): {
+      'method': f'{p}/grad_dot', 'value': 0.6, 'low': low, 'high': 0.7
+    }
     for p, low in (('s1_width', 0.55), ('s4_logistic', 0.45), ('s5_init', 0.55))
-  ]  # fmt: skip
+  }  # fmt: skip
   claims = claims_lib.computed(c, methods_, flips, aucs)
   held = {claim['claim']: claim['holds'] for claim in claims}
   assert held['s0_target > s1_width, mean of methods']
@@ -230,7 +233,7 @@ def test_claims_are_computed(found):
   assert not any('s5_held_out' in claim for claim in held)  # not measured
   with c.unlocked():
     c.distilled = (('s4_logistic', 's1_width'),)
-  claims = claims_lib.computed(c, methods_, {}, [])
+  claims = claims_lib.computed(c, methods_, {}, {})
   held = {claim['claim']: claim['holds'] for claim in claims}
   assert not held['distillation helps: s4_logistic > s1_width']
 
@@ -243,7 +246,7 @@ def test_the_mean_over_methods_is_of_those_that_both_have(found):
     for name in ('grad_dot', 'tracin')
   ]
   assert both.value == pytest.approx(np.mean([s.value for s in single]))
-  some = {k: v for k, v in methods_.items() if k != 's1_width/tracin'}
+  some = {k: v for k, v in methods_.items() if k != ('s1_width', 'tracin')}
   left = claims_lib.gap(some, 's0_target', 's1_width')
   assert left.value == single[0].value
   assert claims_lib.gap(methods_, 's0_target', 's9_none') is None

@@ -9,8 +9,9 @@ import pytest
 import tiny
 
 from configs.astra import base, digits
-from experiments import astra, evidence, looks, results
-from experiments.tasks import Task
+from experiments.astra import experiment as astra
+from experiments.shared import evidence, looks, results
+from experiments.shared.tasks import Task
 from tda_jax.evaluation import predictions
 from tda_jax.run import Run
 
@@ -93,13 +94,13 @@ def test_wrong_ones_are_scored_for_what_was_predicted():
     assert query.wrong == (query.rivals is not None)
     assert all(one.score == 2 for one in query.rivals or ())
     assert sum(p for _, p in query.chances) == pytest.approx(1, abs=1e-5)
-  told = shown.told
+  told = shown.context
   assert 'log-odds' in told['measure'] and 'nats' in told['measure']
   assert f'{1 - found.wrong.mean():.1%} of the 9 queries' in told['accuracy']
   assert 'my_module:my_function' in told['model']
   assert results.title(config) == 'my_module:my_function'
   assert results.judged(config, [1]) == []
-  config.task = 'experiments.tasks:digits'
+  config.task = 'experiments.shared.tasks:digits'
   assert results.title(config) == 'astra: digits'
   assert results.judged(config, [1]) == [1]
 
@@ -119,7 +120,7 @@ def test_numbers_have_their_own_unit_again():
   assert first.error == f'{errors.max():.4g}' and first.rivals is None
   label = 50 + 10 * t.queries['y'][first.example.row, 0]
   assert first.example.label == f'{label:.4g}'
-  assert f'{errors.mean():.4g}, mean over the 4' in found.told['mean error']
+  assert f'{errors.mean():.4g}, mean over the 4' in found.context['mean error']
 
 
 def test_a_measure_says_what_it_is():

@@ -4,7 +4,7 @@ import jax
 import pytest
 import tiny
 
-from experiments import methods
+from tda_jax.methods import registry as methods
 from tda_jax.training.fit import Recipe
 
 

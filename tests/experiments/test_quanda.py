@@ -10,12 +10,14 @@ from absl import flags as absl_flags
 from absl.testing import flagsaver
 from test_cli import run, sentence
 
-from experiments import evaluate, tasks
-from experiments import quanda as experiment
-from experiments import quanda_claims as claims_lib
-from experiments import quanda_metrics as metrics_lib
-from experiments.arguments import changed
+from experiments import evaluate
+from experiments.quanda import claims as claims_lib
+from experiments.quanda import metrics as metrics_lib
+from experiments.shared import tasks
+from experiments.shared.arguments import changed
+from tda_jax.run import Run
 from tda_jax.storage import scores as store_lib
+from tda_jax.training import ensembles
 
 SMOKE = 'configs/quanda/digits.py:smoke'
 RETRAINED = {'brittleness', 'cleaning'}
@@ -176,11 +178,10 @@ def test_randomised_models_have_learnt_nothing():
   task = tasks.load(c)
   keys = jax.random.split(jax.random.key(0), 2)
   params = jax.vmap(task.recipe.init)(keys)
-  runs = experiment.Run(params, jax.tree.map(
+  runs = Run(params, jax.tree.map(
     lambda x: np.stack([x] * c.checkpoints, 1), params), None, None, keys
   )  # fmt: skip
-  world = experiment.World(c, task, runs, None, None, None)
-  found = experiment.randomised(world)
+  found = ensembles.randomised(runs, task.recipe.init)
   assert jax.tree.structure(found.checkpoints) == jax.tree.structure(
     runs.checkpoints
   )

@@ -10,7 +10,7 @@ import pytest
 from absl import flags
 from ml_collections import config_dict, config_flags
 
-from experiments import launch, sentences, tasks
+from experiments.shared import launch, sentences, tasks
 from tda_jax.data import prepare, worlds
 
 SMOKE = '--config=configs/astra/digits.py:smoke'
@@ -67,7 +67,7 @@ def ended(run, capsys, monkeypatch):
   """(status, the line) of a command that does this."""
   monkeypatch.setattr(launch, '_TRACEBACK', types.SimpleNamespace(value=False))
   with pytest.raises(SystemExit) as end:
-    launch._told(run, [])
+    launch._reported(run, [])
   (line,) = capsys.readouterr().err.splitlines()
   return end.value.code, line
 
@@ -104,7 +104,7 @@ def test_what_was_given_and_what_was_not_foreseen_are_told_apart(
   assert status == 2 and 'run again with --traceback and report it' in line
   monkeypatch.setattr(launch, '_TRACEBACK', types.SimpleNamespace(value=True))
   with pytest.raises(KeyError):
-    launch._told(of_a_bug, [])
+    launch._reported(of_a_bug, [])
 
 
 def test_an_interrupted_command_says_so(capsys, monkeypatch):

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from ml_collections import config_dict
 
-from experiments import (
+from experiments import attribute
+from experiments.astra import experiment as astra
+from experiments.shared import (
   arguments,
-  attribute,
   method_settings,
+  networks,
   rules,
   settings,
   tasks,
@@ -77,7 +79,6 @@ OUT_OF_RANGE = {
   'setting': ('', '.', '..', '../../esc', 'a/b', '/abs', '.hidden', 'a b'),
   'ensemble': ('foo', 'dropout:0', 'dropout:2', 'checkpoints:99', 'lora:0', ''),
   'method': (',', 'grad_dot,', 'grad_dot,grad_dot', 'nope', 'Grad_Dot'),
-  'claims': (('nope',),),
   'data__name': ('nope', ''),
   'data__train': (0, 1, -5),
   'data__queries': (0, -1),
@@ -203,8 +204,8 @@ METHODS = [
   ('exact', {'damping': 0.0}, 'leaves a singular curvature'),
   ('exact', {'damping': math.nan}, 'methods.exact.damping=nan'),
   ('exact', {'damping': 'abc'}, "methods.exact.damping='abc'"),
-  ('exact', {'damping': 'chosen/nope'}, "config.choose has no 'nope'"),
-  ('exact', {'damping': 'chosen/exact*-1'}, 'above 0 after the *'),
+  ('exact', {'damping': 'chosen:nope'}, "config.choose has no 'nope'"),
+  ('exact', {'damping': 'chosen:exact*-1'}, 'above 0 after the *'),
   ('exact', {'memory_limit': 0.0}, 'memory_limit'),
   ('exact', {'nope': 1}, 'exact has no such setting'),
   ('exact', {'kind': 'exakt'}, "did you mean 'exact'"),
@@ -305,7 +306,8 @@ def test_the_table_of_models_is_what_the_network_reads(kind):
   read.widths = (8, 8, 8, 8)
   config.model = read
   read.__dict__['seen'] = set()
-  tasks._network(config, 3, (6,) if kind == 'transformer' else (28, 28, 1))
+  shape = (6,) if kind == 'transformer' else (28, 28, 1)
+  networks.network(read, 3, shape, config.data.get('vocabulary'))
   seen = read.__dict__['seen'] - {'kind', 'dropout'}  # asked of all
   assert seen == {*unread.MODELS[kind]} - {'dropout'}
 
@@ -362,4 +364,11 @@ def test_adapters_that_fit_nothing_are_refused_before_training(tmp_path):
     config = changed(DIGITS, **{'ensemble': 'lora:2', field: value})
     with pytest.raises(ValueError, match=message):
       attribute.main(config, tmp_path)
+  assert not [*tmp_path.iterdir()]
+
+
+def test_a_claim_that_is_none_is_refused_before_anything_runs(tmp_path):
+  config = changed(DIGITS, claims=('nope',))
+  with pytest.raises(ValueError, match=r"claims\[0\]='nope'|claims=.*nope"):
+    astra.main(config, tmp_path)
   assert not [*tmp_path.iterdir()]

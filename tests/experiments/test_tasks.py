@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs.astra import base
-from experiments import looks, tasks
+from experiments.shared import looks, networks, recipes, tasks
 from tda_jax import problem as problem_lib
 from tda_jax.report import cards
 
@@ -24,7 +24,7 @@ def test_reviews_are_word_ids_for_a_transformer():
     data={'name': 'reviews', 'length': 12, 'vocabulary': 50},
     model={'kind': 'transformer', 'width': 32, 'blocks': 1, 'hidden': 48},
   )
-  c.task = 'experiments.tasks:reviews'
+  c.task = 'experiments.shared.tasks:reviews'
   task = tasks.load(c)
   assert task.train['x'].shape == (32, 12) and task.train['x'].max() < 50
   params = jax.eval_shape(task.recipe.init, jax.random.key(0))
@@ -51,10 +51,10 @@ def test_models_take_dropout(kind):
   shape = (6,) if kind in ('mlp', 'transformer') else (28, 28, 1)
   if kind == 'resnet9':
     with pytest.raises(ValueError, match='without dropout .*resnet9'):
-      tasks._network(c, 3, shape)
+      networks.network(c.model, 3, shape, c.data.get('vocabulary'))
     return
-  init, apply = tasks._network(c, 3, shape)
-  made = tasks.recipe(c, init)
+  init, apply = networks.network(c.model, 3, shape, c.data.get('vocabulary'))
+  made = recipes.recipe(c.training, init, dropout=True)
   assert made.augment(jax.random.key(0), {'x': 1})['dropout'].shape == ()
   dtype = jnp.int32 if kind == 'transformer' else jnp.float32
   x = jnp.ones((2, *shape), dtype)
@@ -64,8 +64,8 @@ def test_models_take_dropout(kind):
   assert np.abs(masked - whole).max() > 1e-3
   np.testing.assert_allclose(masked[0], masked[1], rtol=1e-4, atol=1e-5)
   c.model.dropout = 0.0
-  _, plain = tasks._network(c, 3, shape)
-  assert tasks.recipe(c, init).augment is None
+  _, plain = networks.network(c.model, 3, shape, c.data.get('vocabulary'))
+  assert recipes.recipe(c.training, init).augment is None
   with pytest.raises(ValueError, match='which has no dropout'):
     plain(params, x, key)
   problem = problem_lib.classification(plain)
@@ -87,7 +87,7 @@ def test_a_mask_leaves_the_mean_of_a_layer():
 
 def test_a_cyclic_rate_ends_each_cycle_at_0():
   c = config(training={'schedule': 'cyclic', 'cycles': 3, 'learning_rate': 0.2})
-  made = tasks.recipe(c, None)
+  made = recipes.recipe(c.training, None)
   rate = np.asarray(jax.vmap(made.learning_rate(30))(jnp.arange(30)))
   np.testing.assert_allclose(rate[[0, 10, 20]], 0.2)
   np.testing.assert_allclose(rate[[5, 15, 25]], 0.1, rtol=1e-5)

@@ -10,7 +10,9 @@ import pytest
 from ml_collections import config_dict
 
 from configs.astra import digits
-from experiments import astra, attribute, evaluate, launch, scores, stages
+from experiments import attribute, evaluate
+from experiments.astra import experiment as astra
+from experiments.shared import launch, scored, scores, stages
 from scripts import faults
 from tda_jax.storage import files
 
@@ -105,5 +107,5 @@ def test_names_that_would_leave_the_workdir(tmp_path, monkeypatch, name):
   if '.' not in name:  # which ConfigDict itself refuses
     named.methods = {name: config.methods.exact}
     with pytest.raises(ValueError, match='a method of the config is called'):
-      stages.methods_of(named)
+      scored.named(named)
   assert not [*tmp_path.iterdir()]

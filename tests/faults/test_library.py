@@ -48,8 +48,8 @@ def work(folder):
     method, t.problem, one, *args, 3, path=folder / 'top', **every
   )
   outcomes = retraining.outcomes(
-      t.problem, RECIPE, *args, half_subsets(0, 11, 3), 1, KEY,
-      folder / 'truth', at_once=2, progress=False,
+      t.problem, RECIPE, *args, half_subsets(0, 11, 3), repeats=1,
+      key=KEY, path=folder / 'truth', at_once=2, progress=False,
   )  # fmt: skip
   leaves = jax.tree.leaves((runs.params, runs.checkpoints))
   arrays = {f'leaf{i}': leaf for i, leaf in enumerate(leaves)}

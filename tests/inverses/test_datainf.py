@@ -8,8 +8,8 @@ import tiny
 
 from tda_jax import problem as problem_lib
 from tda_jax.curvature import gram
-from tda_jax.curvature import layers as layers_lib
 from tda_jax.inverses import datainf
+from tda_jax.layers import find as layers_lib
 
 KEY = jax.random.key(5)
 
@@ -75,5 +75,5 @@ def test_statistics_with_vectors_skip_padding():
   a = jnp.array([[1, 2, 2], [7, 7, 7]])  # the second is padding: out of range
   g = jnp.ones((2, 3, 4)).at[1].set(0)
   np.testing.assert_allclose(gram.squared_norms(layer, a, g), [20, 0])
-  pulled = gram.combined(layer, a, g, jnp.ones((2, 1)))
+  pulled = gram.weighted_sums(layer, a, g, jnp.ones((2, 1)))
   np.testing.assert_allclose(pulled[0, :, 0], [0, 1, 2, 0, 0, 0, 0])

@@ -282,7 +282,7 @@ def test_errors_say_what_to_change():
   bad = solve(descent.astra(DAMPING, step_size=50.0), t, tiny.vectors(t))
   with pytest.raises(ValueError, match='ASTRA diverged on 3 of 3.*step_size'):
     inverse.check(bad, 'ASTRA')
-  closed = inverse.direct(tiny.vectors(t), DAMPING)
+  closed = inverse.closed_form(tiny.vectors(t), DAMPING)
   bad = closed._replace(diverged=jnp.ones(3, bool))
   with pytest.raises(ValueError, match=r'raise damping \(.*eigenvalue\)$'):
     inverse.check(bad, 'EKFAC')
@@ -344,7 +344,7 @@ def test_cg_moves_no_query_that_has_converged():
 
 def test_refinement_squares_the_error_of_a_factorisation():
   v = {'w': jnp.array([[1.0, -2.0], [4.0, 0.0]])}
-  found = inverse.refined(
+  found = inverse.refined_solution(
     lambda b: trees.scaled(0.49, b), lambda x: trees.scaled(2.0, x), v, 0.1
   )
   # (1 − 2·.49)² of v is left, where .02 was after one solve.

@@ -7,11 +7,11 @@ import optax
 import pytest
 import tiny
 
-from experiments import methods
 from tda_jax import problem as problem_lib
 from tda_jax.data import rows as rows_lib
 from tda_jax.methods import additional_step
 from tda_jax.methods import method as method_lib
+from tda_jax.methods import registry as methods
 
 OPTIMIZERS = {
   'sgd': optax.sgd(0.3),

@@ -290,7 +290,9 @@ def test_members_have_keys_of_their_own():
   assert np.abs(want[0] - want[1]).max() > 1
   np.testing.assert_allclose(got, np.mean(want, 0), atol=1e-6)
   number = lambda problem, run, train, key: jax.random.normal(key, (3,))
-  of_itself = method_lib.ensemble(METHODS['random']._replace(own=number)).own
+  of_itself = method_lib.ensemble(
+    METHODS['random']._replace(self_influence=number)
+  ).self_influence
   want = [jax.random.normal(k, (3,)) for k in keys]
   np.testing.assert_allclose(
     of_itself(t.problem, run, t.train, key), np.mean(want, 0), atol=1e-6
@@ -306,5 +308,5 @@ def test_the_cosine_of_a_zero_gradient_is_zero():
   assert (got[1] == 0).all() and (got[:, 1] == 0).all()
   np.testing.assert_allclose(np.diag(got), [1, 0, 1], atol=1e-5)
   run = Run(params, None, None, None)
-  own = gradients.grad_cos().own(problem, run, rows, None)
+  own = gradients.grad_cos().self_influence(problem, run, rows, None)
   np.testing.assert_allclose(own, [1, 0, 1], atol=1e-5)

@@ -103,7 +103,9 @@ def test_scores_are_the_derivative_of_training(case):
       np.testing.assert_allclose(
         np.cumsum(some, 0), np.cumsum(every, 0)[stops - 1], atol=1e-12
       )
-      order = fit.order(member.key, 1, 11, 4)  # of the second epoch, step 4
+      order = fit.epoch_order(
+        member.key, 1, 11, 4
+      )  # of the second epoch, step 4
       given = np.flatnonzero(np.abs(every[4]).max(1))
       assert sorted(np.asarray(order[1])) == given.tolist()
 

@@ -87,7 +87,7 @@ def test_state_is_apart_and_the_model_is_in_evaluation(kind):
   assert sum(x.size for x in jax.tree.leaves(params)) == 30 + 12 + 21
   want = by_hand(apply, roles, X, mean, var)
   np.testing.assert_allclose(apply(params, X), want, atol=2e-4)
-  tda.check_independent(apply, params, X)
+  tda.layers.find.check_independent(apply, params, X)
 
 
 @pytest.mark.parametrize('kind', ['linen', 'nnx'])
@@ -128,7 +128,7 @@ def test_a_key_draws_the_mask_and_leaves_the_norm_alone(kind):
   assert len({int(w.argmin()) for w in which}) > 1
   again = jax.jit(apply)(params, X[:1], jax.random.split(KEY, 3)[0])
   np.testing.assert_allclose(again[0], drawn[0], atol=1e-5)
-  problem = tda.bound(tda.classification(apply), KEY)
+  problem = tda.problem.bound(tda.classification(apply), KEY)
   scores = tda.attribute(tda.grad_dot(), problem, params, TRAIN, QUERIES)
   plain = tda.classification(apply)
   whole = tda.attribute(tda.grad_dot(), plain, params, TRAIN, QUERIES)

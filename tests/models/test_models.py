@@ -6,7 +6,7 @@ import pytest
 
 from tda_jax import problem as problem_lib
 from tda_jax import trees
-from tda_jax.curvature import layers
+from tda_jax.layers import find as layers
 from tda_jax.models import cnn, mlp
 
 SMALL = {'widths': (4, 8, 8, 8), 'shape': (16, 16, 3)}

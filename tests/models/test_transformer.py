@@ -8,12 +8,12 @@ import tiny
 
 from tda_jax import problem as problem_lib
 from tda_jax import trees
-from tda_jax.curvature import layers, lora
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import cg
+from tda_jax.layers import find as layers
 from tda_jax.methods import gradients, influence
 from tda_jax.methods import method as method_lib
-from tda_jax.models import transformer
+from tda_jax.models import lora, transformer
 
 SIZES = {'width': 4, 'heads': 2, 'blocks': 1, 'hidden': 5}
 IDS = np.array([[2, 3, 4, 0, 0], [5, 2, 1, 6, 2], [3, 0, 0, 0, 0]], np.int32)

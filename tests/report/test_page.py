@@ -224,7 +224,7 @@ def test_a_wrong_prediction_has_what_supports_it(tmp_path, images):
   assert found[1].chances == [('<dog>', 0.7), ('cat', 0.2), ('a & b', 0.1)]
   path = tmp_path / 'page.html'
   told = {'model': 'an <mlp>', 'measure': 'log p, in nats'}
-  page.write(path, title='t', facts={}, queries=found, told=told)
+  page.write(path, title='t', facts={}, queries=found, context=told)
   content, _, text = read(path)
   for words in (
       'Supports its label: cat', 'Supports the prediction: <dog>',
@@ -320,7 +320,7 @@ def test_a_browser_shows_it_on_any_screen(tmp_path):
     )  # fmt: skip
     path = tmp_path / 'page.html'
     page.write(path, title='t', facts={'a': 1}, rows=ROWS, queries=found,
-               told={'model': 'a model of ' + 'many words ' * 20})  # fmt: skip
+               context={'model': 'a model of ' + 'many words ' * 20})  # fmt: skip
     with browser.tab(tmp_path / 'profile') as tab:
       for width in (1280, 400):
         for dark in (False, True):

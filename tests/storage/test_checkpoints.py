@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 from tda_jax.storage import checkpoints
 
@@ -39,7 +40,7 @@ def test_a_save_that_was_cut_is_not_a_checkpoint(tmp_path, monkeypatch):
     path.mkdir()
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(checkpoints.ocp, 'save', cut)
+  monkeypatch.setattr(ocp, 'save', cut)
   with pytest.raises(KeyboardInterrupt):
     checkpoints.save(tmp_path / 'a', tree())
   assert not (tmp_path / 'a').exists()

@@ -126,19 +126,35 @@ def train(path, problem=T.problem, recipe=RECIPE):
 
 def outcomes(path, problem=T.problem, recipe=RECIPE):
   return retraining.outcomes(
-    problem, recipe, T.train, T.queries, SUBSETS, 1, 0, path, progress=False
+    problem,
+    recipe,
+    T.train,
+    T.queries,
+    SUBSETS,
+    repeats=1,
+    key=0,
+    path=path,
+    progress=False,
   )
 
 
 def left_out(path, problem=T.problem, recipe=RECIPE):
   return retraining.leave_one_out(
-    problem, recipe, T.train, T.queries, [1], 1, 0, path, progress=False
+    problem,
+    recipe,
+    T.train,
+    T.queries,
+    [1],
+    repeats=1,
+    key=0,
+    path=path,
+    progress=False,
   )
 
 
 def further(path, problem=T.problem, recipe=RECIPE):
   return further_training.further_training(
-    problem, recipe, T.params, T.train, T.queries, [1], 1, 0, path,
+    problem, recipe, T.params, T.train, T.queries, [1], repeats=1, key=0, path=path,
     progress=False,
   )  # fmt: skip
 
@@ -204,7 +220,7 @@ def test_a_rate_of_dropout_counts_in_training():
         x = x * jax.random.bernoulli(key, 1 - rate, x.shape)
       return tiny.mlp_apply(params, x)
 
-    recipe = RECIPE._replace(augment=tda.with_dropout())
+    recipe = RECIPE._replace(augment=tda.data.rows.with_dropout())
     problem = tda.classification(apply)
     return fingerprint.of_training(problem, recipe, 11, T.train)['outputs']
 
@@ -240,7 +256,7 @@ def test_what_a_store_is_known_by_cannot_be_named_otherwise(tmp_path):
     scoring.score(EKFAC, *rows, tmp_path, attributes={'models': 'an mlp'})
   with pytest.raises(ValueError, match="attributes name 'key', 'queries'"):
     retraining.outcomes(
-      T.problem, RECIPE, T.train, T.queries, SUBSETS, 1, 0, tmp_path / 'o',
+      T.problem, RECIPE, T.train, T.queries, SUBSETS, repeats=1, key=0, path=tmp_path / 'o',
       attributes={'key': 0, 'queries': 4}, progress=False,
     )  # fmt: skip
 

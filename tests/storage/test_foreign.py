@@ -110,11 +110,11 @@ def test_a_sign_that_looks_wrong_is_told():
 
 def test_self_influence_has_a_sign():
   own = np.array([2.0, 1.0, -0.1])
-  np.testing.assert_array_equal(foreign.checked_own(own, 3), own)
+  np.testing.assert_array_equal(foreign.checked_self_influence(own, 3), own)
   with pytest.raises(ValueError, match='67% .* negative.*give minus'):
-    foreign.checked_own(-own, 3)
+    foreign.checked_self_influence(-own, 3)
   with pytest.raises(ValueError, match='give one a row'):
-    foreign.checked_own(own[:2], 3)
+    foreign.checked_self_influence(own[:2], 3)
 
 
 @pytest.mark.parametrize('driver', ['zarr', 'zarr3'])

@@ -83,6 +83,14 @@ def test_last_checkpoints_are_members():
     ensembles.last_checkpoints(run, 4)
   with pytest.raises(ValueError, match='last 1 of 0 checkpoints'):
     ensembles.last_checkpoints(run._replace(checkpoints=None), 1)
+  for a, b in zip(
+    *(
+      jax.tree.leaves(m.params)
+      for m in (many, ensembles.last_checkpoints(run._replace(steps=None), 2))
+    ),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(a, b)
 
 
 def test_frozen_members_train_each_with_its_own(tmp_path):

@@ -12,7 +12,7 @@ from killed import killed
 from tda_jax.problem import classification, regression
 from tda_jax.storage import files
 from tda_jax.training import fit, members
-from tda_jax.training.fit import Recipe, order, steps_per_epoch
+from tda_jax.training.fit import Recipe, epoch_order, steps_per_epoch
 
 KEYS = jax.random.split(jax.random.key(3), 3)
 
@@ -63,7 +63,7 @@ def gradient(params, x, y, weights):
   return jax.grad(objective)(params)
 
 
-shuffle = jax.jit(order, static_argnums=(2, 3))
+shuffle = jax.jit(epoch_order, static_argnums=(2, 3))
 
 
 def by_hand(data, key, subset, weights):
@@ -124,13 +124,13 @@ def test_weight_zero_is_a_row_without_gradient():
 
 
 def test_order_is_a_permutation_of_key_and_epoch():
-  first = np.asarray(order(KEYS[0], 0, 13, 5))
+  first = np.asarray(epoch_order(KEYS[0], 0, 13, 5))
   assert first.shape == (3, 5)
   assert sorted(first.reshape(-1)[:13]) == list(range(13))
-  np.testing.assert_array_equal(first, order(KEYS[0], 0, 13, 5))
-  assert (first != np.asarray(order(KEYS[0], 1, 13, 5))).any()
-  assert (first != np.asarray(order(KEYS[1], 0, 13, 5))).any()
-  assert order(KEYS[0], 0, 3, 5).shape == (1, 3)
+  np.testing.assert_array_equal(first, epoch_order(KEYS[0], 0, 13, 5))
+  assert (first != np.asarray(epoch_order(KEYS[0], 1, 13, 5))).any()
+  assert (first != np.asarray(epoch_order(KEYS[1], 0, 13, 5))).any()
+  assert epoch_order(KEYS[0], 0, 3, 5).shape == (1, 3)
 
 
 def test_augmentation_is_fresh_and_reproducible():
@@ -219,13 +219,13 @@ def test_resumes_from_a_state_on_disk(tmp_path, monkeypatch):
   (tmp_path / 'state' / 'step_12.partial').mkdir()
   (tmp_path / 'state' / 'snapshot_10').mkdir()
   seen = []
-  real = members.advance
+  real = members.train_steps
 
-  def counted(*args):
-    seen.append(args[5])
-    return real(*args)
+  def counted(*args, **when):
+    seen.append(when['epoch'])
+    return real(*args, **when)
 
-  monkeypatch.setattr(members, 'advance', counted)
+  monkeypatch.setattr(members, 'train_steps', counted)
   again = train(directory=tmp_path)
   assert min(seen) >= 1
   near((whole.params, whole.checkpoints), (again.params, again.checkpoints), 0)

@@ -1,0 +1,266 @@
+"""Claims of "A Bayesian Approach To Analysing TDA", from what was measured.
+
+A part is {network, rows per class, noise}; a claim takes the mean over the sizes
+that both sides have, and holds where a difference is above 0 by 2 standard
+errors. These are of the jackknife: seed s is left out of all parts at once, since
+parts share initialisations and rows. Epochs fall as rows are more (the config).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from tda_jax.evaluation import significance
+
+PAPER = 'Bayesian TDA paper'
+SHARES = {
+  'low_noise': 'pairs of low noise (p of the code below .05)',
+  'significant': 'significant pairs (t-test)',
+}
+LOCAL = ('influence', 'grad_dot')  # that the paper finds to agree
+
+
+class Numbers(NamedTuple):
+  """What the claims compare of one part.
+
+  Attributes:
+    p: name of the method -> mean p of the code.
+    low_noise: name -> share of pairs whose p of the code is below .05.
+    significant: name -> share of pairs, by the t-test at the false rate.
+    correlations: kind -> [A, A] of the methods' means.
+  """
+
+  p: dict[str, float]
+  low_noise: dict[str, float]
+  significant: dict[str, float]
+  correlations: dict[str, np.ndarray]
+
+
+def computed(measured: dict, parts: dict, rate: float = 0.05) -> list[dict]:
+  """All claims that the parts allow; none for fewer than three seeds.
+
+  Args:
+    measured: name -> bayesian_tda.Part.
+    parts: name -> its config.
+    rate: of false discoveries among significant pairs.
+  """
+  seeds = min(
+    len(s) for part in measured.values() for s in part.scores.values()
+  )
+  if seeds < 3:
+    return []
+  replicas = [
+    {
+      name: numbers(part.scores, without, rate)
+      for name, part in measured.items()
+    }
+    for without in (None, *range(seeds))
+  ]
+  own_start, shared = {}, {}
+  for name in measured:
+    of = shared if _shared(parts[name]) else own_start
+    kind, size = parts[name]['model']['kind'], parts[name]['data']['per_class']
+    of.setdefault(kind, {})[size] = name
+  methods = list(next(iter(measured.values())).scores)
+  out = []
+  for kind in own_start:
+    names = list(own_start[kind].values())
+    out += _sources(
+      replicas, methods, kind, own_start[kind], shared.get(kind, {})
+    )
+    out += _lowest(replicas, methods, kind, names)
+    out += _agreement(replicas, methods, kind, names)
+    out += _share(replicas, methods, kind, own_start[kind])
+  return out + _networks(replicas, methods, own_start)
+
+
+def numbers(
+  scores: dict[str, np.ndarray], without: int | None, rate: float
+) -> Numbers:
+  """What the claims compare, from all seeds or from all but one."""
+  if without is not None:
+    scores = {name: np.delete(s, without, 0) for name, s in scores.items()}
+  test = lambda kind: {
+    name: significance.uncertainty(s, test=kind, rate=rate)
+    for name, s in scores.items()
+  }
+  by_code, by_text = test('deviations'), test('student')
+  means = np.stack([u.mean for u in by_code.values()])
+  return Numbers(
+    {name: u.p.mean() for name, u in by_code.items()},
+    {name: (u.p < 0.05).mean() for name, u in by_code.items()},
+    {name: u.significant.mean() for name, u in by_text.items()},
+    {k: significance.correlations(means, k) for k in ('pearson', 'spearman')},
+  )
+
+
+def mean_p(scores: np.ndarray) -> tuple[float, float, float]:
+  """Mean over pairs of the code's p, and ± 2 jackknife errors over seeds.
+
+  The limits are NaN for fewer than three seeds, otherwise within 0 and 1.
+  """
+
+  def value(scores):
+    return significance.uncertainty(scores, test='deviations').p.mean()
+
+  measured, error = _jackknifed(value, scores)
+  return measured, *np.clip((measured - 2 * error, measured + 2 * error), 0, 1)
+
+
+def relative_deviation(scores: np.ndarray) -> tuple[float, float, float]:
+  """Mean over pairs of σ, over the root mean square of μ; and its limits.
+
+  Without unit, so that methods and training sets can be compared: scores carry
+  1/N, and each method has a scale of its own. With S seeds of nothing but noise
+  it is near √S, which is the most that it can tell. The limits are ± 2 jackknife
+  errors of its logarithm, NaN for fewer than three seeds.
+  """
+
+  def value(scores):
+    mean, deviation = scores.mean(0), scores.std(0, ddof=1)
+    return np.log(deviation.mean()) - np.log((mean**2).mean()) / 2
+
+  measured, error = _jackknifed(value, scores)
+  return float(np.exp(measured)), *np.exp(
+    (measured - 2 * error, measured + 2 * error)
+  )
+
+
+def _jackknifed(value: Callable, scores: np.ndarray) -> tuple[float, float]:
+  """A function of scores [S, ...], and its jackknife error over seeds."""
+  count = len(scores)
+  if count < 3:
+    return float(value(scores)), float('nan')
+  without = [value(np.delete(scores, s, 0)) for s in range(count)]
+  return float(value(scores)), _error(without)
+
+
+def _sources(replicas, methods, kind, own_start, shared):
+  """p of seeds that differ in all against those of one initialisation.
+
+  Which one it is, the jackknife over seeds does not vary.
+  """
+  sizes = [size for size in own_start if size in shared]
+
+  def side(name, parts):
+    return lambda r: np.mean([r[parts[size]].p[name] for size in sizes])
+
+  return [
+    _compared(
+      f'{name}, {kind}: initialisation adds noise to that of batches',
+      'mean p(init and batches) − mean p(batches)',
+      replicas,
+      side(name, own_start),
+      side(name, shared),
+    )
+    for name in methods
+    if sizes
+  ]
+
+
+def _lowest(replicas, methods, kind, names):
+  """grad_cos has the least noise."""
+  if 'grad_cos' not in methods or len(methods) < 2:
+    return []
+  p = lambda r, method: np.mean([r[name].p[method] for name in names])
+  others = [m for m in methods if m != 'grad_cos']
+  return [
+    _compared(
+      f'grad_cos has the lowest mean p, {kind}',
+      'lowest p of the others − its own',
+      replicas,
+      lambda r: min(p(r, m) for m in others),
+      lambda r: p(r, 'grad_cos'),
+    )
+  ]
+
+
+def _agreement(replicas, methods, kind, names):
+  """Influence and grad_dot are closer to each other than either to LOO."""
+  a, b = LOCAL
+  if not {a, b, 'loo'} <= {*methods}:
+    return []
+
+  def between(measure, x, y):
+    at = methods.index(x), methods.index(y)
+    return lambda r: np.mean([r[n].correlations[measure][at] for n in names])
+
+  return [
+    _compared(
+      f'{a} and {b} agree more with each other than with loo, {kind},'
+      f' {measure}',
+      'correlation of their means − the larger with loo',
+      replicas,
+      between(measure, a, b),
+      lambda r, m=measure: max(between(m, x, 'loo')(r) for x in LOCAL),
+    )
+    for measure in ('pearson', 'spearman')
+  ]
+
+
+def _share(replicas, methods, kind, own_start):
+  """Few pairs are more than noise, whatever the method."""
+
+  def largest(r, share, method):
+    return max(getattr(r[name], share)[method] for name in own_start.values())
+
+  return [
+    _compared(
+      f'few {what} by {method}, {kind}',
+      'one half − their largest share at any size',
+      replicas,
+      lambda r: 0.5,
+      functools.partial(largest, share=share, method=method),
+    )
+    for share, what in SHARES.items()
+    for method in methods
+  ]
+
+
+def _networks(replicas, methods, own_start):
+  """Fewer significant pairs in the larger network."""
+  kinds = sorted(own_start)
+  small, large = own_start[kinds[0]], own_start[kinds[-1]]
+  sizes = [size for size in small if size in large]
+  if len(kinds) < 2 or not sizes:
+    return []
+
+  def mean(share, name, parts):
+    return lambda r: np.mean([getattr(r[parts[s]], share)[name] for s in sizes])
+
+  return [
+    _compared(
+      f'{name}: fewer {what} in {kinds[-1]} than in {kinds[0]}',
+      f'share of {kinds[0]} − of {kinds[-1]}',
+      replicas,
+      mean(share, name, small),
+      mean(share, name, large),
+    )
+    for share, what in SHARES.items()
+    for name in methods
+  ]
+
+
+def _compared(claim, difference, replicas, left: Callable, right: Callable):
+  """The claim that left − right is above 0, of functions of a replica."""
+  gap, *others = [left(r) - right(r) for r in replicas]
+  a, b = left(replicas[0]), right(replicas[0])
+  error = _error(others)
+  return {
+    'claim': claim,
+    'source': PAPER,
+    'expected': f'{difference} above 0 by 2 SE',
+    'observed': f'{a:.3f} − {b:.3f} = {gap:+.3f} ± {error:.3f}',
+    'holds': bool(gap > 2 * error),
+  }
+
+
+def _error(without) -> float:
+  """Jackknife standard error of what each seed left out gives."""
+  return float(np.std(without) * (len(without) - 1) ** 0.5)
+
+
+def _shared(part):
+  return bool(part['training'].get('shared_init', False))

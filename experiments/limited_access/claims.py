@@ -1,0 +1,154 @@
+"""Claims of "Training Data Attribution under Limited Access", from what was
+measured.
+
+LDS is compared resample by resample, for the mean over the methods that both
+proxies have; flips in pairs over queries.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+
+from experiments.limited_access.proxies import RANDOM, Key
+from experiments.shared import claim as claims
+from experiments.shared.findings import Finding
+from tda_jax.evaluation import bootstrap
+
+PAPER = 'limited-access paper (Zhang et al. 2025)'
+FLIP = 'flip_rate'
+
+
+def computed(
+  config, findings: dict[Key, Finding], flipped: dict, wrong
+) -> list:
+  """All claims whose proxies were measured.
+
+  Args:
+    findings: (proxy, method), and RANDOM -> Finding.
+    flipped: their labels -> which queries flipped, [Q'].
+    wrong: (proxy, method) -> result row of the AUC of wrong labels.
+  """
+  return [
+    *_falls(config, findings),
+    *_distillation(config, findings),
+    *_unseen(config, findings),
+    *_detection(config, wrong),
+    *_brittle(flipped),
+  ]
+
+
+def gap(findings: dict[Key, Finding], a: str, b: str, only=None):
+  """Mean over methods of LDS of proxy a − of proxy b; None if none is shared.
+
+  Args:
+    b: or 'random'.
+    only: the one method to compare.
+  """
+  gaps = []
+  for name in _methods(findings, a):
+    other = findings.get(RANDOM if b == 'random' else (b, name))
+    if other is not None and only in (None, name):
+      own = findings[a, name].ensemble
+      gaps.append(bootstrap.difference(own, other.ensemble))
+  if not gaps:
+    return None
+  return bootstrap.estimate(
+    np.mean([g.value for g in gaps]),
+    np.mean([g.resampled for g in gaps], 0),
+    gaps[0].drawn,
+  )
+
+
+def flip_row(name: str, flips: np.ndarray) -> dict:
+  """Result row of a flip rate, with Wilson's interval over queries."""
+  rate, low, high = bootstrap.wilson(flips)
+  return {
+    'method': name,
+    'metric': FLIP,
+    'value': rate,
+    'low': low,
+    'high': high,
+    'n': len(flips),
+  }
+
+
+def _falls(config, findings):
+  """LDS falls with the distance of the proxy, step by step and in all."""
+  steps = dict.fromkeys(
+    pair for chain in config.falls for pair in pairwise(chain)
+  )
+  out = [
+    _lds_claim(f'{a} > {b}, mean of methods', gap(findings, a, b))
+    for a, b in steps
+  ]
+  ends = dict.fromkeys((chain[1], chain[-1]) for chain in config.falls)
+  for a, b in ends:
+    for name in _methods(findings, a):
+      out.append(_lds_claim(f'{a} > {b}, {name}', gap(findings, a, b, name)))
+  return _measured(out)
+
+
+def _distillation(config, findings):
+  return _measured(
+    _lds_claim(f'distillation helps: {a} > {b}', gap(findings, a, b))
+    for a, b in config.distilled
+  )
+
+
+def _unseen(config, findings):
+  return _measured(
+    _lds_claim(f'{name} stays above random', gap(findings, name, 'random'))
+    for name in config.unseen
+  )
+
+
+def _detection(config, wrong):
+  """Proxies that were trained on the rows find wrong labels above chance."""
+  out = []
+  for key, row in wrong.items():
+    if key != RANDOM and key[0] not in config.unseen:
+      claim = f'{row["method"]} finds wrong labels'
+      observed = claims.spanned(row['value'], row['low'], row['high'], '')
+      holds = row['low'] > 0.5
+      out.append(claims.claim(claim, PAPER, 'AUC above 0.5', observed, holds))
+  return out
+
+
+def _brittle(flipped):
+  if 'random' not in flipped:
+    return []
+  out = []
+  for name, flips in flipped.items():
+    if name == 'random':
+      continue
+    apart = flips.astype(float) - flipped['random']
+    mean, low, high, *_ = bootstrap.of_queries(apart)
+    out.append(
+      claims.claim(
+        f'removing the top of {name} flips more than random rows',
+        PAPER,
+        'difference of flip rates above 0',
+        claims.spanned(mean, low, high),
+        low > 0,
+      )
+    )
+  return out
+
+
+def _lds_claim(claim, difference):
+  """The claim, or None where it was not measured."""
+  if difference is None:
+    return None
+  d = difference
+  observed = claims.spanned(d.value, d.low, d.high)
+  return claims.claim(
+    claim, PAPER, 'LDS difference above 0', observed, d.low > 0
+  )
+
+
+def _measured(findings):
+  return [claim for claim in findings if claim is not None]
+
+
+def _methods(findings, proxy):
+  return [method for of, method in findings if of == proxy]

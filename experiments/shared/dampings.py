@@ -1,0 +1,83 @@
+"""Dampings that a config leaves open: chosen by evidence, or in a unit.
+
+A setting 'chosen:NAME', or 'chosen:NAME*FACTOR', stands for such a number.
+"""
+
+import functools
+import logging
+
+from experiments.shared import scored as scored_lib
+from experiments.shared import scores as scores_lib
+from experiments.shared import stages
+from experiments.shared.scored import Scored
+from experiments.shared.tasks import Task
+from tda_jax import trees
+from tda_jax.curvature import gram
+from tda_jax.evaluation import tuning
+from tda_jax.run import Run
+from tda_jax.storage import record
+
+
+def chosen(config, task: Task, runs: Run, workdir) -> dict[str, float]:
+  """The number that each 'chosen:NAME' of the methods' settings stands for.
+
+  'mean_square' is `gram.mean_square_gradient`; an entry of config.choose is the
+  damping of the best validation LDS: scores of the first members, on subsets
+  that the reported figures do not use, kept in chosen.json with the whole curve.
+  """
+  methods = scored_lib.of(config).values()
+  wanted = {n for s in methods for n in scored_lib.references(s.settings)}
+  if 'mean_square' in wanted:
+    first = trees.row(runs.params, 0)
+    mean = gram.mean_square_gradient(task.problem, first, task.train)
+    return {'mean_square': mean}
+  if not wanted:
+    return {}
+  subsets, outcomes = stages.truth(config, task, workdir, 'validation')
+  best, curves = {}, {}
+  for name, settings in config.choose.items():
+    if name not in wanted:
+      continue
+    best[name], curves[name] = tuning.best_damping(
+      functools.partial(
+        _validated, config, name, settings, task, runs, workdir
+      ),
+      config.damping_grid,
+      subsets,
+      outcomes,
+    )
+    logging.info('damping of %s: %s of %s', name, best[name], curves[name])
+  record.write_json(
+    workdir / 'chosen.json', {'chosen': best, 'validation_lds': curves}
+  )
+  return best
+
+
+def _validated(config, name, settings, task, runs, workdir, damping):
+  """Scores [E, N, Q] at one damping, kept beside those that are reported."""
+  label = f'validation/{name}_{damping:g}'
+  of = scored_lib.parse(label, {**settings, 'damping': damping})
+  return scores_lib.of_members(config, label, of, task, runs, workdir)
+
+
+def resolved(scored: Scored, chosen: dict[str, float]) -> Scored:
+  """The same with a number for every damping that is chosen.
+
+  Raises:
+    ValueError: config.choose has no such entry.
+  """
+
+  def number(value):
+    if isinstance(value, dict):
+      return {field: number(inner) for field, inner in value.items()}
+    term = scored_lib.chosen(value)
+    if term is None:
+      return value
+    if term.argument not in chosen:
+      raise ValueError(
+        f'{value!r}: config.choose has no entry {term.argument!r}, it has'
+        f' {sorted(chosen)}'
+      )
+    return chosen[term.argument] * term.factor
+
+  return scored._replace(settings=number(scored.settings))

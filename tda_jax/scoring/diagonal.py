@@ -1,0 +1,85 @@
+"""Self-influence: score[i, i] of every training row."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from tda_jax import door
+from tda_jax.data import rows as rows_lib
+from tda_jax.methods import method as method_lib
+from tda_jax.methods.method import Method
+from tda_jax.problem import Problem
+from tda_jax.run import Run
+from tda_jax.trees import PyTree
+
+
+@door.verb('self_influence', 'at_once')
+def self_influence(
+  method: Method,
+  problem: Problem,
+  run: Run | PyTree,
+  train: PyTree,
+  *,
+  key: jax.Array | int | None = None,
+  at_once: int = 256,
+  name: str | None = None,
+  progress: bool = False,
+) -> np.ndarray:
+  """score[i, i] of every training row, [N]: each is its own query.
+
+  Like all scores it is about the problem's measure, in the method's unit; for
+  self-influence in the loss give a problem whose measure is minus the loss.
+
+  Grad-Dot, Grad-Cos, influence by Kronecker factors, TracIn, TRAK and representer
+  points need no gradient of a query for it (`Method.self_influence`), but one pass over
+  the rows. Other methods take `at_once` rows as queries and score only these rows
+  for them. The method is prepared on all rows for each of these blocks, with the
+  same key, so that what it fits is the same.
+
+  Args:
+    run: one model; or members, for an `ensemble` method.
+    at_once: rows of a block. Memory grows with it; what the method fits is
+      fitted N / at_once times.
+    name: of the method, for errors and the progress bar; None: `name_of` it.
+
+  Raises:
+    ValueError: bad rows; a solver diverged.
+  """
+  entered = door.enter(method, problem, run, train, None, key)
+  door.check_batch_size(at_once, 'at_once')
+  run, train, _, key, _ = entered
+  name = name or method_lib.name_of(method)
+  rows = jax.tree.map(jnp.asarray, train)
+  if method.self_influence:
+    diagonal = jax.jit(
+      lambda *given: method_lib.self_influence(method, problem, *given)
+    )
+    return door.finite(np.asarray(diagonal(run, rows, key)), name, method.hint)
+
+  @jax.jit
+  def block(run, rows, batch, key):
+    prepared = method_lib.prepare(
+      method, problem, run, rows, batch.examples, key
+    )
+    scores = method_lib.score(method, problem, run, prepared, batch)
+    return jnp.diagonal(scores), prepared
+
+  blocks, short, worst = [], [], []
+  size = min(at_once, rows_lib.count(train))
+  batches = rows_lib.batches(train, size)
+  total = -(-rows_lib.count(train) // size)
+  for batch in tqdm.tqdm(batches, name, total, disable=not progress):
+    scores, prepared = block(run, rows, jax.tree.map(jnp.asarray, batch), key)
+    method_lib.check_solution(prepared, name, method.hint)
+    blocks.append(np.asarray(scores)[batch.mask > 0])
+    if prepared.solution is not None:
+      counts = batch.mask > 0
+      short.append(~np.asarray(prepared.solution.converged)[..., counts])
+      residuals = np.asarray(prepared.solution.residuals)
+      if residuals.size:
+        worst.append(residuals[..., -1, :][..., counts].max())
+  if short:
+    share = np.concatenate(short, -1).mean()
+    door.warn_short(share, max(worst, default=None), name, level=4)
+  return door.finite(np.concatenate(blocks), name, method.hint)

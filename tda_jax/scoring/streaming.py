@@ -1,0 +1,177 @@
+"""Scores of many rows, streamed to disk; a killed call can be continued.
+
+Beside the training rows, memory holds the gradients of one batch of them and the
+prepared queries, for any N.
+"""
+
+import functools
+import hashlib
+import os
+import pathlib
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from tda_jax import door, memory, trees
+from tda_jax.data import rows as rows_lib
+from tda_jax.methods import method as method_lib
+from tda_jax.methods.method import Method
+from tda_jax.problem import Problem
+from tda_jax.run import Run, members_of
+from tda_jax.scoring import programs
+from tda_jax.scoring.about import about_of
+from tda_jax.storage import record
+from tda_jax.storage import scores as store_lib
+from tda_jax.trees import PyTree
+
+
+@door.verb('score')
+def score(
+  method: Method,
+  problem: Problem,
+  runs: Run | PyTree,
+  train: PyTree,
+  queries: PyTree,
+  path: str | os.PathLike,
+  *,
+  name: str | None = None,
+  key: jax.Array | int | None = None,
+  batch_size: int = 256,
+  attributes: dict | None = None,
+  progress: bool = True,
+) -> np.ndarray:
+  """Scores of every member, [E, N, Q]; those of member e are stored in `path`/e.
+
+  A member whose store is complete is not prepared again. facts.json beside it
+  records how long it took and how well its solver did.
+
+  Args:
+    runs: trained models with a leading member axis, as a Run or bare
+      parameters; one model is an ensemble of one.
+    name: of the method, for errors and records; None: `name_of` it.
+    key: see `attribute`; it is folded by the member's number.
+    attributes: further fields of the stores' records; they must agree on resume.
+
+  Raises:
+    ValueError: what `door.enter` refuses; a solver diverged; the store was
+      computed by something else.
+  """
+  door.check_method(method)
+  door.check_path(path, needed=True)
+  name = name or method_lib.name_of(method)
+  door.check_batch_size(batch_size)
+  if method.members:
+    raise ValueError(
+      f'{name} is an ensemble, whose scores are of all members at once: use'
+      ' attribute, or score its members and take the mean'
+    )
+  entered = door.enter(method, problem, runs, train, queries, key, stacked=True)
+  runs, train, queries, key, _ = entered
+  runs = members_of(runs)
+  about = about_of(method, problem, entered, name, trees.row(runs, 0))
+  about = record.join_attributes({**about, 'member': 0}, attributes)
+  train, queries = jax.tree.map(jnp.asarray, (train, queries))
+  prepare = functools.partial(programs.prepare, method, problem)
+  blocks = functools.partial(programs.score, method, problem)
+  shape = (rows_lib.count(train), rows_lib.count(queries))
+  members = range(trees.count(runs.params))
+  scores = []
+  for member in tqdm.tqdm(members, name, unit='model', disable=not progress):
+    folder = pathlib.Path(path) / str(member)
+    store = store_lib.create(
+      folder,
+      shape,
+      batch_size,
+      {**about, 'member': member},
+      holder=path,
+    )
+    if not _has_facts(store):
+      store_lib.forget(store)  # else its seconds would be unknown
+    if not store_lib.done(store).all():
+      run = trees.row(runs, member)
+      started = time.monotonic()
+      member_key = jax.random.fold_in(key, member)
+      with memory.explained('prepare', name):
+        prepared = prepare(run, train, queries, member_key)
+        method_lib.check_solution(prepared, name, method.hint)
+        jax.block_until_ready(prepared)
+      facts = {
+        'store': _name_of(store),
+        'prepare_seconds': time.monotonic() - started,
+        **_solver_facts(prepared),
+      }
+      record.write_json(folder / 'facts.json', {**facts, 'score_seconds': 0.0})
+      started = time.monotonic()
+      with memory.explained('score', name):
+        _fill(store, train, functools.partial(blocks, run, prepared))
+      facts['score_seconds'] = time.monotonic() - started
+      record.write_json(folder / 'facts.json', facts)
+    scores.append(store_lib.read(store))
+  _say_unconverged(path, members, name)
+  return np.stack(scores)
+
+
+def _say_unconverged(path, members, name):
+  """Warns if a member's solver did not converge, also in an earlier call."""
+  facts = [
+    record.read_json(pathlib.Path(path) / str(e) / 'facts.json')
+    for e in members
+  ]
+  solvers = [
+    (of['converged'], of['worst_residual']) for of in facts if 'converged' in of
+  ]
+  if solvers:
+    shares, residuals = zip(*solvers, strict=True)
+    residuals = [trace[-1] for trace in residuals if trace]
+    worst = max(residuals) if residuals else None
+    door.warn_short(1 - sum(shares) / len(shares), worst, name, level=5)
+
+
+def _has_facts(store) -> bool:
+  """Whether facts.json is there and of this store; it precedes any block."""
+  try:
+    facts = record.read_json(store.path / 'facts.json')
+  except ValueError:
+    return False
+  return facts.get('store') == _name_of(store)
+
+
+def _name_of(store) -> str:
+  """A short name of what the store says of itself."""
+  return hashlib.sha256(store.about.encode()).hexdigest()[:16]
+
+
+def _fill(store, train, blocks: Callable) -> None:
+  """Writes the blocks that are missing; the next is computed meanwhile."""
+  done = store_lib.done(store)
+  pending = None
+  for batch in rows_lib.batches(train, store.rows_per_block):
+    if done[batch.index[0] // store.rows_per_block]:
+      continue
+    block = blocks(jax.tree.map(jnp.asarray, batch))
+    if pending is not None:
+      _write(store, *pending)
+    pending = batch, block
+  if pending is not None:
+    _write(store, *pending)
+
+
+def _write(store, batch, block):
+  store_lib.write(store, int(batch.index[0]), np.asarray(block)[batch.mask > 0])
+
+
+def _solver_facts(prepared):
+  solution = prepared.solution
+  if solution is None:
+    return {}
+  return {
+    'damping': float(solution.damping),
+    'steps': np.asarray(solution.steps),
+    'residual': np.asarray(solution.residuals).mean(1),
+    'worst_residual': np.asarray(solution.residuals).max(1, initial=0),
+    'converged': float(np.asarray(solution.converged).mean()),
+  }

@@ -1,0 +1,117 @@
+"""The strongest supporters of each query, without the N x Q matrix."""
+
+import os
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from tda_jax import door, memory
+from tda_jax.data import rows as rows_lib
+from tda_jax.methods import method as method_lib
+from tda_jax.methods.method import Method
+from tda_jax.problem import Problem
+from tda_jax.run import Run
+from tda_jax.scoring import programs
+from tda_jax.scoring.about import about_of
+from tda_jax.storage import checkpoints, record
+from tda_jax.trees import PyTree
+
+
+@door.verb('top_k')
+def top_k(
+  method: Method,
+  problem: Problem,
+  run: Run | PyTree,
+  train: PyTree,
+  queries: PyTree,
+  k: int,
+  *,
+  name: str | None = None,
+  key: jax.Array | int | None = None,
+  path: str | os.PathLike | None = None,
+  batch_size: int = 256,
+  save_seconds: float = 30.0,
+  progress: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+  """The k strongest supporters of each query: (scores, rows), [Q, k].
+
+  The N x Q matrix is never held. For the strongest opponents, negate the scores:
+  `m._replace(score=lambda *a: -m.score(*a))`.
+
+  Args:
+    run: one model, as a Run or its parameters; an ensemble's members for an
+      `ensemble` method.
+    name: of the method, for errors and records; None: `name_of` it.
+    key: see `attribute`.
+    path: a folder that keeps the strongest so far; the same call continues from
+      it. None: nothing is kept.
+
+  Raises:
+    ValueError: what `door.enter` refuses, or k; a solver diverged; `path` was
+      computed by something else.
+  """
+  entered = door.enter(method, problem, run, train, queries, key)
+  door.check_batch_size(batch_size)
+  run, train, queries, key, _ = entered
+  name = name or method_lib.name_of(method)
+  n, q = rows_lib.count(train), rows_lib.count(queries)
+  door.check_batch_size(k, 'k')
+  door.check_path(path)
+  if k > n:
+    raise ValueError(f'k={k} of {n} training rows: give 1 to {n}')
+  start = {
+    'values': np.full((q, k), -np.inf, np.float32),
+    'rows': np.zeros((q, k), np.int32),
+    'next': np.zeros((), np.int32),
+  }
+  best = start
+  if path is not None:
+    about = about_of(method, problem, entered, name, run)
+    best = _top_so_far(path, start, about)
+  queries = jax.tree.map(jnp.asarray, queries)
+  train_rows = jax.tree.map(jnp.asarray, train)
+  with memory.explained('prepare', name):
+    prepared = programs.prepare(method, problem, run, train_rows, queries, key)
+    method_lib.check_solution(prepared, name, method.hint)
+
+  @jax.jit
+  def merge(best, batch):
+    block = method_lib.score(method, problem, run, prepared, batch)
+    block = block.astype(best['values'].dtype)
+    block = jnp.where(batch.mask[:, None] > 0, block, -jnp.inf)
+    index = jnp.broadcast_to(batch.index, (q, len(batch.index)))
+    values, place = jax.lax.top_k(
+      jnp.concatenate([best['values'], block.T], 1), k
+    )
+    index = jnp.concatenate([best['rows'], index], 1)
+    rows = jnp.take_along_axis(index, place, 1)
+    return {'values': values, 'rows': rows, 'next': batch.index[-1] + 1}
+
+  saved = time.monotonic()
+  first = int(best['next'])
+  total = -(-(n - first) // batch_size)
+  batches = rows_lib.batches(train, batch_size, first)
+  for batch in tqdm.tqdm(batches, 'top k', total, disable=not progress):
+    best = merge(best, jax.tree.map(jnp.asarray, batch))
+    if path is not None and time.monotonic() - saved >= save_seconds:
+      checkpoints.keep(path, 'top', int(best['next']), best)
+      saved = time.monotonic()
+  if path is not None and first < n:
+    checkpoints.keep(path, 'top', int(best['next']), best)
+  door.warn_unconverged(prepared.solution, name)
+  values = door.finite(np.asarray(best['values']), name, method.hint)
+  return values, np.asarray(best['rows'])
+
+
+def _top_so_far(path, start, about):
+  """The strongest that an earlier call has kept in `path`, or `start`."""
+  path = pathlib.Path(path)
+  record.begin(path, {**about, 'k': start['rows'].shape[1]})
+  last = checkpoints.newest(path, 'top')
+  return (
+    start if last is None else checkpoints.load(path / f'top_{last}', start)
+  )
