@@ -5,7 +5,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 PY := .venv/bin/python
 ENVIRONMENT := .venv/installed
 
-.PHONY: quickstart test test-all lint format benchmark results clean
+.PHONY: quickstart test test-all lint format benchmark results release-check \
+  clean
 
 quickstart: $(ENVIRONMENT)
 	$(PY) -m experiments.astra --config=configs/astra/digits.py:quick \
@@ -20,6 +21,7 @@ test-all: lint
 lint: $(ENVIRONMENT)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m basedpyright --pythonpath $(PY)
 
 format: $(ENVIRONMENT)
 	$(PY) -m ruff check --fix .
@@ -30,6 +32,9 @@ benchmark: $(ENVIRONMENT)
 
 results: $(ENVIRONMENT)
 	$(PY) -m scripts.results
+
+release-check: $(ENVIRONMENT)
+	$(PY) -m scripts.release
 
 clean:
 	rm -rf build .pytest_cache .ruff_cache

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs.astra import digits, mnist5k
-from experiments import stages, tasks
+from experiments.shared import stages, tasks
 from tda_jax import scoring, trees
 from tda_jax.curvature import products
 from tda_jax.data import rows as rows_lib
@@ -114,9 +114,17 @@ def retraining_speed(peers, tmp) -> list[dict]:
   chosen = subsets.half_subsets(0, 1000, 50)
   start = time.perf_counter()
   outcomes = retraining.outcomes(
-      task.problem, task.recipe, task.train, task.queries, chosen, 10, KEY, tmp,
-      at_once=config.truth.at_once, progress=False,
-  )  # fmt: skip
+    task.problem,
+    task.recipe,
+    task.train,
+    task.queries,
+    chosen,
+    repeats=10,
+    key=KEY,
+    path=tmp,
+    at_once=config.truth.at_once,
+    progress=False,
+  )
   ours = time.perf_counter() - start
   rows = [figure('retrain 500 digits models, vmapped', 'seconds', ours)]
   if peers:

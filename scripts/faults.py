@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 
 from configs.astra import digits
-from experiments import astra
+from experiments.astra import experiment as astra
 from tda_jax.storage import record
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -27,7 +27,7 @@ import jax
 import numpy as np
 
 from configs.astra import digits, mnist5k
-from experiments import tasks
+from experiments.shared import tasks
 from scripts import benchmark, torch_models
 from scripts.benchmark import figure
 from tda_jax import trees
@@ -154,9 +154,16 @@ def truth(task, count: int, repeats: int):
   chosen = subsets_lib.half_subsets(0, rows_lib.count(task.train), count)
   with tempfile.TemporaryDirectory() as folder:
     found = retraining.outcomes(
-        task.problem, task.recipe, task.train, task.queries, chosen, repeats,
-        jax.random.key(1), pathlib.Path(folder) / 'store', at_once=25,
-    )  # fmt: skip
+      task.problem,
+      task.recipe,
+      task.train,
+      task.queries,
+      chosen,
+      repeats=repeats,
+      key=jax.random.key(1),
+      path=pathlib.Path(folder) / 'store',
+      at_once=25,
+    )
   return found.mean(1), chosen
 
 

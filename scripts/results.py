@@ -1,21 +1,36 @@
-"""RESULTS.md from results/*.json: every figure with the run that computed it.
+"""RESULTS.md and results/PAPER.md from results/*.json, the archive.
 
   python -m scripts.results
 
-Each file is the results.json of a run, with a `run` object that says where it
-comes from; nothing in RESULTS.md is typed in, nor in README's leaderboard, which
-stands between two marks.
+Each JSON file is the results.json of a run, with a `run` object that says where
+it comes from. RESULTS.md says for each paper what stands and what does not;
+results/PAPER.md has every figure. No figure is typed in: the words of findings
+are in scripts/findings.toml, those on what differs in the READMEs of experiments/,
+whose tables are made here too, between two marks, as README's leaderboard.
 """
 
 import json
 import pathlib
-import shlex
+import re
 import sys
+import tomllib
 
-import jinja2
+from scripts import figures, verdicts
+from scripts.cells import (
+  cell,
+  command,
+  duration,
+  head,
+  short,
+  table,
+  words,
+)
 
 ROOT = pathlib.Path(__file__).parents[1]
 RUN = ('command', 'commit', 'hardware', 'seconds', 'date', 'versions')
+FINDINGS = tomllib.loads(
+  (pathlib.Path(__file__).parent / 'findings.toml').read_text()
+)
 
 # README's leaderboard: its run, and the columns of its metrics.
 BOARD = 'quanda_mnist5k.json'
@@ -33,114 +48,154 @@ COLUMNS = {
 }
 RUNS = {'faults': 'digits.json', 'mutants': 'mutants.json'}
 MARKS = ('<!-- {}: by `make results` -->\n', '<!-- end -->\n')
+DIFFERS = '## What differs, and why'
 
-PAGE = """\
+INTRODUCTION = """\
 # Results
 
-Made by `make results` from `results/*.json`; do not edit. Intervals: 95%
-bootstrap; two standard errors of the jackknife over seeds in bayesian_tda, Wilson's
-of shares of queries (quanda, `flip_rate`), DeLong's of wrong labels, and in quanda the
-range over seeds of random scores. In runs of commit b10bb96 and before: one standard
-error over the n models for `lds_single`, two over queries for `loo_*`, one over queries
-in final_model_only. –: the spread is not known. Seconds: of one model. Peak MB: of the whole process.
-{% if files %}
-
-| run | claims that hold | figures |
-| :--- | ---: | ---: |
-{% for f in files %}
-| [{{ f.title }}](#{{ f.anchor }}) | {{ f.hold }} of {{ f.claims | length }} | \
-{{ f.rows | length }} |
-{% endfor %}
-{% else %}
-
-No run is committed yet.
-{% endif %}
-{% for f in files %}
-
-## {{ f.title }}
-
-    {{ f.run.command | command }}
-
-{{ f.run.date }}, {{ f.run.seconds | duration }} on {{ f.run.hardware | words }}; \
-commit {{ f.run.commit | words }}; {{ f.run.versions | words }}.
-{% if f.board %}
-
-{{ f.board }}
-{% endif %}
-{% if f.rows %}
-
-| method | metric | value | interval | n | seconds | peak MB |
-| :--- | :--- | ---: | :--- | ---: | ---: | ---: |
-{% for r in f.rows %}
-| {{ r.method | cell }} | {{ r.metric | cell }} | {{ r.value | number }} | \
-{{ r | interval }} | {{ r.n | number }} | {{ r.seconds | number }} | \
-{{ r.peak_mb | number }} |
-{% endfor %}
-{% endif %}
-{% if f.claims %}
-
-| claim | source | expected | observed | holds |
-| :--- | :--- | :--- | :--- | :--- |
-{% for c in f.claims %}
-| {{ c.claim | cell }} | {{ c.source | cell }} | {{ c.expected | cell }} | \
-{{ c.observed | cell }} | {{ 'yes' if c.holds else '**no**' }} |
-{% endfor %}
-{% endif %}
-{% endfor %}
+What the papers found, and what our committed runs say of it. Made by `make results`
+from `results/*.json`; do not edit. **Ours** is what was measured, with its 95%
+interval; of several claims the smallest and the largest. **Verdict**: `holds` as the
+run judged; `undecided` where it does not, but the interval reaches the threshold;
+`does not` otherwise. Lines without a finding go on with the one above. † is known to
+us from summaries of the paper only. Every claim and figure, with command, commit and
+hardware, is in the page named under the title. Not built yet: the papers DDA (Wu et
+al. 2024) and FASTTRACK (Chen et al. 2024).
 """
 
 
 def render(folder: pathlib.Path) -> str:
-  """The page of all result files in `folder`, in the order of their names.
+  """RESULTS.md: what stands of each paper, of all result files in `folder`.
 
   Raises:
-    ValueError: a file is damaged, or does not say which run it comes from.
+    ValueError: a file is damaged, or does not say which run it comes from, or a
+      claim is of no finding.
   """
-  environment = jinja2.Environment(
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-    undefined=jinja2.StrictUndefined,
-  )
-  environment.filters |= {
-    'cell': cell,
-    'command': command,
-    'duration': duration,
-    'interval': interval,
-    'number': number,
-    'words': words,
-  }
-  files = [load(path) for path in sorted(folder.glob('*.json'))]
-  return environment.from_string(PAGE).render(files=files)
+  papers = by_paper(folder)
+  if not papers:
+    return INTRODUCTION + '\nNo run is committed yet.\n'
+  parts = [INTRODUCTION, summary(papers)]
+  for name, runs in papers.items():
+    paper = FINDINGS[name]
+    link = f'[The paper]({paper["link"]}), ' if paper['link'] else ''
+    readme = f', [more](experiments/{name}/README.md)' if link else ''
+    what = f'{link}[figures](results/{name}.md){readme}.'
+    # One long line: a paragraph is wrapped where it is read.
+    why = ' '.join(differs(name).split())
+    parts.append(f'## {paper["title"]}\n\n{what} {why}\n')
+    parts.append(findings(name, runs) + '\n')
+  return '\n'.join(parts)
+
+
+def by_paper(folder: pathlib.Path) -> dict[str, list[dict]]:
+  """Name -> its runs, in the order of scripts/findings.toml."""
+  papers = {name: [] for name in FINDINGS}
+  for path in sorted(folder.glob('*.json')):
+    run = load(path)
+    if run['experiment'] not in papers:
+      raise ValueError(
+        f'{path} is of the experiment {run["experiment"]}, which'
+        ' scripts/findings.toml does not know: say there what the paper found'
+      )
+    papers[run['experiment']].append(run)
+  return {name: runs for name, runs in papers.items() if runs}
 
 
 def load(path: pathlib.Path) -> dict:
-  """One result file, with what the page says of it as a whole."""
+  """One result file, which says all that the pages need."""
   try:
     content = json.loads(path.read_text())
-    run, rows, claims = (content[key] for key in ('run', 'rows', 'claims'))
-    title = f'{content["experiment"]}: {content["setting"]}'
+    fields = ('run', 'experiment', 'setting', 'rows', 'claims')
+    loaded = {key: content[key] for key in fields}
   except (ValueError, KeyError, TypeError) as error:
     raise ValueError(
       f'{path} is no result of a run ({type(error).__name__}: {error}): copy'
       ' the results.json of a finished run there'
     ) from None
-  missing = [field for field in RUN if (run or {}).get(field) is None]
+  missing = [f for f in RUN if (loaded['run'] or {}).get(f) is None]
   if missing:
     raise ValueError(
       f'{path} does not say the {", ".join(missing)} of its run: copy the'
       ' results.json of a finished run there'
     )
-  return {
-    'title': title,
-    # As GitHub makes anchors of headings.
-    'anchor': title.lower().replace(': ', '-'),
-    'run': run,
-    'rows': rows,
-    'claims': claims,
-    'hold': sum(bool(claim['holds']) for claim in claims),
-    'board': board(rows) if content['experiment'] == 'quanda' else '',
-  }
+  return loaded
+
+
+def summary(papers: dict[str, list[dict]]) -> str:
+  """How many claims of each paper's runs have which verdict."""
+  out = head('', 'runs', 'claims', *verdicts.VERDICTS, numbers=True)
+  for name, runs in papers.items():
+    found = [verdicts.verdict(c) for run in runs for c in run['claims']]
+    counts = [found.count(v) for v in verdicts.VERDICTS]
+    title = FINDINGS[name]['title']
+    out.append((title, len(runs), len(found), *counts))
+  return table(out) + '\n'
+
+
+def findings(name: str, runs: list[dict]) -> str:
+  """The table of one paper: a line a finding and verdict."""
+  out = head('finding', 'settings', 'ours', 'the paper', 'verdict')
+  for finding, claims in grouped(name, runs):
+    measure = finding['measure']
+    says = f'{finding["says"]} ({measure})' if measure else finding['says']
+    paper = finding['paper']
+    for line in verdicts.lines(claims):
+      # Numbers of several kinds have no smallest and largest.
+      ours = line.ours if measure else '–'
+      cells = (says, ', '.join(line.settings), ours, paper, line.verdict)
+      out.append(tuple(map(cell, cells)))
+      says = paper = ''
+  return table(out)
+
+
+def ran(name: str, runs: list[dict]) -> str:
+  """The committed runs of one paper; their whole commands are in its page."""
+  out = head('setting', '`--config=`', 'time', 'hardware', 'date')
+  for loaded in runs:
+    run = loaded['run']
+    config = re.search(r'--config=(\S+)', command(run['command']))
+    what = f'`{config[1]}`' if config else ''
+    cells = (loaded['setting'], what, duration(run['seconds']))
+    cells += (words(run['hardware']), words(run['date'])[:10])
+    out.append(tuple(map(cell, cells)))
+  return table(out)
+
+
+def grouped(name: str, runs: list[dict]) -> list[tuple[dict, dict]]:
+  """(finding, setting -> its claims), of all findings that have any.
+
+  Raises:
+    ValueError: a claim is of no finding.
+  """
+  every = FINDINGS[name]['findings']
+  found = [{} for _ in every]
+  for run in runs:
+    for claim in run['claims']:
+      text = claim['claim']
+      fit = (i for i, f in enumerate(every) if re.search(f['claims'], text))
+      i = next(fit, None)
+      if i is None:
+        raise ValueError(
+          f'the claim {text!r} of {name} is of no finding: add one to'
+          ' scripts/findings.toml'
+        )
+      found[i].setdefault(run['setting'], []).append(claim)
+  return [pair for pair in zip(every, found, strict=True) if pair[1]]
+
+
+def differs(name: str) -> str:
+  """What differs from the paper and why, in the words of its README.
+
+  Raises:
+    ValueError: the README lacks the section.
+  """
+  if 'differs' in FINDINGS[name]:
+    return FINDINGS[name]['differs']
+  path = ROOT / 'experiments' / name / 'README.md'
+  _, found, rest = path.read_text().partition(f'{DIFFERS}\n\n')
+  if not found:
+    raise ValueError(f'{path} has no section {DIFFERS!r}: write it')
+  return rest.partition('\n\n')[0]
 
 
 def board(rows: list[dict]) -> str:
@@ -152,11 +207,8 @@ def board(rows: list[dict]) -> str:
   order = sorted(
     cells, key=lambda m: (m == 'random', -cells[m].get('lds', 0.0))
   )
-  lines = [
-    ('method', *COLUMNS.values()),
-    (':---', *['---:'] * len(COLUMNS)),
-    *((m, *(short(cells[m].get(c)) for c in COLUMNS)) for m in order),
-  ]
+  lines = head('method', *COLUMNS.values(), numbers=True)
+  lines += [(m, *(short(cells[m].get(c)) for c in COLUMNS)) for m in order]
   return table(lines)
 
 
@@ -184,11 +236,8 @@ def faults(content: dict) -> str:
     'traceback',
   )
   kills = content.get('kills', {})
-  lines = [
-    ('', *fields),
-    (':---', *['---:'] * len(fields)),
-    ('damaged files', *(content[field] for field in fields)),
-  ]
+  lines = head('', *fields, numbers=True)
+  lines.append(('damaged files', *(content[field] for field in fields)))
   if kills:
     lines.append(('kills', *(kills[field] for field in fields)))
   return table(lines)
@@ -198,14 +247,10 @@ def mutants(content: dict) -> str:
   """What `scripts.mutants` counted."""
   counts = content['counts']
   died = counts.get('killed', 0) + counts.get('timeout', 0)
-  told = f'{died} of {died + counts.get("survived", 0)}'
-  head = [('changes that a test noticed', 'share'), (':---', '---:')]
-  return table([*head, (told, f'{content["share_killed"]:.0%}')])
-
-
-def table(lines: list[tuple]) -> str:
-  """Lines of cells as a table."""
-  return '\n'.join(f'| {" | ".join(map(str, line))} |' for line in lines)
+  tried = died + counts.get('survived', 0)
+  names = ('changes tried', 'that a test noticed', 'share', 'commit')
+  cells = (tried, died, f'{content["share_killed"]:.0%}', content['commit'])
+  return table([*head(*names, numbers=True), tuple(map(str, cells))])
 
 
 def reliability(text: str) -> str:
@@ -216,70 +261,33 @@ def reliability(text: str) -> str:
   return text
 
 
-def short(value) -> str:
-  return '–' if value is None else f'{value:.2f}'.replace('-0.00', '0.00')
-
-
-def number(value) -> str:
-  """Three decimals; powers of ten below a thousandth; a dash for none."""
-  if value is None:
-    return '–'
-  if isinstance(value, bool) or not isinstance(value, int | float):
-    return cell(value)
-  if isinstance(value, int) or abs(value) >= 1000:
-    return f'{value:,.0f}'
-  if 0 < abs(value) < 1e-3:
-    return f'{value:.2e}'
-  return f'{value:.3f}'
-
-
-def interval(row: dict) -> str:
-  """'[low, high]'; – where the spread is not known: one without width is none."""
-  low, high = row.get('low'), row.get('high')
-  if low is None or high is None or low == high:
-    return '–'
-  return f'[{number(low)}, {number(high)}]'
-
-
-def cell(value) -> str:
-  """Text for a table cell: a bar or a new line would end it."""
-  if isinstance(value, int | float) and not isinstance(value, bool):
-    return number(value)
-  return ' '.join(words(value).split()).replace('|', '\\|')
-
-
-def words(value) -> str:
-  """Lists and dicts as prose."""
-  if isinstance(value, dict):
-    return ', '.join(f'{name} {words(v)}' for name, v in value.items())
-  if isinstance(value, list):
-    return ', '.join(map(words, value))
-  return str(value)
-
-
-def command(value) -> str:
-  return shlex.join(value) if isinstance(value, list) else str(value)
-
-
-def duration(seconds: float) -> str:
-  if seconds < 120:
-    return f'{seconds:.0f} s'
-  minutes = round(seconds / 60)
-  hours = f'{minutes // 60} h ' if minutes >= 60 else ''
-  return f'{hours}{minutes % 60} min'
+def made(root: pathlib.Path = ROOT) -> dict[pathlib.Path, str]:
+  """All pages -> what they are to say."""
+  folder = root / 'results'
+  pages = {}
+  for name, runs in by_paper(folder).items():
+    path = folder / f'{name}.md'
+    pages[path] = figures.page(FINDINGS[name]['title'], runs)
+    if FINDINGS[name]['link']:
+      path = root / 'experiments' / name / 'README.md'
+      text = path.read_text()
+      text = filled(text, ran(name, runs), 'runs')
+      pages[path] = filled(text, findings(name, runs), 'findings')
+  pages[root / 'RESULTS.md'] = render(folder)
+  readme, docs = root / 'README.md', root / 'docs' / 'reliability.md'
+  rows = load(folder / BOARD)['rows']
+  pages[readme] = filled(readme.read_text(), board(rows))
+  pages[docs] = reliability(docs.read_text())
+  return pages
 
 
 def main() -> None:
-  readme, docs = ROOT / 'README.md', ROOT / 'docs' / 'reliability.md'
   try:
-    page = render(ROOT / 'results')
-    shown = filled(readme.read_text(), load(ROOT / 'results' / BOARD)['board'])
-    counted = reliability(docs.read_text())
-  except ValueError as error:
+    pages = made()
+  except (OSError, ValueError) as error:
     sys.exit(f'error: {error}')
-  (ROOT / 'RESULTS.md').write_text(page)
-  readme.write_text(shown)
-  docs.write_text(counted)
+  for path, text in pages.items():
+    path.write_text(text)
 
 
 if __name__ == '__main__':

@@ -1,0 +1,151 @@
+"""Verdicts on claims, and the lines that gather many like claims.
+
+A claim of a committed run has the texts `expected` ('LDS difference above 0')
+and `observed` ('+0.012 [-0.003, +0.027]'), and whether it holds. Where it does
+not, the interval says whether the run could tell: it is undecided if the
+interval reaches the threshold or crosses it.
+"""
+
+import re
+from typing import NamedTuple
+
+HOLDS, UNDECIDED, DOES_NOT = 'holds', 'undecided', 'does not'
+VERDICTS = (HOLDS, UNDECIDED, DOES_NOT)
+
+_NUMBER = r'[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?'
+_VALUE = re.compile(rf'(?P<value>{_NUMBER})(?P<unit>%?)')
+_LIMITS = re.compile(rf'\s*\[(?P<low>{_NUMBER})%?, (?P<high>{_NUMBER})%?\]')
+_ERROR = re.compile(rf'\s*± (?P<error>{_NUMBER})')
+_THRESHOLD = re.compile(
+  rf'\b(?P<side>not significantly below|above|below|at least|at most)'
+  rf' (?P<at>{_NUMBER})'
+)
+
+
+class Observed(NamedTuple):
+  """What a claim's text says was measured."""
+
+  value: float
+  low: float | None
+  high: float | None
+  unit: str  # '%' or ''
+
+
+class Line(NamedTuple):
+  """Like claims of some settings, as one line of a table."""
+
+  settings: list[str]
+  ours: str
+  verdict: str
+
+
+def observed(claim: dict) -> Observed | None:
+  """The number that a claim is about, with its interval; None if unreadable.
+
+  Of a difference with its parts ('0.6 − 0.4 = +0.2 ± 0.1') the difference. An
+  error is one standard error where the claim asks for 2 SE; the interval is then
+  that of two.
+  """
+  text = str(claim['observed']).replace('−', '-').rpartition('= ')[2].strip()
+  found = _VALUE.match(text)
+  if not found:
+    return None
+  value, rest = float(found['value']), text[found.end() :]
+  low = high = None
+  if limits := _LIMITS.match(rest):
+    low, high = float(limits['low']), float(limits['high'])
+  elif error := _ERROR.match(rest):
+    wide = float(error['error']) * (
+      2 if '2 SE' in str(claim['expected']) else 1
+    )
+    low, high = value - wide, value + wide
+  elif rest.strip():
+    return None  # '200 against 50; at the end …'
+  return Observed(value, low, high, found['unit'])
+
+
+def verdict(claim: dict) -> str:
+  """'holds', 'undecided' or 'does not' of one claim.
+
+  Whether it holds is the run's own judgement. Of those that do not, undecided
+  are those whose interval, as written, is not wholly on the other side of the
+  threshold; without an interval or a threshold the claim does not hold.
+  """
+  if claim['holds']:
+    return HOLDS
+  seen = observed(claim)
+  threshold = _THRESHOLD.search(str(claim['expected']))
+  if seen is None or seen.low is None or threshold is None:
+    return DOES_NOT
+  at = float(threshold['at'])
+  if threshold['side'] not in ('below', 'at most'):
+    return DOES_NOT if seen.high < at else UNDECIDED
+  return DOES_NOT if seen.low > at else UNDECIDED
+
+
+def lines(claims: dict[str, list[dict]]) -> list[Line]:
+  """Setting -> its like claims, as few lines.
+
+  Settings whose claims all have the same verdict share a line; one whose claims
+  differ has its own, with counts.
+  """
+  alike = {name: {} for name in VERDICTS}
+  mixed = []
+  for setting, every in claims.items():
+    found = {verdict(claim) for claim in every}
+    if len(found) == 1:
+      alike[found.pop()][setting] = every
+    else:
+      mixed.append(_line({setting: every}))
+  groups = {name: _line(of) for name, of in alike.items() if of}
+  first = [groups.pop(HOLDS)] if HOLDS in groups else []
+  return [*first, *mixed, *groups.values()]
+
+
+def counted(claims: list[dict]) -> str:
+  """'5 hold, 2 undecided'; the verdict itself where all have one."""
+  counts = {name: 0 for name in VERDICTS}
+  for claim in claims:
+    counts[verdict(claim)] += 1
+  some = {name: count for name, count in counts.items() if count}
+  if len(some) == 1:
+    (name,) = some
+    every = f' (all {len(claims)})' if len(claims) > 1 else ''
+    return f'**{name}**{every}' if name == DOES_NOT else f'{name}{every}'
+  plural = {HOLDS: 'hold', UNDECIDED: 'undecided', DOES_NOT: 'do not'}
+  told = lambda name, count: name if count == 1 else plural[name]
+  return ', '.join(f'{n} {told(name, n)}' for name, n in some.items())
+
+
+def span(claims: list[dict]) -> str:
+  """What was observed: of many, the smallest and the largest."""
+  if len(claims) == 1:
+    return shown(claims[0])
+  read = [(observed(claim), claim) for claim in claims]
+  if any(seen is None for seen, _ in read):
+    texts = list(dict.fromkeys(str(c['observed']) for c in claims))
+    return f'e.g. {texts[0]}' if len(texts) > 1 else texts[0]
+  read.sort(key=lambda pair: pair[0].value)
+  ends = [shown(read[i][1]) for i in (0, -1)]
+  return ends[0] if ends[0] == ends[1] else f'{ends[0]} to {ends[1]}'
+
+
+def shown(claim: dict) -> str:
+  """The observed number with its interval; the text itself if unreadable."""
+  seen = observed(claim)
+  if seen is None or seen.low is None:
+    return str(claim['observed'])
+  if seen.unit:
+    return (
+      f'{seen.value:g}{seen.unit} [{seen.low:g}{seen.unit},'
+      f' {seen.high:g}{seen.unit}]'
+    )
+  # A difference has its sign; a share or an AUC has none.
+  sign = '+' if re.search(r'= |^[+-]', str(claim['observed'])) else ''
+  low, high = f'{seen.low:{sign}.3f}', f'{seen.high:{sign}.3f}'
+  return f'{seen.value:{sign}.3f} [{low}, {high}]'
+
+
+def _line(claims: dict[str, list[dict]]) -> Line:
+  every = [claim for of in claims.values() for claim in of]
+  return Line(list(claims), span(every), counted(every))
