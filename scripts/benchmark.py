@@ -122,7 +122,7 @@ def retraining_speed(peers, tmp) -> list[dict]:
     repeats=10,
     key=KEY,
     path=tmp,
-    at_once=config.truth.at_once,
+    members_at_once=config.truth.members_at_once,
     progress=False,
   )
   ours = time.perf_counter() - start

@@ -162,7 +162,7 @@ def truth(task, count: int, repeats: int):
       repeats=repeats,
       key=jax.random.key(1),
       path=pathlib.Path(folder) / 'store',
-      at_once=25,
+      members_at_once=25,
     )
   return found.mean(1), chosen
 

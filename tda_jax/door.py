@@ -10,6 +10,7 @@ sentence that names the problem and the cure.
 import functools
 import inspect
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -85,6 +86,32 @@ def by_keyword(function: Callable) -> Callable:
     return function(*args[:count], **extra, **kwargs)
 
   return run
+
+
+def renamed(**names: str) -> Callable:
+  """A decorator: keyword arguments may have their old names yet.
+
+  That is deprecated, and said.
+
+  Args:
+    names: old name -> new name.
+  """
+
+  def entry(function):
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+      for old in names.keys() & kwargs.keys():
+        warnings.warn(
+          f'{function.__name__} calls {old} {names[old]} now',
+          DeprecationWarning,
+          stacklevel=2,
+        )
+        kwargs[names[old]] = kwargs.pop(old)
+      return function(*args, **kwargs)
+
+    return run
+
+  return entry
 
 
 class NotConverged(UserWarning):
@@ -490,24 +517,21 @@ def finite(
   return scores
 
 
-def warn_unconverged(solution: Any, name: str, level: int = 4) -> None:
+def warn_unconverged(solution: Any, name: str) -> None:
   """Warns if a solver stopped before it reached its tolerance.
 
   Args:
     solution: `inverses.Solution`, or None: there was no solver.
     name: of the method.
-    level: of the stack, for the warning.
   """
   if solution is not None:
     residuals = np.asarray(solution.residuals)
     worst = residuals[..., -1, :].max() if residuals.size else None
     short = 1 - np.asarray(solution.converged).mean()
-    warn_short(short, worst, name, level + 1)
+    warn_short(short, worst, name)
 
 
-def warn_short(
-  share: float, worst: float | None, name: str, level: int
-) -> None:
+def warn_short(share: float, worst: float | None, name: str) -> None:
   """Warns that a share of the queries did not converge, unless it is 0.
 
   Args:
@@ -520,5 +544,15 @@ def warn_short(
       f' relative residual {residual}), so that their scores are approximate:'
       ' raise its steps or its damping',
       NotConverged,
-      stacklevel=level,
+      stacklevel=_callers_level(),
     )
+
+
+def _callers_level() -> int:
+  """The `stacklevel` of a warning by the calling function that names the line
+  outside this package from which it was reached."""
+  package = os.path.dirname(__file__) + os.sep
+  frame, level = sys._getframe(1), 1
+  while frame.f_back and frame.f_code.co_filename.startswith(package):
+    frame, level = frame.f_back, level + 1
+  return level

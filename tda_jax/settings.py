@@ -129,7 +129,7 @@ RULES = {  # argument of a factory -> (name, value) -> the value, made plain
   **dict.fromkeys(
     (
       *('batch_size', 'max_steps', 'steps', 'rounds', 'reports', 'repeats'),
-      *('decay_every', 'columns', 'projection_dim', 'segments', 'at_once'),
+      *('decay_every', 'columns', 'projection_dim', 'segments'),
     ),
     _whole,
   ),

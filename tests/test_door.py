@@ -394,7 +394,7 @@ def test_self_influence_says_that_a_solver_stopped_short():
   method = tda.influence(tda.cg(1e-3, max_steps=1))
   words = 'stopped before its tolerance'
   with pytest.warns(door.NotConverged, match=words) as told:
-    scoring.self_influence(method, T.problem, T.params, T.train, at_once=4)
+    scoring.self_influence(method, T.problem, T.params, T.train, batch_size=4)
   assert told[0].filename == __file__
 
 
@@ -617,3 +617,12 @@ def test_what_is_given_by_position_yet_is_said(tmp_path):
     *rows, repeats=2, key=0, path=tmp_path / 'b', progress=False
   )
   np.testing.assert_array_equal(found, want)
+
+
+def test_an_old_name_of_an_argument_works_yet_and_says_the_new_one():
+  args = (DOT, T.problem, T.params, T.train)
+  with pytest.warns(DeprecationWarning, match='calls at_once batch_size now'):
+    old = scoring.self_influence(*args, at_once=4)
+  np.testing.assert_array_equal(
+    old, scoring.self_influence(*args, batch_size=4)
+  )

@@ -76,7 +76,7 @@ def config(setting: str) -> config_dict.ConfigDict:
     validation=20,  # M that dampings are chosen on
     fraction=0.5,
     repeats=10,  # R models a subset
-    at_once=50,  # models trained together
+    members_at_once=50,  # models trained together
   )
   ensembles.add(c)
   c.left_out = config_dict.create(rows=0, repeats=0)  # leave-one-out
@@ -109,7 +109,7 @@ def smoke(c: config_dict.ConfigDict) -> config_dict.ConfigDict:
   c.training.epochs = min(c.training.epochs, 5)
   c.training.batch_size = min(c.training.batch_size, 32)
   c.model.widths = tuple(min(w, 16) for w in c.model.widths)
-  c.truth.update(subsets=8, validation=4, repeats=2, at_once=16)
+  c.truth.update(subsets=8, validation=4, repeats=2, members_at_once=16)
   c.left_out.update(rows=min(c.left_out.rows, 3), repeats=2)
   c.same_run.update(subsets=min(c.same_run.subsets, 8), members=1, dropped=0.1)
   c.damping_grid = (1e-1,)

@@ -34,7 +34,7 @@ def get_config(arg=None):
     epochs=25,
     augment=True,
   )
-  c.truth.update(repeats=50, at_once=10)
+  c.truth.update(repeats=50, members_at_once=10)
   c.methods.trak.projection_dim = 2048  # a kernel of more is singular
   c.methods.astra_paper.update(step_per_damping=0.01, batch_size=128)
   if a['ablation']:

@@ -28,7 +28,7 @@ def get_config(arg=None):
     batch_size=32,
     epochs=20,
   )
-  c.truth.update(repeats=100, at_once=50)
+  c.truth.update(repeats=100, members_at_once=50)
   c.choose.exact = {'kind': 'exact', 'members': 1}
   c.methods.exact = {'kind': 'exact', 'damping': DAMPING}
   c.methods.exact_chosen = {'kind': 'exact', 'damping': 'chosen:exact'}

@@ -29,7 +29,7 @@ QUICK = {
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False, quick=False, ablation='')
   c = base.config('digits')
-  c.truth.at_once = 50
+  c.truth.members_at_once = 50
   c.damping = DAMPING
   c.checkpoints = 6
   c.left_out.update(rows=50, repeats=20)

@@ -32,7 +32,7 @@ def get_config(arg=None):
     batch_size=64,
     epochs=20,
   )
-  c.truth.update(repeats=10, validation=8, at_once=4)
+  c.truth.update(repeats=10, validation=8, members_at_once=4)
   c.claims = (*c.claims, 'source_levels')
   fewer(c, DAMPING)
   if a['ablation']:

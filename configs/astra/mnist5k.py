@@ -23,7 +23,7 @@ def get_config(arg=None):
   c.data.update(name='mnist5k', train=2000, queries=200)
   c.model.widths = (128, 64)
   c.training.update(epochs=20)
-  c.truth.update(subsets=50, repeats=5, at_once=25)
+  c.truth.update(subsets=50, repeats=5, members_at_once=25)
   c.methods.trak.projection_dim = 512
   c.methods.kfac = {'kind': 'kfac', 'damping': 'heuristic'}
   if a['ablation']:

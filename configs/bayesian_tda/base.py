@@ -60,7 +60,7 @@ def config(setting: str, epochs: dict = SIZES) -> config_dict.ConfigDict:
     ways=('loo', 'loo_continued'),  # training again, training on
     rows=0,  # L left out, one at a time; 0: all. Pairs are of these rows
     continued=0.5,  # epochs of training on, as a share of the first ones
-    at_once=62,  # models trained together
+    members_at_once=62,  # models trained together
   )
   c.parts = parts(epochs)  # name -> changes of this config
   c.methods = METHODS  # name -> settings (tda_jax.methods.registry)
@@ -95,6 +95,6 @@ def smoke(c: config_dict.ConfigDict) -> config_dict.ConfigDict:
   c.members, c.checkpoints, c.averaged = 3, 3, 2
   c.data.queries = min(c.data.queries, 12)
   c.data.pool = 0 if c.setting == 'digits3' else 3
-  c.left_out.update(rows=4, at_once=15)
+  c.left_out.update(rows=4, members_at_once=15)
   c.parts = {k: v for k, v in parts({4: 3}).items() if 'cnn3' not in k}
   return c

@@ -44,7 +44,7 @@ def get_config(arg=None):
     },
   )
   c.training.schedule = 'linear'
-  c.left_out.update(rows=15, at_once=10)
+  c.left_out.update(rows=15, members_at_once=10)
   c.batch_size = 16
   c.parts = base.parts({10: 15, 20: 15, 50: 15}, KINDS)
   if a['smoke']:

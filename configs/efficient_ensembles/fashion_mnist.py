@@ -24,6 +24,6 @@ def get_config(arg=None):
   c.varied = 5  # projections of a convolution take long
   c.ensembles = ('naive', 'dropout:10', 'projections:10')
   c.training.epochs = 15
-  c.truth.update(subsets=50, repeats=5, at_once=2)
+  c.truth.update(subsets=50, repeats=5, members_at_once=2)
   c.methods.ekfac.update(models=5, variants=3)
   return base.smoke(c) if a['smoke'] else c

@@ -25,7 +25,7 @@ def get_config(arg=None):
   c.data.update(name='mnist5k', train=2000)
   c.members, c.models = 50, (1, 3, 5, 10, 25, 50)
   c.training.epochs = 20
-  c.truth.update(subsets=50, repeats=5, at_once=25)
+  c.truth.update(subsets=50, repeats=5, members_at_once=25)
   c.methods.cg = {
     'kind': 'cg', 'damping': 3e-3, 'tolerance': 1e-2, 'models': 3, 'varied': 1,
     'variants': 3,

@@ -26,7 +26,7 @@ def get_config(arg=None):
   c.training.update(learning_rate=0.02, epochs=10)
   c.lora.targets = ('Block_*/kernel',)
   c.lora.training.update(learning_rate=0.02, epochs=3)
-  c.truth.update(subsets=50, repeats=3, at_once=10)
+  c.truth.update(subsets=50, repeats=3, members_at_once=10)
   c.methods.ekfac.update(models=3, variants=3)
   if a['smoke']:
     base.smoke(c)

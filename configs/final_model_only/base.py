@@ -74,7 +74,7 @@ def config(setting: str, grid: tuple = GRID) -> config_dict.ConfigDict:
     repeats=20,  # R seeds
     mode='zero weight',  # or 'every batch', 'delete'
     subtract_mean=True,  # the paper's second adjustment
-    at_once=101,  # models trained together
+    members_at_once=101,  # models trained together
   )
   c.methods = methods(grid)  # name -> settings (tda_jax.methods.registry)
   c.plotted = (
@@ -114,7 +114,9 @@ def smoke(c: config_dict.ConfigDict) -> config_dict.ConfigDict:
   c.data.queries = min(c.data.queries, 12)
   c.model.widths = tuple(min(w, 16) for w in c.model.widths)
   c.training.epochs = min(c.training.epochs, 5)
-  c.further.update(epochs=3, points=(1, 3), rows=8, repeats=4, at_once=18)
+  c.further.update(
+    epochs=3, points=(1, 3), rows=8, repeats=4, members_at_once=18
+  )
   largest = c.plotted[-1].rpartition('_')[-1]
   kept = ('grad_dot', f'exact_{largest}', f'displaced_exact_{largest}')
   c.methods = {name: c.methods[name] for name in kept}

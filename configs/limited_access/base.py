@@ -65,19 +65,19 @@ def config(setting: str) -> config_dict.ConfigDict:
     subsets=50,  # M
     fraction=0.5,
     repeats=5,  # R models a subset
-    at_once=25,  # models trained together
+    members_at_once=25,  # models trained together
   )
   c.mislabelled = config_dict.create(
     fraction=0.1,  # of training labels drawn anew at random
     methods=('grad_dot', 'ekfac', 'tracin'),
-    at_once=500,  # rows that are queries at a time
+    batch_size=500,  # rows that are queries at a time
   )
   c.brittleness = config_dict.create(
     scores=('s0_target/ekfac', 's1_same/ekfac', 's4_lenet/ekfac', 'random'),
     removed=100,  # k supporters of a query
     queries=25,
     repeats=2,
-    at_once=25,
+    members_at_once=25,
   )
   c.methods = {  # name -> settings (tda_jax.methods.registry)
     'grad_dot': {'kind': 'grad_dot'},
@@ -142,10 +142,13 @@ def smoke(c: config_dict.ConfigDict) -> config_dict.ConfigDict:
   c.data.update(train=128, queries=12)
   c.model.widths = (16,)
   c.training.epochs = 3
-  c.truth.update(subsets=8, repeats=2, at_once=16)
-  c.mislabelled.update(methods=('grad_dot',), at_once=64)
+  c.truth.update(subsets=8, repeats=2, members_at_once=16)
+  c.mislabelled.update(methods=('grad_dot',), batch_size=64)
   c.brittleness.update(
-    scores=('s0_target/grad_dot', 'random'), removed=20, queries=6, at_once=6
+    scores=('s0_target/grad_dot', 'random'),
+    removed=20,
+    queries=6,
+    members_at_once=6,
   )
   c.methods = {name: c.methods[name] for name in ('grad_dot', 'tracin')}
   kept = ('s0_target', 's1_width', 's4_logistic', 's5_held_out', 's5_init')

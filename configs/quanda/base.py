@@ -112,7 +112,7 @@ def config(setting: str, damping: float = 1e-2) -> config_dict.ConfigDict:
     repeats=2,  # R models a subset
     # Models trained together, here and below: one on each of two cores, since
     # a CPU trains a convolutional network fastest alone.
-    at_once=2,
+    members_at_once=2,
   )
   c.left_out = config_dict.create(rows=20, repeats=3)  # leave-one-out
   c.brittleness = config_dict.create(
@@ -126,7 +126,9 @@ def config(setting: str, damping: float = 1e-2) -> config_dict.ConfigDict:
     controls=5,  # random sets of as many
   )
   c.top = 5  # k of the cardinality
-  c.own_at_once = 500  # rows that are queries at a time, in self-influence
+  c.self_influence_batch_size = (
+    500  # rows that are queries at a time, in self-influence
+  )
   c.chance = 20  # seeds of random scores
   c.chance_retrained = 5  # of them, for metrics that train models
   c.damping = damping  # of a kind that `method` names
@@ -190,7 +192,7 @@ def smoke(c: config_dict.ConfigDict) -> config_dict.ConfigDict:
       del changes.data['train']
   c.data.update(train=128, queries=24)
   c.training.epochs = 4
-  c.truth.update(subsets=6, repeats=2, at_once=12)
+  c.truth.update(subsets=6, repeats=2, members_at_once=12)
   c.left_out.update(rows=3, repeats=2)
   c.brittleness.update(removed=10, queries=4)
   c.cleaning.update(repeats=2, controls=2)

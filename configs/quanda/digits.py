@@ -19,7 +19,7 @@ def get_config(arg=None):
   c.model.update(kind='mlp', widths=(64, 32))
   c.data.worlds.shortcut.size = 3
   c.training.update(learning_rate=0.05, epochs=40)
-  c.truth.update(repeats=5, at_once=25)
+  c.truth.update(repeats=5, members_at_once=25)
   c.left_out.repeats = 5
   c.brittleness.queries, c.chance_retrained = 20, 10
   c.methods.exact = {'kind': 'exact', 'damping': c.damping}

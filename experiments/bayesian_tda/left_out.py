@@ -36,7 +36,7 @@ def retrained(config, task: Task, runs: Run, workdir) -> np.ndarray:
     key=runs.keys,
     path=workdir / 'loo',
     points=[int(step) for step in runs.steps[-config.averaged :]],
-    at_once=config.left_out.at_once,
+    members_at_once=config.left_out.members_at_once,
   )
   return _averaged(base, left)
 
@@ -64,7 +64,7 @@ def continued(config, task: Task, runs: Run, workdir) -> np.ndarray:
     key=runs.keys,
     path=workdir / 'loo_continued',
     points=[each * (epochs - c) for c in reversed(range(count))],
-    at_once=config.left_out.at_once,
+    members_at_once=config.left_out.members_at_once,
   )
   return _averaged(base, left)
 

@@ -136,7 +136,7 @@ def flips(
       repeats=settings.repeats,
       key=jax.random.key(config.seed),
       path=workdir / 'brittleness' / name,
-      at_once=settings.at_once,
+      members_at_once=settings.members_at_once,
     )
     out[name] = brittleness.flips(before, after)
   return out

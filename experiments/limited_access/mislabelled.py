@@ -56,7 +56,7 @@ def self_influence(proxy: Proxy, method: Scored) -> np.ndarray:
     task,
     proxy.runs,
     proxy.folder,
-    at_once=own.mislabelled.at_once,
+    batch_size=own.mislabelled.batch_size,
   )
 
 

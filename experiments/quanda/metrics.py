@@ -229,7 +229,7 @@ def flipped(config, world, name: str, of) -> dict:
     repeats=settings.repeats,
     key=jax.random.key(config.seed),
     path=world.folder / 'brittleness' / name,
-    at_once=config.truth.at_once,
+    members_at_once=config.truth.members_at_once,
   )
   flips = brittleness.flips(before, after)
   return {'brittleness': _of_hits(flips)}
@@ -251,7 +251,7 @@ def cleaned(config, world, name: str, self_influence):
       key=jax.random.key(config.seed),
       path=world.folder / 'cleaning' / folder,
       kind='cleaning',
-      at_once=config.truth.at_once,
+      members_at_once=config.truth.members_at_once,
     )
 
   others = cleaning.controls(

@@ -149,7 +149,7 @@ def scored(config, worlds: dict[str, World], method: Scored) -> Scores:
       tasks.by_loss(noisy.task),
       noisy.runs,
       noisy.folder,
-      at_once=config.own_at_once,
+      batch_size=config.self_influence_batch_size,
     )
   return Scores(of, random, own, seconds['clean'])
 

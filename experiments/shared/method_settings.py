@@ -57,7 +57,6 @@ ARGUMENTS = {  # of all kinds; `OF_KIND` has those that differ
   'optimizer': choice(*methods.OPTIMIZERS),
   'learning_rate': POSITIVE,
   'weight_decay': NOT_NEGATIVE,
-  'at_once': whole(1),
 }
 OF_KIND = {
   'logra': {

@@ -90,7 +90,7 @@ def factors_of_trak(scored: Scored, task: Task) -> dict:
 
 
 def self_influence(
-  config, name: str, scored: Scored, task: Task, runs: Run, workdir, at_once
+  config, name: str, scored: Scored, task: Task, runs: Run, workdir, batch_size
 ) -> np.ndarray:
   """score[i, i] by the mean of the models, [N], kept in <workdir>/self/<name>.
 
@@ -113,7 +113,7 @@ def self_influence(
       runs,
       task.train,
       key=key,
-      at_once=at_once,
+      batch_size=batch_size,
       name=f'{folder.parts[-3]}/{name}',
       progress=True,
     )

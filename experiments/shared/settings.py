@@ -97,7 +97,7 @@ FIELDS = {
   'plotted': several(text, least=0),
   'pictured': whole(1),
   'top': whole(1),
-  'own_at_once': whole(1),
+  'self_influence_batch_size': whole(1),
   'chance': whole(2),
   'chance_retrained': whole(1),
   'examples': whole(0),
@@ -132,10 +132,10 @@ FIELDS = {
   **_under('lora', {**LORA, **_under('training', TRAINING)}),
   **_under('truth', {
       'subsets': whole(2), 'validation': whole(2), 'fraction': open_share,
-      'repeats': whole(2), 'at_once': whole(1),
+      'repeats': whole(2), 'members_at_once': whole(1),
   }),
   **_under('left_out', {
-      'rows': whole(0), 'repeats': whole(0), 'at_once': whole(1),
+      'rows': whole(0), 'repeats': whole(0), 'members_at_once': whole(1),
       'continued': POSITIVE,
       'ways': several(choice('loo', 'loo_continued'), least=0),
   }),
@@ -145,14 +145,14 @@ FIELDS = {
   **_under('further', {
       **TRAINING, 'points': several(POSITIVE), 'rows': whole(2),
       'repeats': whole(1), 'mode': choice(*further_training.MODES),
-      'subtract_mean': flag, 'at_once': whole(1),
+      'subtract_mean': flag, 'members_at_once': whole(1),
   }),
   **_under('mislabelled', {
-      'fraction': open_share, 'methods': several(text), 'at_once': whole(1),
+      'fraction': open_share, 'methods': several(text), 'batch_size': whole(1),
   }),
   **_under('brittleness', {
       'scores': several(text), 'removed': whole(1), 'queries': whole(1),
-      'repeats': whole(1), 'at_once': whole(1),
+      'repeats': whole(1), 'members_at_once': whole(1),
   }),
   **_under('cleaning', {
       'removed': open_share, 'repeats': whole(1), 'controls': whole(1),

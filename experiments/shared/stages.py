@@ -85,7 +85,7 @@ def truth(config, task: Task, workdir: pathlib.Path, split: str = 'truth'):
     repeats=settings.repeats,
     key=jax.random.fold_in(key(config.seed, 'truth'), seed),
     path=workdir / split,
-    at_once=settings.at_once,
+    members_at_once=settings.members_at_once,
   )
   return chosen, outcomes
 
@@ -105,7 +105,7 @@ def left_out(config, task: Task, workdir: pathlib.Path):
     repeats=config.left_out.repeats,
     key=key(config.seed, 'left out'),
     path=workdir / 'left_out',
-    at_once=config.truth.at_once,
+    members_at_once=config.truth.members_at_once,
   )
   return rows, base[None] - without
 
@@ -130,7 +130,7 @@ def same_run(config, task: Task, runs: Run, workdir: pathlib.Path):
     weights,
     keys=runs.keys[: settings.members],
     path=workdir / 'same_run',
-    at_once=config.truth.at_once,
+    members_at_once=config.truth.members_at_once,
   )
   return kept, outcomes
 
@@ -163,7 +163,7 @@ def further(config, task: Task, params: PyTree, workdir: pathlib.Path):
     path=workdir / 'further',
     points=[max(1, round(epoch * steps)) for epoch in settings.points],
     mode=settings.mode,
-    at_once=settings.at_once,
+    members_at_once=settings.members_at_once,
   )
   return rows, further_training.adjusted(base, without, settings.subtract_mean)
 

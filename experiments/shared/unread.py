@@ -229,7 +229,7 @@ def _of_stages(config):
   if 'ways' in left and 'loo_continued' not in left.ways:
     yield 'left_out.continued', "left_out.ways has no 'loo_continued'"
   if 'ways' in left and not left.ways:
-    yield 'left_out.at_once', 'left_out.ways=()'
+    yield 'left_out.members_at_once', 'left_out.ways=()'
   if config.get('same_run', {}).get('subsets') == 0:
     for field in ('dropped', 'members'):
       yield f'same_run.{field}', 'same_run.subsets=0'

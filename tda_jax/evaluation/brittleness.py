@@ -37,7 +37,7 @@ def margins(
 
   Args:
     removed: [Q, k] rows that are removed for each query (k = 0: none).
-    options: `at_once` and `progress` of `margins_without`.
+    options: `members_at_once` and `progress` of `margins_without`.
 
   Raises:
     ValueError: as `margins_without`.
@@ -74,7 +74,7 @@ def margins_without(
   key: jax.Array,
   path: str | os.PathLike,
   kind: str,
-  at_once: int = 50,
+  members_at_once: int = 50,
   progress: bool = True,
 ) -> np.ndarray:
   """Margin of each query's class after each removal, [M, R, Q].
@@ -103,7 +103,7 @@ def margins_without(
     repeats=repeats,
     key=key,
     path=path,
-    at_once=at_once,
+    members_at_once=members_at_once,
     progress=progress,
     attributes={'kind': kind},
   )

@@ -27,6 +27,7 @@ from tda_jax.trees import PyTree
 MODES = ('zero weight', 'every batch', 'delete')
 
 
+@door.renamed(at_once='members_at_once')
 @door.by_keyword
 def further_training(
   problem: Problem,
@@ -41,7 +42,7 @@ def further_training(
   path: str | os.PathLike,
   points: Sequence[int] | None = None,
   mode: str = 'zero weight',
-  at_once: int = 50,
+  members_at_once: int = 50,
   attributes: dict | None = None,
   progress: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -65,7 +66,7 @@ def further_training(
       (the paper's for SST-2), which has the same expected gradient at θ_f and
       less variance. 'delete': the order without i, later rows moving up
       between batches (the paper's for tables); most variance.
-    at_once: models trained together.
+    members_at_once: models trained together.
     attributes: further fields of the store's record.
 
   Returns:
@@ -114,7 +115,7 @@ def further_training(
     },
     path=path,
     points=points,
-    at_once=at_once,
+    members_at_once=members_at_once,
     attributes=attributes,
     progress=progress,
   )

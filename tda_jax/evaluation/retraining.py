@@ -45,6 +45,7 @@ class Models(NamedTuple):
   repeats: int
 
 
+@door.renamed(at_once='members_at_once')
 @door.by_keyword
 def outcomes(
   problem: Problem,
@@ -56,7 +57,7 @@ def outcomes(
   repeats: int,
   key: jax.Array,
   path: str | os.PathLike,
-  at_once: int = 50,
+  members_at_once: int = 50,
   attributes: dict | None = None,
   progress: bool = True,
 ) -> np.ndarray:
@@ -73,7 +74,7 @@ def outcomes(
     repeats: R.
     key: of all models.
     path: of the score store.
-    at_once: models trained together; memory grows with it, and with nothing
+    members_at_once: models trained together; memory grows with it, and with nothing
       else.
     attributes: further fields of the store's record; they must be the same when
       the call continues.
@@ -102,13 +103,14 @@ def outcomes(
       'key': digest(key),
     },
     path=path,
-    at_once=at_once,
+    members_at_once=members_at_once,
     attributes=attributes,
     progress=progress,
   )
   return measured[:, :, 0]
 
 
+@door.renamed(at_once='members_at_once')
 @door.by_keyword
 def leave_one_out(
   problem: Problem,
@@ -121,7 +123,7 @@ def leave_one_out(
   key: jax.Array,
   path: str | os.PathLike,
   points: Sequence[int] | None = None,
-  at_once: int = 50,
+  members_at_once: int = 50,
   attributes: dict | None = None,
   progress: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -172,7 +174,7 @@ def leave_one_out(
     },
     path=path,
     points=points,
-    at_once=at_once,
+    members_at_once=members_at_once,
     attributes=attributes,
     progress=progress,
   )
@@ -180,6 +182,7 @@ def leave_one_out(
   return measured[0], measured[1:]
 
 
+@door.renamed(at_once='members_at_once')
 @door.by_keyword
 def reweighted(
   problem: Problem,
@@ -190,7 +193,7 @@ def reweighted(
   *,
   keys: jax.Array,
   path: str | os.PathLike,
-  at_once: int = 50,
+  members_at_once: int = 50,
   attributes: dict | None = None,
   progress: bool = True,
 ) -> np.ndarray:
@@ -231,7 +234,7 @@ def reweighted(
       'keys': digest(keys),
     },
     path=path,
-    at_once=at_once,
+    members_at_once=members_at_once,
     attributes=attributes,
     progress=progress,
   )
@@ -318,7 +321,7 @@ def leave_one_out_name(indices: np.ndarray) -> Callable[[int], str]:
   return name
 
 
-@door.verb('retraining', 'at_once')
+@door.verb('retraining', 'members_at_once')
 def measure_retrained(
   problem: Problem,
   recipe: Recipe,
@@ -329,7 +332,7 @@ def measure_retrained(
   identity: dict,
   path: str | os.PathLike,
   points: Sequence[int] | None = None,
-  at_once: int = 50,
+  members_at_once: int = 50,
   attributes: dict | None = None,
   progress: bool = True,
 ) -> np.ndarray:
@@ -348,7 +351,7 @@ def measure_retrained(
       another run.
   """
   door.check_path(path, needed=True)
-  door.check_batch_size(at_once, 'at_once')
+  door.check_batch_size(members_at_once, 'members_at_once')
   door.check_batch_size(models.repeats, 'repeats')
   total = models.count * models.repeats
   train, queries, training = _checked(problem, recipe, train, queries, models)
@@ -357,9 +360,9 @@ def measure_retrained(
   about = record.join_attributes(
     {**identity, **training}, attributes, free=('kind',)
   )
-  store = scores.create(path, shape, min(at_once, total), about)
+  store = scores.create(path, shape, min(members_at_once, total), about)
   measure = _part_measurer(problem, recipe, train, queries, models, points)
-  _fill(store, measure, at_once, progress)
+  _fill(store, measure, members_at_once, progress)
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices('retraining')
   measured = scores.read(store)
@@ -387,7 +390,7 @@ def _checked(problem, recipe, train, queries, models):
   return train, queries, training
 
 
-def _fill(store, measure, at_once, progress):
+def _fill(store, measure, members_at_once, progress):
   """Measures and writes this host's blocks of the store that are not done.
 
   Args:
@@ -395,7 +398,7 @@ def _fill(store, measure, at_once, progress):
   """
   block, total = store.rows_per_block, store.shape[0]
   workers = min(_workers(), block)
-  size = -(-min(at_once, block) // workers)
+  size = -(-min(members_at_once, block) // workers)
   unfinished = _blocks_of_this_host(np.flatnonzero(~scores.done(store)))
   starts = [int(number) * block for number in unfinished]
   spans = [np.arange(start, min(start + block, total)) for start in starts]

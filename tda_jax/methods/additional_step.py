@@ -13,7 +13,7 @@ QUERIES_AT_ONCE = 512
 
 @kept
 def additional_step(
-  optimizer: optax.GradientTransformation, *, at_once: int = 8
+  optimizer: optax.GradientTransformation, *, batch_size: int = 8
 ) -> Method:
   """score[i, q] = measure_q(θ + step_i) − measure_q(θ).
 
@@ -25,12 +25,12 @@ def additional_step(
 
   The step needs the row's gradient as a vector: optimizers such as Adam are not
   linear in it, and the queries are evaluated after it. Memory holds the
-  parameters of `at_once` rows and no more.
+  parameters of `batch_size` rows and no more.
 
   Args:
     optimizer: any of optax. Adam's first step is ±learning rate in every
       parameter, whatever the size of the gradient.
-    at_once: rows taken together.
+    batch_size: rows taken together.
 
   Raises:
     ValueError: `optimizer` is none.
@@ -57,7 +57,7 @@ def additional_step(
       after = optax.apply_updates(run.params, updates)
       return _measures(problem, after, queries) - before
 
-    return jax.lax.map(one, batch.examples, batch_size=at_once)
+    return jax.lax.map(one, batch.examples, batch_size=batch_size)
 
   return Method(prepare, score, unit='measure, one step')
 

@@ -14,7 +14,8 @@ from tda_jax.run import Run
 from tda_jax.trees import PyTree
 
 
-@door.verb('self_influence', 'at_once')
+@door.renamed(at_once='batch_size')
+@door.verb('self_influence')
 def self_influence(
   method: Method,
   problem: Problem,
@@ -22,7 +23,7 @@ def self_influence(
   train: PyTree,
   *,
   key: jax.Array | int | None = None,
-  at_once: int = 256,
+  batch_size: int = 256,
   name: str | None = None,
   progress: bool = False,
 ) -> np.ndarray:
@@ -33,21 +34,21 @@ def self_influence(
 
   Grad-Dot, Grad-Cos, influence by Kronecker factors, TracIn, TRAK and representer
   points need no gradient of a query for it (`Method.self_influence`), but one pass over
-  the rows. Other methods take `at_once` rows as queries and score only these rows
+  the rows. Other methods take `batch_size` rows as queries and score only these rows
   for them. The method is prepared on all rows for each of these blocks, with the
   same key, so that what it fits is the same.
 
   Args:
     run: one model; or members, for an `ensemble` method.
-    at_once: rows of a block. Memory grows with it; what the method fits is
-      fitted N / at_once times.
+    batch_size: rows of a block. Memory grows with it; what the method fits is
+      fitted N / batch_size times.
     name: of the method, for errors and the progress bar; None: `name_of` it.
 
   Raises:
     ValueError: bad rows; a solver diverged.
   """
   entered = door.enter(method, problem, run, train, None, key)
-  door.check_batch_size(at_once, 'at_once')
+  door.check_batch_size(batch_size, 'batch_size')
   run, train, _, key, _ = entered
   name = name or method_lib.name_of(method)
   rows = jax.tree.map(jnp.asarray, train)
@@ -66,7 +67,7 @@ def self_influence(
     return jnp.diagonal(scores), prepared
 
   blocks, short, worst = [], [], []
-  size = min(at_once, rows_lib.count(train))
+  size = min(batch_size, rows_lib.count(train))
   batches = rows_lib.batches(train, size)
   total = -(-rows_lib.count(train) // size)
   for batch in tqdm.tqdm(batches, name, total, disable=not progress):
@@ -81,5 +82,5 @@ def self_influence(
         worst.append(residuals[..., -1, :][..., counts].max())
   if short:
     share = np.concatenate(short, -1).mean()
-    door.warn_short(share, max(worst, default=None), name, level=4)
+    door.warn_short(share, max(worst, default=None), name)
   return door.finite(np.concatenate(blocks), name, method.hint)

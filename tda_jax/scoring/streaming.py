@@ -128,7 +128,7 @@ def _say_unconverged(path, members, name):
     shares, residuals = zip(*solvers, strict=True)
     residuals = [trace[-1] for trace in residuals if trace]
     worst = max(residuals) if residuals else None
-    door.warn_short(1 - sum(shares) / len(shares), worst, name, level=5)
+    door.warn_short(1 - sum(shares) / len(shares), worst, name)
 
 
 def _has_facts(store) -> bool:

@@ -69,7 +69,7 @@ def test_removing_the_support_flips_and_nothing_else_does(tmp_path):
 
 def test_it_resumes(tmp_path):
   removed = np.stack([OWN[:1], OWN[:1] + 5])
-  whole = margins(tmp_path / 'a', removed, at_once=1)
+  whole = margins(tmp_path / 'a', removed, members_at_once=1)
   for marker in list((tmp_path / 'a' / 'done').iterdir())[1:]:
     marker.unlink()
   assert store_lib.done(store_lib.open(tmp_path / 'a')).sum() == 1

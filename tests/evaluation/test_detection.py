@@ -35,7 +35,7 @@ def test_self_influence_is_the_diagonal(name):
   """In blocks of 4 of 11 rows, the last one padded."""
   run = Run(T.params, None, None, None)
   args = METHODS[name], T.problem, run, T.train
-  found = scoring.self_influence(*args, at_once=4)
+  found = scoring.self_influence(*args, batch_size=4)
   whole = method.attribute(*args, T.train)
   assert found.shape == (11,)
   assert (METHODS[name].self_influence is None) == (name == 'dense')
@@ -66,7 +66,7 @@ def test_self_influence_of_members(name):
   stack = jax.tree.map(lambda *x: np.stack(x), *params)
   runs = Run(stack, None, None, None)
   of = lambda m, run: scoring.self_influence(
-    m, T.problem, run, T.train, at_once=5
+    m, T.problem, run, T.train, batch_size=5
   )
   one = METHODS[name]
   single = [of(one, Run(trees.row(stack, e), None, None, None)) for e in (0, 1)]

@@ -35,7 +35,7 @@ def recipe(batch_size=4, epochs=2, rate=RATE):
 def run(path, t=TINY, **changes):
   given = {
       'recipe': recipe(), 'params': t.params, 'indices': INDICES, 'repeats': 2,
-      'key': KEY, 'at_once': 3, 'progress': False,
+      'key': KEY, 'members_at_once': 3, 'progress': False,
   }  # fmt: skip
   return further.further_training(
     t.problem, train=t.train, queries=t.queries, path=path, **(given | changes)
@@ -130,7 +130,7 @@ def test_modes_agree_in_expectation_and_every_batch_varies_less(tmp_path):
   effects = {}
   for mode in ('zero weight', 'every batch'):
     base, left = run(
-        tmp_path / mode, recipe=small, repeats=200, mode=mode, at_once=200,
+        tmp_path / mode, recipe=small, repeats=200, mode=mode, members_at_once=200,
     )  # fmt: skip
     effects[mode] = further.adjusted(base, left, subtract_mean=False)[:, :, 0]
   # Batches of 4, 4 and 3 weigh a row 1/4 or 1/3, 3/11 in the mean.

@@ -50,7 +50,7 @@ def outcomes(path, **changes):
     'subsets': SUBSETS,
     'repeats': 3,
     'key': KEY,
-    'at_once': 4,
+    'members_at_once': 4,
     'progress': False,
   }
   return retraining.outcomes(path=path, **(given | changes))
@@ -71,7 +71,7 @@ def test_outcomes_are_measures_of_single_runs(tmp_path):
 
 def test_models_at_once_do_not_matter(tmp_path):
   found = outcomes(tmp_path / 'a')
-  again = outcomes(tmp_path / 'b', at_once=6)
+  again = outcomes(tmp_path / 'b', members_at_once=6)
   np.testing.assert_allclose(found, again, 1e-5, 1e-5)
 
 
@@ -92,7 +92,7 @@ def test_resumed_and_complete_stores(tmp_path, monkeypatch):
   monkeypatch.setattr(scores, 'write', lambda *a: (calls.append(a), real(*a)))
   # Fewer at once: the store keeps its blocks of 4, in two parts each.
   np.testing.assert_allclose(
-    outcomes(tmp_path / 'cut', at_once=2), whole, 1e-5, 1e-5
+    outcomes(tmp_path / 'cut', members_at_once=2), whole, 1e-5, 1e-5
   )
   assert len(calls) == 2
   np.testing.assert_array_equal(outcomes(tmp_path / 'cut'), whole)
@@ -137,7 +137,7 @@ def test_divergence_names_the_model_and_keeps_what_is_done(tmp_path):
   train['x'][11] = 1e30  # only models whose subset has row 11 diverge
   subsets = np.stack([np.arange(6), np.arange(6) + 6])
   with pytest.raises(ValueError, match='subset 1, repeat 0 diverged .* lower'):
-    outcomes(tmp_path / 's', train=train, subsets=subsets, at_once=1)
+    outcomes(tmp_path / 's', train=train, subsets=subsets, members_at_once=1)
   store = scores.open(tmp_path / 's')
   assert scores.done(store).tolist() == [True] + [False] * 5
 
@@ -161,7 +161,7 @@ def test_leave_one_out_is_the_fit_without_the_row(tmp_path):
   )
   base, left = retraining.leave_one_out(
       PROBLEM, made, TRAIN, QUERIES, np.array([2, 7]), repeats=2, key=KEY, path=tmp_path / 's',
-      at_once=3, progress=False,
+      members_at_once=3, progress=False,
   )  # fmt: skip
   assert base.shape == (2, 4) and left.shape == (2, 2, 4)
 
@@ -184,7 +184,7 @@ def test_reweighted_runs_are_those_of_their_keys(tmp_path):
   weights[1, 4], weights[2, :6] = 0, 2.5
   found = retraining.reweighted(
       PROBLEM, recipe(), TRAIN, QUERIES, weights, keys=keys, path=tmp_path / 's',
-      at_once=4, progress=False,
+      members_at_once=4, progress=False,
   )  # fmt: skip
   assert found.shape == (3, 2, 4)
   for m in range(3):
@@ -197,7 +197,7 @@ def test_reweighted_runs_are_those_of_their_keys(tmp_path):
   with pytest.raises(ValueError, match='another run .*weights'):
     retraining.reweighted(
         PROBLEM, recipe(), TRAIN, QUERIES, weights[::-1], keys=keys, path=tmp_path / 's',
-        at_once=4, progress=False,
+        members_at_once=4, progress=False,
     )  # fmt: skip
 
 
@@ -277,13 +277,13 @@ def test_killed_retraining_continues_to_the_same_numbers(tmp_path):
   done = tmp_path / 'cut' / 'done'
   killed(
     __file__,
-    f't.outcomes({str(tmp_path / "cut")!r}, repeats=40, at_once=1)',
+    f't.outcomes({str(tmp_path / "cut")!r}, repeats=40, members_at_once=1)',
     lambda: len(list(done.glob('*'))) > 3,
   )
   before = scores.done(scores.open(tmp_path / 'cut'))
   assert 0 < before.sum() < 200
-  found = outcomes(tmp_path / 'cut', repeats=40, at_once=1)
-  whole = outcomes(tmp_path / 'whole', repeats=40, at_once=1)
+  found = outcomes(tmp_path / 'cut', repeats=40, members_at_once=1)
+  whole = outcomes(tmp_path / 'whole', repeats=40, members_at_once=1)
   np.testing.assert_array_equal(found, whole)
   assert contents(tmp_path / 'cut') == contents(tmp_path / 'whole')
 

@@ -102,7 +102,7 @@ OUT_OF_RANGE = {
   'truth__validation': (0,),
   'truth__fraction': (0.0, 1.0, 2.0, math.nan, 0.001, 0.999),
   'truth__repeats': (0, 1, -1),
-  'truth__at_once': (0, -1),
+  'truth__members_at_once': (0, -1),
   'left_out__rows': (-1, 129, 999),
   'left_out__repeats': (0,),
   'same_run__subsets': (-1, 1),

@@ -49,7 +49,7 @@ def work(folder):
   )
   outcomes = retraining.outcomes(
       t.problem, RECIPE, *args, half_subsets(0, 11, 3), repeats=1,
-      key=KEY, path=folder / 'truth', at_once=2, progress=False,
+      key=KEY, path=folder / 'truth', members_at_once=2, progress=False,
   )  # fmt: skip
   leaves = jax.tree.leaves((runs.params, runs.checkpoints))
   arrays = {f'leaf{i}': leaf for i, leaf in enumerate(leaves)}

@@ -41,7 +41,7 @@ def test_is_the_effect_of_the_step(name, l2):
     return change - problem_lib.measures(t.problem, t.params, t.queries)
 
   want = np.array([effect(rows_lib.take(t.train, i)) for i in range(11)])
-  got = attribute(t, additional_step.additional_step(optimizer, at_once=4))
+  got = attribute(t, additional_step.additional_step(optimizer, batch_size=4))
   np.testing.assert_allclose(got, want, atol=1e-5)
   assert np.abs(want).max() > 0.01
 
@@ -59,15 +59,15 @@ def test_a_small_step_of_sgd_is_grad_dot():
 def test_by_plain_numbers():
   t = tiny.classification()
   settings = {'optimizer': 'adam', 'learning_rate': 0.01, 'weight_decay': 0.05}
-  got = attribute(t, methods.make('additional_step', **settings, at_once=2))
+  got = attribute(t, methods.make('additional_step', **settings, batch_size=2))
   want = attribute(t, additional_step.additional_step(OPTIMIZERS['adam']))
   np.testing.assert_allclose(got, want, atol=1e-6)
   with pytest.raises(ValueError, match="unknown optimizer 'lion'"):
     methods.make('additional_step', optimizer='lion')
   with pytest.raises(ValueError, match="method 'additional_step'.*momentum"):
     methods.make('additional_step', momentum=0.9)
-  with pytest.raises(ValueError, match='at_once=0'):
-    methods.make('additional_step', at_once=0)
+  with pytest.raises(ValueError, match='batch_size=0'):
+    methods.make('additional_step', batch_size=0)
 
 
 def test_many_queries_are_taken_in_parts(monkeypatch):

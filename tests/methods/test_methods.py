@@ -30,7 +30,9 @@ from tda_jax.run import Run
 METHODS = {
   'grad_dot': gradients.grad_dot(),
   'grad_cos': gradients.grad_cos(),
-  'additional_step': additional_step.additional_step(optax.sgd(0.1), at_once=3),
+  'additional_step': additional_step.additional_step(
+    optax.sgd(0.1), batch_size=3
+  ),
   'identity': influence.influence(inverse.identity()),
   'ekfac': influence.influence(ekfac.ekfac(0.1)),
   'cg': influence.influence(cg.cg(0.1, tolerance=1e-5)),
