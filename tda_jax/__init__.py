@@ -9,6 +9,7 @@ else is in modules by topic: `tda_jax.evaluation.lds`, `tda_jax.training.ensembl
 `tda_jax.data.tables`, `tda_jax.models.lora`, `tda_jax.layers.find`, ...
 """
 
+import difflib
 import importlib
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -92,7 +93,10 @@ MOVED = {  # a name that was here -> where it is
   'with_dropout': 'data.rows.with_dropout',
   'with_teacher': 'training.distill.with_teacher',
 }
-PACKAGES = ('data', 'evaluation', 'models', 'report', 'storage', 'training')
+PACKAGES = (
+  *('curvature', 'data', 'evaluation', 'inverses', 'layers', 'methods'),
+  *('models', 'report', 'scoring', 'storage', 'training'),
+)
 
 __all__ = [
   '__version__',
@@ -172,11 +176,14 @@ def __getattr__(name: str) -> Any:
     return _at(MOVED[name])
   if name in PACKAGES:
     return importlib.import_module(f'{__name__}.{name}')
-  raise AttributeError(f'tda_jax has no {name!r}')
+  names = (*__all__, *MOVED, *PACKAGES)
+  near = difflib.get_close_matches(name, names, 1)
+  hint = f': did you mean {near[0]!r}?' if near else ''
+  raise AttributeError(f'tda_jax has no {name!r}{hint}')
 
 
 def __dir__() -> list[str]:
-  return sorted({*globals(), *__all__, *PACKAGES})
+  return sorted({*__all__, *PACKAGES})
 
 
 def _at(path: str) -> Any:

@@ -66,9 +66,12 @@ def verb(stage: str, knob: str = 'batch_size') -> Callable:
 
 
 def by_keyword(function: Callable) -> Callable:
-  """A function whose keyword-only arguments may be given by position yet.
+  """A function whose keyword-only arguments may still be given by position.
 
   As they could be until 0.2; that is deprecated, and said.
+
+  Raises:
+    TypeError: there are more positional arguments than the function takes.
   """
   parameters = inspect.signature(function).parameters.values()
   count = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
@@ -76,12 +79,15 @@ def by_keyword(function: Callable) -> Callable:
 
   @functools.wraps(function)
   def run(*args, **kwargs):
+    if len(args) > count + len(names):
+      raise TypeError(
+        f'{function.__name__} takes at most {count + len(names)} arguments, and'
+        f' {len(args)} are given'
+      )
     extra = dict(zip(names, args[count:], strict=False))
     if extra:
-      warnings.warn(
-        f'{function.__name__} takes {", ".join(extra)} by keyword now',
-        DeprecationWarning,
-        stacklevel=2,
+      _deprecated(
+        f'{function.__name__} takes {", ".join(extra)} by keyword now'
       )
     return function(*args[:count], **extra, **kwargs)
 
@@ -89,29 +95,35 @@ def by_keyword(function: Callable) -> Callable:
 
 
 def renamed(**names: str) -> Callable:
-  """A decorator: keyword arguments may have their old names yet.
+  """A decorator: keyword arguments may still have their old names.
 
   That is deprecated, and said.
 
   Args:
     names: old name -> new name.
+
+  Raises:
+    TypeError: by the decorated function, where both names are given.
   """
 
   def entry(function):
     @functools.wraps(function)
     def run(*args, **kwargs):
       for old in names.keys() & kwargs.keys():
-        warnings.warn(
-          f'{function.__name__} calls {old} {names[old]} now',
-          DeprecationWarning,
-          stacklevel=2,
-        )
-        kwargs[names[old]] = kwargs.pop(old)
+        new = names[old]
+        if new in kwargs:
+          raise TypeError(f'{function.__name__} is given {old} and {new}')
+        _deprecated(f'{function.__name__} calls {old} {new} now')
+        kwargs[new] = kwargs.pop(old)
       return function(*args, **kwargs)
 
     return run
 
   return entry
+
+
+def _deprecated(sentence: str) -> None:
+  warnings.warn(sentence, DeprecationWarning, stacklevel=_callers_level())
 
 
 class NotConverged(UserWarning):
@@ -549,8 +561,10 @@ def warn_short(share: float, worst: float | None, name: str) -> None:
 
 
 def _callers_level() -> int:
-  """The `stacklevel` of a warning by the calling function that names the line
-  outside this package from which it was reached."""
+  """The `stacklevel` by which a warning names the user's line.
+
+  It is given to the `warnings.warn` of the calling function.
+  """
   package = os.path.dirname(__file__) + os.sep
   frame, level = sys._getframe(1), 1
   while frame.f_back and frame.f_code.co_filename.startswith(package):

@@ -47,7 +47,13 @@ def kept(factory: Callable) -> Callable:
 
   @functools.wraps(factory)
   def make(*args, **kwargs):
-    given = signature.bind(*args, **kwargs)
+    try:
+      given = signature.bind(*args, **kwargs)
+    except TypeError as error:
+      raise TypeError(
+        f'{factory.__name__}: {error}; its arguments are'
+        f' {", ".join(signature.parameters)}'
+      ) from None
     given.apply_defaults()
     arguments = {}
     for name, value in given.arguments.items():
@@ -106,7 +112,9 @@ def _inverse(name, value):
   if value is None or {'fit', 'solve', 'settings'} <= {*dir(value)}:
     if not isinstance(value, type):
       return value
-  raise ValueError(f'{name}={value!r}: give an Inverse, as tda.ekfac(damping)')
+  raise ValueError(
+    f'{name}={value!r}: give an Inverse, for example tda.ekfac(damping)'
+  )
 
 
 _INFINITE = float('inf')

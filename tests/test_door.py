@@ -611,8 +611,12 @@ def test_not_converged_is_said_of_kept_scores_too(tmp_path):
 
 def test_what_is_given_by_position_yet_is_said(tmp_path):
   rows = T.problem, RECIPE, T.train, T.queries, np.array([[0, 1, 2]])
-  with pytest.warns(DeprecationWarning, match='repeats, key, path by keyword'):
+  words = 'repeats, key, path by keyword'
+  with pytest.warns(DeprecationWarning, match=words) as told:
     found = tda.outcomes(*rows, 2, 0, tmp_path / 'a', progress=False)
+  assert told[0].filename == __file__
+  with pytest.raises(TypeError, match='takes at most 11 arguments, and 13'):
+    tda.outcomes(*rows, 2, 0, tmp_path, 50, None, False, 1, 2)
   want = tda.outcomes(
     *rows, repeats=2, key=0, path=tmp_path / 'b', progress=False
   )
@@ -621,8 +625,20 @@ def test_what_is_given_by_position_yet_is_said(tmp_path):
 
 def test_an_old_name_of_an_argument_works_yet_and_says_the_new_one():
   args = (DOT, T.problem, T.params, T.train)
-  with pytest.warns(DeprecationWarning, match='calls at_once batch_size now'):
+  words = 'calls at_once batch_size now'
+  with pytest.warns(DeprecationWarning, match=words) as told:
     old = scoring.self_influence(*args, at_once=4)
+  assert told[0].filename == __file__
+  with pytest.raises(TypeError, match='is given at_once and batch_size'):
+    scoring.self_influence(*args, at_once=4, batch_size=4)
   np.testing.assert_array_equal(
     old, scoring.self_influence(*args, batch_size=4)
   )
+
+
+def test_a_wrong_argument_of_a_factory_names_the_factory():
+  with pytest.raises(
+    TypeError,
+    match="cg: missing .*'damping'; its arguments are damping, precondition",
+  ):
+    tda.cg(dampin=0.1)

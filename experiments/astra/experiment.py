@@ -15,6 +15,7 @@ from experiments.shared import settings as settings_lib
 
 
 def main(config, workdir: pathlib.Path) -> None:
+  """Runs the ASTRA experiment and writes its results into the workdir."""
   known = rules.several(rules.choice(*claims_lib.CLAIMS), least=0)
   settings_lib.check(config, 'astra', {'claims': known})
   task = tasks.load(config)
@@ -35,6 +36,14 @@ def main(config, workdir: pathlib.Path) -> None:
   folder.mkdir(exist_ok=True)
   results.write_results(config, folder, rows, claims)
   page = page_lib.report(
-    config, task, models.runs, findings, truth, rows, claims, workdir, folder
+    config,
+    task,
+    models.runs,
+    findings=findings,
+    truth=truth,
+    rows=rows,
+    claims=claims,
+    workdir=workdir,
+    folder=folder,
   )
   print(f'report: {page}')

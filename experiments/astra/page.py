@@ -14,7 +14,7 @@ from tda_jax.storage import record
 
 
 def report(
-  config, task, runs, findings, truth, rows, claims, workdir, folder
+  config, task, runs, *, findings, truth, rows, claims, workdir, folder
 ) -> str:
   """Writes the plots and report.html into `folder`; returns its path."""
   method = evidence.pictured(findings)
@@ -144,8 +144,8 @@ def _coverage(task, runs):
     task.problem._replace(outputs=outputs), params
   )
   example = rows_lib.take(task.train, 0)
-  findings = layers.find(problem.outputs, params, example, problem.as_leaf)
-  return layers.coverage(findings, params)
+  found = layers.find(problem.outputs, params, example, problem.as_leaf)
+  return layers.coverage(found, params)
 
 
 def _span(estimate):

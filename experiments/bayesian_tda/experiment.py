@@ -68,6 +68,7 @@ class Part(NamedTuple):
 
 
 def main(config, workdir: pathlib.Path) -> None:
+  """Runs the Bayesian TDA experiment and writes its results into the workdir."""
   settings_lib.check(config, 'bayesian_tda')
   launch.keep_programs(workdir)
   scored_lib.named(config)  # an unknown one ends the command here

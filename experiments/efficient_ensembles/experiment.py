@@ -60,6 +60,7 @@ class Ensemble(NamedTuple):
 
 
 def main(config, workdir: pathlib.Path) -> None:
+  """Runs the Efficient Ensembles experiment and writes its results into the workdir."""
   settings_lib.check(config, 'efficient_ensembles')
   check(config)
   task = tasks.load(config)

@@ -43,6 +43,7 @@ class Found(NamedTuple):
 
 
 def main(config, workdir: pathlib.Path) -> None:
+  """Runs the Final-Model-Only experiment and writes its results into the workdir."""
   settings_lib.check(config, 'final_model_only')
   task = tasks.load(config)
   run = stages.train(config, task, workdir)

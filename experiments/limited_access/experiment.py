@@ -43,6 +43,7 @@ from tda_jax.report import groups
 
 
 def main(config, workdir: pathlib.Path) -> None:
+  """Runs the Limited Access experiment and writes its results into the workdir."""
   settings_lib.check(config, 'limited_access')
   check(config)
   target = tasks.load(config)
@@ -166,11 +167,11 @@ def draw(config, findings, truth: Truth, folder: pathlib.Path) -> str:
 def _finding(proxy: Proxy, method: Scored, truth: Truth) -> Finding:
   name = method.name
   factors, facts = proxies.scores(proxy, method)
-  findings = findings_lib.of_scores(factors, truth, sizes=())
-  if findings.members > 1:
+  finding = findings_lib.of_scores(factors, truth, sizes=())
+  if finding.members > 1:
     scores_lib.uncertainty(proxy.config, proxy.folder, name, factors)
   label = f'{proxy.folder.name}/{name}'
-  logging.info('%s: LDS %.3f', label, findings.ensemble.value)
+  logging.info('%s: LDS %.3f', label, finding.ensemble.value)
 
   def again(queries):
     asked = proxy._replace(task=proxy.task._replace(queries=queries))
@@ -178,7 +179,7 @@ def _finding(proxy: Proxy, method: Scored, truth: Truth) -> Finding:
     return proxies.scores(asked, method._replace(name=label))[0]
 
   unit = scores_lib.unit(method, proxy.task)
-  return findings._replace(facts=facts, unit=unit, again=again, scored=method)
+  return finding._replace(facts=facts, unit=unit, again=again, scored=method)
 
 
 def _span(finding: Finding | None):

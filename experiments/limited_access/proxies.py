@@ -76,7 +76,7 @@ def relabelled(
 ) -> dict[str, Proxy]:
   """The proxies of a target of other labels, trained on these rows.
 
-  Models that were never trained on the rows are those that there were.
+  Proxies that were never trained on the rows stay as they are.
   """
   found = {}
   for name, proxy in proxies.items():

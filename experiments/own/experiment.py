@@ -28,6 +28,7 @@ from tda_jax.run import Run
 
 
 def main(config, workdir: pathlib.Path) -> None:
+  """Runs the methods on a user's own task and writes its results into the workdir."""
   settings_lib.check(config, 'own')
   launch.keep_programs(workdir)
   task = tasks.load(config)

@@ -27,6 +27,7 @@ from tda_jax.storage import record
 
 
 def main(config, workdir: pathlib.Path) -> None:
+  """Runs the Quanda experiment and writes its results into the workdir."""
   settings_lib.check(config, 'quanda')
   launch.keep_programs(workdir)
   worlds = worlds_lib.trained(config, workdir)

@@ -121,7 +121,7 @@ def measured(
   Args:
     truth: `findings.Truth` of the clean world.
     left: (rows left out, effects [L, R, Q]) there.
-    scores: `quanda.Scores`; of some worlds, and without self-influence, what
+    scores: `worlds.Scores`; of some worlds, and without self-influence, what
       these allow.
     retrain: whether also those that train models for each method.
   """
@@ -263,7 +263,7 @@ def cleaned(config, world, name: str, self_influence):
 
 
 def chances(config, worlds) -> dict[str, float]:
-  """What random scores are expected to reach; nothing where models must tell."""
+  """What random scores are expected to reach, of metrics without a model."""
   clean, groups = worlds['clean'].task, worlds['grouped'].task.known
   n, q = (rows_lib.count(part) for part in (clean.train, clean.queries))
   of_class = detection.random_class_detection

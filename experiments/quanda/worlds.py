@@ -41,10 +41,11 @@ class World(NamedTuple):
 
 
 class Scores(NamedTuple):
-  """What one method says, by the models together.
+  """Scores of one method, means over the models.
 
   Attributes:
-    of: name of the world -> [N, Q]; of the mislabelled one only `own` is asked.
+    of: name of the world -> [N, Q]; the mislabelled world has only
+      `self_influence`.
     randomised: of the clean world by models with random parameters; None: it
       needs a training that led to them.
     self_influence: of the rows whose label may be wrong, [N]; None: it

@@ -109,7 +109,7 @@ def named(text: str) -> tuple[str, int]:
   if kind in WHOLE or not (count or '').isdigit() or int(count) < 1:
     raise ValueError(
       f'{text!r} is no ensemble: write {" or ".join(WHOLE)} alone, and the others'
-      ' with a number for each model, as dropout:10'
+      ' with a number for each model, for example dropout:10'
     )
   return kind, int(count)
 

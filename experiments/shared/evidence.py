@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.shared import looks as looks_lib
+from experiments.shared import tasks
 from experiments.shared.tasks import Task
 from tda_jax import problem as problem_lib
 from tda_jax import trees
@@ -155,7 +156,7 @@ def _model(config, runs) -> str:
   count = trees.count(runs.params)
   size = trees.size(runs.params) // count
   kind = f'that of {config.task}'
-  if config.task.startswith('experiments.shared.'):
+  if not tasks.is_own(config):
     kind = config.model.kind
     if kind == 'mlp':
       kind += f' with hidden layers of {_joined(config.model.widths)}'

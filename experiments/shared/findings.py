@@ -67,7 +67,7 @@ def measure(
 ) -> dict[str, Finding]:
   """Scores every method of the config by config.ensemble and takes its LDS.
 
-  Where models have variants, a member of a finding is the mean of a model's.
+  Where models have variants, a member is the mean over one model's variants.
   """
   ensemble_members, ending = ensembles.of_config(config, task, models, workdir)
   chosen = dampings.chosen(config, task, models.runs, workdir)

@@ -6,11 +6,13 @@
 | where | example |
 | :--- | :--- |
 | after a config file's colon | `smoke,ablation=damping` |
-| `config.method` | `exact,ekfac` |
+| `config.method`, names alone | `exact,ekfac` |
 | `config.ensemble`, `config.ensembles` | `dropout:10` |
 | `config.task` | `my_module:my_function` |
 | a damping that is chosen | `chosen:exact*10` |
-| `--scores` of a file of several arrays | `FILE.npz:NAME` |
+
+A path is no term: what `--scores` takes of a file of several arrays,
+`FILE.npz:NAME`, is read by `tda_jax.storage.foreign`.
 """
 
 from typing import NamedTuple
@@ -27,12 +29,21 @@ class Term(NamedTuple):
   factor: float = 1.0
 
 
-def term(text: str) -> Term:
+def term(text: str, factors: bool = False) -> Term:
   """'chosen:exact*10' -> Term('chosen', 'exact', 10.0).
 
+  Args:
+    factors: whether a factor has a meaning here.
+
   Raises:
-    ValueError: what follows a star is no number.
+    ValueError: what follows a star is no number, or there is a star where a
+      factor means nothing.
   """
+  if '*' in text and not factors:
+    raise ValueError(
+      f'{text!r} has a factor, which only a damping can have (chosen:exact*10):'
+      ' leave out the star and what follows it'
+    )
   text, star, factor = text.partition('*')
   signs = [i for i in map(text.find, ':=') if i >= 0]
   cut = min(signs, default=None)
@@ -47,4 +58,24 @@ def term(text: str) -> Term:
 
 def terms(text: str | None) -> list[Term]:
   """The terms of a text, in its order; none of an empty one."""
-  return [term(part) for part in filter(None, (text or '').split(','))]
+  parts = [part.strip() for part in (text or '').split(',')]
+  return [term(part) for part in filter(None, parts)]
+
+
+def names(text: str | None) -> list[str]:
+  """The names of a text whose terms are names alone; none of an empty one.
+
+  Raises:
+    ValueError: a term has an argument or a factor; a comma has no name beside it.
+  """
+  if text and not all(part.strip() for part in text.split(',')):
+    raise ValueError(
+      f'{text!r} has a comma without a name beside it: take it out'
+    )
+  for one in (found := terms(text)):
+    if one.argument is not None:
+      raise ValueError(
+        f'{text!r} gives {one.name!r} an argument: give names alone, with commas'
+        ' between them'
+      )
+  return [one.name for one in found]

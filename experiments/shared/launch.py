@@ -129,7 +129,7 @@ def _read(main, config, workdir):
 
 
 def keep_programs(workdir: pathlib.Path) -> None:
-  """What this command compiles, however fast, the next one finds compiled."""
+  """Keeps compiled programs in the workdir for the next command."""
   jax.config.update('jax_compilation_cache_dir', str(workdir / 'programs'))
   least = 0.0 if files.writable(workdir) else float('inf')  # of what is kept
   jax.config.update('jax_persistent_cache_min_compile_time_secs', least)

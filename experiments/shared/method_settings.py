@@ -156,12 +156,15 @@ def damping(config, path: str, kind: str, value) -> None:
 def _chosen(config, path, value):
   known = ('mean_square', *config.get('choose', {}))
   try:
-    name, argument, factor = grammar.term(value)
+    name, argument, factor = grammar.term(value, factors=True)
     POSITIVE.check(path, factor)
   except ValueError:
     raise ValueError(
       f'{path}={value!r}: give a number above 0 after the *'
     ) from None
+  if '/' in value:
+    now = value.replace('/', ':', 1)
+    raise ValueError(f'{path}={value!r}: it is written {now} now')
   if name != 'chosen' or argument not in known:
     raise ValueError(
       f'{path}={value!r}: config.choose has no {argument!r}; give a number, or'
@@ -179,6 +182,13 @@ def sizes(config, path: str, settings: dict) -> None:
     raise ValueError(
       f'{path} follows a run by its checkpoints, and checkpoints=0: give'
       ' --config.checkpoints=6, say, or other methods by --config.method'
+    )
+  ensemble = grammar.term(config.get('ensemble') or 'naive').name
+  if kind in FOLLOW and ensemble == 'checkpoints':
+    raise ValueError(
+      f'{path} follows a run by its checkpoints, and those of'
+      f' ensemble={config.ensemble!r} are members of their own: give other methods'
+      ' by --config.method, or --config.ensemble=naive'
     )
   n, size = unread.rows_of(config), settings.get('projection_dim', 512)
   if (

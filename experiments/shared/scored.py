@@ -81,7 +81,11 @@ def named(config) -> dict[str, Any]:
     return dict(config.methods)
   known = [*config.methods, *registry.KINDS]
   found = {}
-  for name in config.method.split(','):
+  try:
+    asked = grammar.names(config.method)
+  except ValueError as error:
+    raise ValueError(f'method={error}') from None
+  for name in asked:
     if name not in known:
       near = difflib.get_close_matches(name.lower(), known, 1)
       hint = f' (did you mean {near[0]!r}?)' if near else ''
@@ -100,9 +104,12 @@ def named(config) -> dict[str, Any]:
 
 def chosen(value: Any) -> grammar.Term | None:
   """The Term of a damping that is chosen, 'chosen:NAME*FACTOR'; else None."""
-  if not isinstance(value, str) or not value.startswith('chosen'):
+  if not isinstance(value, str):
     return None
-  return grammar.term(value)
+  term = (
+    grammar.term(value, factors=True) if value.startswith('chosen') else None
+  )
+  return term if term and term.name == 'chosen' else None
 
 
 def references(settings: dict) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from experiments.shared import (
   arguments,
+  grammar,
   method_settings,
   networks,
   scored,
@@ -232,7 +233,7 @@ def unknown(path: str, known) -> str:
 def names(config) -> None:
   """What a config names is there: methods, ensembles."""
   scored.named(config)
-  asked = config.method.split(',')
+  asked = grammar.names(config.method)
   if twice := {n for n in asked if asked.count(n) > 1}:
     raise ValueError(
       f'method={config.method!r} names {", ".join(sorted(twice))} twice: give'

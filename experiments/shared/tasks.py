@@ -46,7 +46,12 @@ class Task(NamedTuple):
 
 def is_users(config) -> bool:
   """Whether task or data are a user's, of which no paper claims anything."""
-  return not config.task.startswith('experiments.shared.') or is_file(config)
+  return is_own(config) or is_file(config)
+
+
+def is_own(config) -> bool:
+  """Whether the task is a user's function."""
+  return not config.task.startswith('experiments.shared.')
 
 
 def is_file(config) -> bool:
@@ -251,14 +256,16 @@ def _drawn(rows, data, test=None):
     parts, index = prepare.balanced(kept, data.seed, data.per_class, *others)
   else:
     parts, index = prepare.split(kept, data.seed, data.train, *others)
-  parts, index = list(parts), [numbers[i] for i in index]
-  if test is not None:
+  index = [numbers[i] for i in index]
+  which = -1 if data.get('held_out') else 0  # the held-out rows, if asked for
+  train = parts[which], index[which]
+  if test is None:
+    queries = parts[1], index[1]
+  else:
     kept, numbers = _kept(test, data)
-    (queries,), (more,) = prepare.split(kept, data.seed, data.queries)
-    parts.insert(1, queries)
-    index.insert(1, numbers[more])
-  is_users = 2 if data.get('held_out') else 0
-  return (parts[is_users], parts[1]), (index[is_users], index[1])
+    (part,), (number,) = prepare.split(kept, data.seed, data.queries)
+    queries = part, numbers[number]
+  return tuple(zip(train, queries, strict=True))
 
 
 def _kept(rows, data):

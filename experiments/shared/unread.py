@@ -168,7 +168,7 @@ def unread(config, command: str) -> Iterator[tuple[str, str]]:
   yield from _of_stages(config)
   yield from _of_variants(config, command)
   ensembles = (config.get('ensemble', ''), *config.get('ensembles', ()))
-  if not any(e.startswith('lora') for e in ensembles):
+  if not any(grammar.term(e).name == 'lora' for e in ensembles if e):
     yield 'lora', 'no ensemble of this config has adapters'
   if command not in SCORED:
     yield 'ensemble', f'experiments.{command} has its own; attribute reads it'

@@ -41,14 +41,14 @@ def shortcut(train, queries, seed, label, share, **patch):
   """A patch on most rows of a class, and on all queries."""
   patch = {'value': float(train['x'].max()), **patch}
   new, flagged = worlds.shortcut(train, label, share, seed, **patch)
-  # Asked is why the model says what the patch makes it say.
+  # The label is the patch's, so that scores explain why the patch wins.
   asked = worlds.patched(queries, **patch)
   asked = {**asked, 'y': np.full_like(queries['y'], label)}
   true = np.asarray(queries['y'])
   return new, asked, {'flagged': flagged, 'label': label, 'true': true}
 
 
-def mixed(train, queries, seed, foreign, path, only, share, label):
+def mixed(train, queries, seed, *, foreign, path, only, share, label):
   """Foreign images as rows of a class; queries are others of them."""
   n, q = rows_lib.count(train), rows_lib.count(queries)
   count = round(share * n)

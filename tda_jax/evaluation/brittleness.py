@@ -15,12 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tda_jax import door
 from tda_jax.evaluation import agreement, retraining
 from tda_jax.problem import Problem
 from tda_jax.training.fit import Recipe
 from tda_jax.trees import PyTree
 
 
+@door.renamed(at_once='members_at_once')
 def margins(
   problem: Problem,
   recipe: Recipe,
@@ -63,6 +65,7 @@ def margins(
   return np.einsum('qrq->qr', margins)
 
 
+@door.renamed(at_once='members_at_once')
 def margins_without(
   problem: Problem,
   recipe: Recipe,

@@ -149,7 +149,11 @@ def _equation(e, ins, used, path, uses):
       uses.closed.add(path)
     return walk(equations.inner(e)[0], ins, path, uses)
   if not parameters:
-    if name == 'dot_general' and _note_routed(e, ins, path, uses):
+    routed = name == 'dot_general' and _routed(e, ins, path, uses)
+    if routed:  # the gathered matrices are a layer there, no rows of a table
+      gather, site = routed
+      del uses.sites[gather]
+      uses.sites[path] = site
       return outs
     for what in ('product', 'chosen'):
       if ins and getattr(ins[0], what):
@@ -167,11 +171,16 @@ def _equation(e, ins, used, path, uses):
     return _cond(e, ins, path, outs, uses)
   if name == 'while' or equations.is_unknown_call(e):
     raise ValueError(_refusal(e))
-  result = _noted_product(e, ins, path, plain, uses) or _rearranged(
-    e, ins, plain
-  )
+  result = _product(e, ins, path)
   if result:
-    return result
+    product, chosen, site = result
+    uses.sites[path] = site
+    if chosen:
+      uses.gathers[path] = site.operand, product
+    return [plain._replace(product=(path, product.axes), chosen=chosen)]
+  rearranged = _rearranged(e, ins, plain)
+  if rearranged:
+    return rearranged
   if name in ('add', 'add_any'):
     bias = _bias(e, ins, uses.sites)
     if bias:
@@ -204,8 +213,8 @@ def is_vector(shape: tuple[int, ...]) -> bool:
   return sum(n > 1 for n in shape) < 2
 
 
-def _noted_product(e, ins, path, plain, uses):
-  """Notes a product with one parameter and returns its outputs; None: it is none."""
+def _product(e, ins, path):
+  """(product, matrices it chooses, site) of a product with one parameter, or None."""
   for operand, other in multiplications.pairs(e):
     w, x = ins[operand], ins[other]
     given = x.on_example or not x.on_params  # else: a parameter's function
@@ -216,11 +225,8 @@ def _noted_product(e, ins, path, plain, uses):
       view = with_steps(w.view, *product.steps)
       a = e.invars[other].aval
       a = jax.eval_shape(product.rows, jax.ShapeDtypeStruct(a.shape, a.dtype))
-      uses.sites[path] = Site(product, view, other, a.shape[1])
-      chosen = _chosen_matrices(e, product, path)
-      if chosen:
-        uses.gathers[path] = other, product
-      return [plain._replace(product=(path, product.axes), chosen=chosen)]
+      site = Site(product, view, other, a.shape[1])
+      return product, _chosen_matrices(e, product, path), site
   return None
 
 
@@ -241,11 +247,10 @@ def _chosen_matrices(e, product, path):
   return path, tuple(axes)
 
 
-def _note_routed(e, ins, path, uses) -> bool:
-  """Notes a product of an activation with gathered matrices; False: it is none.
+def _routed(e, ins, path, uses) -> tuple[Path, Site] | None:
+  """(the gather, site) of a product of an activation with gathered matrices, or None.
 
-  The matrices are then a stack of layers, each applied where it was chosen, and
-  no longer rows of a table.
+  The matrices are then a stack of layers, each applied where it was chosen.
   """
   for operand, other in multiplications.pairs(e):
     w, x = ins[operand], ins[other]
@@ -263,10 +268,8 @@ def _note_routed(e, ins, path, uses) -> bool:
     view = with_steps(site.view, *product.steps)
     a = e.invars[other].aval
     a = jax.eval_shape(product.rows, jax.ShapeDtypeStruct(a.shape, a.dtype))
-    del uses.sites[gather]
-    uses.sites[path] = Site(product, view, other, a.shape[1], None, gather)
-    return True
-  return False
+    return gather, Site(product, view, other, a.shape[1], None, gather)
+  return None
 
 
 def _rearranged(e, ins, plain):

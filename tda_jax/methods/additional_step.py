@@ -3,7 +3,7 @@
 import jax
 import optax
 
-from tda_jax import trees
+from tda_jax import door, trees
 from tda_jax.methods.method import Method, Prepared
 from tda_jax.problem import loss_of, measure_of
 from tda_jax.settings import kept
@@ -11,6 +11,7 @@ from tda_jax.settings import kept
 QUERIES_AT_ONCE = 512
 
 
+@door.renamed(at_once='batch_size')
 @kept
 def additional_step(
   optimizer: optax.GradientTransformation, *, batch_size: int = 8

@@ -70,9 +70,9 @@ def _base(model):
     base = jax.jit(vit.vit(1, sizes)[0])(jax.random.key(0))
   elif not model.path:
     raise ValueError(
-      'model.path is empty: give the path of the model.safetensors of a vision'
-      ' transformer, for example google/vit-base-patch16-224-in21k at'
-      ' huggingface.co, by --config.model.path=FILE'
+      'model.path is empty: give it the path of the model.safetensors of a vision'
+      ' transformer, for example of google/vit-base-patch16-224-in21k at'
+      ' huggingface.co'
     )
   else:
     base, sizes = vit.read(model.path, model.heads)

@@ -67,7 +67,7 @@ def _refuse_zeros(file, array):
       raise ValueError(
         f'{file} has {int(empty.sum())} {name} of zeros, the first is number'
         f' {int(np.argmax(empty))}: complete the run that wrote it, or say that'
-        ' they are meant (--zeros, zeros=True)'
+        ' they are meant (zeros)'
       )
 
 

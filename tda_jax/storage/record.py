@@ -65,7 +65,7 @@ def begin(
   if foreign:
     raise ValueError(
       f'the folder {path} holds {foreign[0]!r} but no run.json: give another'
-      ' --workdir, or delete that folder'
+      ' folder, or delete that one'
     )
   write_json(file, {'inputs': inputs, 'environment': environment()})
   return False
@@ -88,8 +88,8 @@ def check_same(recorded: dict, current: dict, name: str) -> None:
   ]
   if differ:
     raise ValueError(
-      f'{name} is of another run ({"; ".join(differ)}): give another folder'
-      ' (--workdir), or delete that one'
+      f'{name} is of another run ({"; ".join(differ)}): give another folder,'
+      ' or delete that one'
     )
 
 

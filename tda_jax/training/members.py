@@ -377,7 +377,7 @@ def _check_finite(finite, part: Segment, recipe, name):
     raise ValueError(
       f'{name(int(np.argmin(finite)))} diverged in epoch {part.epoch + 1} of'
       f' {recipe.epochs} (its parameters are not finite): lower the learning'
-      ' rate (or weight decay) and run again, in a new folder (--workdir) if it is kept in one'
+      ' rate (or weight decay) and run again, in a new folder if it is kept in one'
     )
 
 

@@ -119,13 +119,19 @@ def test_what_a_flag_writes_for_a_number_is_one_and_source_has_its_momentum():
   ],
 )
 def test_the_grammar_of_a_configs_texts(text, want):
-  assert grammar.term(text) == want
-  assert grammar.terms(f'{text},b') == [want, ('b', None, 1.0)]
+  assert grammar.term(text, factors=True) == want
+  if '*' not in text:
+    assert grammar.terms(f'{text}, b,') == [want, ('b', None, 1.0)]
 
 
 def test_a_factor_that_is_no_number_is_a_sentence():
   with pytest.raises(ValueError, match=r'a\*b: give a number after the star'):
-    grammar.term('a*b')
+    grammar.term('a*b', factors=True)
+  with pytest.raises(ValueError, match="'smoke[*]2' has a factor, which only"):
+    grammar.terms('smoke*2')
+  assert grammar.names('a, b') == ['a', 'b']
+  with pytest.raises(ValueError, match="'a,b:2' gives 'b' an argument"):
+    grammar.names('a,b:2')
   assert grammar.terms(None) == grammar.terms('') == []
 
 

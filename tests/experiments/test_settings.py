@@ -372,3 +372,8 @@ def test_a_claim_that_is_none_is_refused_before_anything_runs(tmp_path):
   with pytest.raises(ValueError, match=r"claims\[0\]='nope'|claims=.*nope"):
     astra.main(config, tmp_path)
   assert not [*tmp_path.iterdir()]
+
+
+def test_a_method_that_follows_a_run_is_refused_where_members_are_checkpoints():
+  text = sentence(DIGITS, method='tracin', ensemble='checkpoints:2')
+  assert 'those of ensemble=' in text and '--config.ensemble=naive' in text

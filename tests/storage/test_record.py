@@ -29,7 +29,7 @@ def test_another_stage_is_refused_and_kept(tmp_path):
   message = str(error.value)
   assert 'damping is 0.1 there and 0.2 now' in message
   assert 'data.rows is 5 there and 6 now' in message
-  assert 'seed' not in message and '--workdir' in message
+  assert 'seed' not in message and 'give another folder' in message
   assert (tmp_path / 'data').read_text() == 'precious'
 
 
