@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tda_jax import given as given_lib
-from tda_jax import memory, shapes, trees
+from tda_jax import memory, shapes, sources, trees
 from tda_jax import problem as problem_lib
 from tda_jax import run as run_lib
 from tda_jax.data import rows as rows_lib
@@ -173,7 +173,7 @@ def enter(
   check_problem(problem)
   train = rows(train, 'train', problem)
   if queries is not None:
-    queries = rows(queries, 'queries', problem)
+    queries = rows_lib.whole(rows(queries, 'queries', problem)).examples
   many: bool = method.members if stacked is None else stacked
   run = models(problem, given, train, many)
   member = (run.params, run.frozen)
@@ -268,8 +268,12 @@ def _check_numbers(problem) -> None:
 
 
 def rows(given: Any, name: str, problem: Problem | None = None) -> PyTree:
-  """Rows as arrays of JAX's types; see `given.columns`."""
-  columns = given_lib.columns(given, name, problem.reads if problem else None)
+  """Rows as arrays of JAX's types, or a source of them; see `given.columns`."""
+  convert = functools.partial(
+    given_lib.columns, name=name, reads=problem.reads if problem else None
+  )
+  found = sources.of(given, convert)
+  columns = convert(given) if found is None else found
   rows_lib.check(columns, name)
   return columns
 
@@ -287,10 +291,12 @@ def check_rows_fit(
     name: what to call the rows.
     function: see `problem.check`.
   """
-  try:
-    problem_lib.check(problem, params, rows, function)
-  except ValueError as error:
-    raise ValueError(f'{name}: {error}') from error.__cause__
+  for first, block in rows_lib.blocks(rows):
+    try:
+      problem_lib.check(problem, params, block, function)
+    except ValueError as error:
+      place = f'{name}, counted from row {first} on' if first else name
+      raise ValueError(f'{place}: {error}') from error.__cause__
 
 
 # --- models -----------------------------------------------------------------
@@ -360,7 +366,7 @@ def _evaluates(problem, params, frozen, rows) -> bool:
   try:
     shape = shapes.evaluated(_outputs_of(problem), params, example, frozen)
     loss = shapes.evaluated(problem.loss, shape, example)
-    problem.check(shape.shape, rows)
+    problem.check(shape.shape, next(rows_lib.blocks(rows))[1])
     several = _leading(problem, params, frozen, example, 13)
   except Exception:  # whatever the user's model raises where shapes do not fit
     return False

@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 LINES = (
   ('trees', 'settings', 'version', 'memory', 'lazily'),
   ('chosen', 'shapes', 'labels'),
-  ('problem', 'run', 'given'),
+  ('problem', 'run', 'given', 'sources'),
   ('data', 'parallel', 'storage'),
   ('layers',),
   ('models',),

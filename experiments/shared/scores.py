@@ -35,7 +35,7 @@ def of_members(
   method, runs, about = _method(config, scored, task, runs)
   with warnings.catch_warnings():  # tables have the residuals
     warnings.simplefilter('ignore', door.NotConverged)
-    return scoring.score(
+    scores = scoring.score(
       method,
       task.problem,
       runs,
@@ -47,6 +47,7 @@ def of_members(
       batch_size=config.batch_size,
       attributes=about,
     )
+  return np.asarray(scores)
 
 
 def by_model(

@@ -118,7 +118,7 @@ def _fitted(mean, problem, params, stack, key, *, kind, labels):
     raise ValueError(f'labels={labels!r} is unknown: use one of {[*LABELS]}')
   if kind not in KINDS:
     raise ValueError(f'kind={kind!r} is unknown: use one of {KINDS}')
-  example = jax.tree.map(lambda x: x[0, 0], stack.examples)
+  example = rows.first(stack)
   layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
   _refuse_shared(layers)
   if kind == 'diagonal':

@@ -1,7 +1,9 @@
-"""Rows of data: a tree of arrays with one leading axis, global index = place.
+"""Rows of data: a tree of arrays with one leading axis, or a source of rows.
 
-A batch carries the global `index` of its rows and a `mask`; padding has mask 0,
-never counts and is never written.
+The global index of a row is its place. A batch carries the global `index` of its
+rows and a `mask`; padding has mask 0, never counts and is never written. This is
+the only place that runs over rows: of a `sources.Source`, the rows of a batch are
+read where the batch is run, so that memory holds one batch of them.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,19 +13,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tda_jax import sources
+from tda_jax.sources import Source
 from tda_jax.trees import Array, PyTree
 
 
 class Batch(NamedTuple):
   """B rows; in a stack of C batches every field has a leading axis C."""
 
-  examples: PyTree  # [B, ...]
+  examples: PyTree  # [B, ...]; in a stack, a source whose rows are not read yet
   index: Array  # [B] global row numbers
   mask: Array  # [B] 1 for a row, 0 for padding
 
 
 def count(rows: PyTree) -> int:
   """Number of rows N."""
+  if isinstance(rows, Source):
+    return rows.count
   lengths = {np.shape(leaf)[0] for leaf in jax.tree.leaves(rows)}
   if len(lengths) != 1:
     raise ValueError(
@@ -34,9 +40,20 @@ def count(rows: PyTree) -> int:
 
 def take(rows: PyTree, index: int | slice | np.ndarray | jax.Array) -> PyTree:
   """The rows at `index`, in that order."""
+  if isinstance(rows, Source):
+    return sources.take(rows, index)
   if isinstance(index, jax.Array):  # a traced index cannot index numpy arrays
     rows = jax.tree.map(jnp.asarray, rows)
   return jax.tree.map(lambda leaf: leaf[index], rows)
+
+
+def example(rows: PyTree) -> PyTree:
+  """Shape and type of one row, a tree of `ShapeDtypeStruct`."""
+  if isinstance(rows, Source):
+    return sources.example(rows)
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), rows
+  )
 
 
 def stacked(rows: PyTree, size: int) -> Batch:
@@ -49,12 +66,38 @@ def stacked(rows: PyTree, size: int) -> Batch:
   index = np.arange(-(-n // size) * size).reshape(-1, size)
   mask = (index < n).astype(np.float32)
   index = np.minimum(index, n - 1)
+  if isinstance(rows, Source):
+    return Batch(rows, index, mask)
   return Batch(take(rows, index), index, mask)
+
+
+def loaded(stack: PyTree) -> PyTree:
+  """A tree whose batches have the rows that a source has of them.
+
+  Within a loop over a stack, whose step gets a part of it.
+  """
+
+  def read(node):
+    if isinstance(node, Batch) and isinstance(node.examples, Source):
+      return node._replace(examples=take(node.examples, node.index))
+    return node
+
+  is_batch = lambda node: isinstance(node, Batch)
+  return jax.tree.map(read, stack, is_leaf=is_batch)
+
+
+def first(stack: Batch) -> PyTree:
+  """The first row of a stack of batches."""
+  if isinstance(stack.examples, Source):
+    return take(stack.examples, 0)
+  return jax.tree.map(lambda x: x[0, 0], stack.examples)
 
 
 def whole(rows: PyTree) -> Batch:
   """All rows as one batch."""
   n = count(rows)
+  if isinstance(rows, Source):
+    rows = take(rows, slice(None))
   return Batch(rows, np.arange(n), np.ones(n, np.float32))
 
 
@@ -74,20 +117,30 @@ def total(of_batch: Callable, stack: PyTree) -> PyTree:
   Args:
     stack: a stack of `Batch`, or another tree of leaves [C, ...].
   """
-  first = jax.tree.map(lambda leaf: leaf[0], stack)
+  of_part = lambda part: of_batch(loaded(part))
+  one = jax.tree.map(lambda leaf: leaf[0], stack)
   zero = jax.tree.map(
-    lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(of_batch, first)
+    lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(of_part, one)
   )
 
-  def step(so_far, batch):
-    return jax.tree.map(jnp.add, so_far, of_batch(batch)), None
+  def step(so_far, part):
+    return jax.tree.map(jnp.add, so_far, of_part(part)), None
 
   return jax.lax.scan(step, zero, stack)[0]
 
 
+def mapped(of_batch: Callable, stack: PyTree) -> PyTree:
+  """Values [C, ...] of a stack's batches by `of_batch(batch)`, one at a time.
+
+  Args:
+    stack: see `total`.
+  """
+  return jax.lax.map(lambda part: of_batch(loaded(part)), stack)
+
+
 def each(of_batch: Callable, rows: PyTree, size: int) -> PyTree:
   """Values [N, ...] of all rows by `of_batch(batch)` -> [B, ...], in batches."""
-  values = jax.lax.map(of_batch, stacked(rows, size))
+  values = mapped(of_batch, stacked(rows, size))
   joined = lambda x: x.reshape(-1, *x.shape[2:])[: count(rows)]
   return jax.tree.map(joined, values)
 
@@ -107,8 +160,21 @@ def with_dropout(augment: Callable | None = None) -> Callable:
   return augmented
 
 
+def blocks(rows: PyTree) -> Iterator[tuple[int, PyTree]]:
+  """(number of the first, rows) of blocks that can be looked at in memory."""
+  if isinstance(rows, Source):
+    yield from sources.blocks(rows)
+  else:
+    yield 0, rows
+
+
 def check(rows: PyTree, name: str) -> None:
   """Raises ValueError if there are no rows or a value is not finite."""
+  for start, block in blocks(rows):
+    _check_block(block, name, start)
+
+
+def _check_block(rows, name, start):
   if not jax.tree.leaves(rows) or count(rows) == 0:
     raise ValueError(f'{name} is empty: give at least one row')
   for path, leaf in jax.tree_util.tree_leaves_with_path(rows):
@@ -119,6 +185,6 @@ def check(rows: PyTree, name: str) -> None:
         column = jax.tree_util.keystr(path, simple=True, separator='/')
         raise ValueError(
           f'{name} has {int(bad.sum())} rows with NaN or infinity in column'
-          f' {column!r}, the first is row {int(np.argmax(bad))}: remove or'
+          f' {column!r}, the first is row {start + int(np.argmax(bad))}: remove or'
           ' fill them'
         )

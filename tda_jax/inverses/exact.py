@@ -86,7 +86,7 @@ def dual(
   example = rows_lib.take(train, 0)
   layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
   stack = rows_lib.stacked(train, batch_size)
-  parts = jax.lax.map(
+  parts = rows_lib.mapped(
     lambda b: gram_lib.factors(problem, params, b, 'curvature'), stack
   )
   of_all = {
@@ -128,7 +128,7 @@ def _rows_of_ggn(problem, params, train, batch_size):
       tangents = jax.vmap(jvp)(v).reshape(-1, len(z), roots.shape[-1])
       return jnp.einsum('qbj,bjk->bqk', tangents, roots)
 
-    rows = jax.lax.map(part, stack)  # [C, B, Q, K]
+    rows = rows_lib.mapped(part, stack)  # [C, B, Q, K]
     rows = rows.reshape(-1, *rows.shape[2:])[:n]
     return rows.transpose(1, 0, 2).reshape(rows.shape[1], -1)
 

@@ -230,8 +230,7 @@ def _check_ridge(ridge, size, n):
 
 def _check_slope(problem, params, train):
   """Raises unless ∂loss and ∂measure are parallel at some outputs."""
-  shape = lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
-  example = jax.tree.map(shape, train)
+  example = rows_lib.example(train)
   outputs = jax.eval_shape(problem.outputs, params, example)
   with jax.ensure_compile_time_eval():  # probed: no value of the data is read
     z = jax.random.normal(jax.random.key(0), outputs.shape, outputs.dtype)

@@ -22,6 +22,7 @@ import optax
 from jax.typing import ArrayLike
 
 from tda_jax import trees
+from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.methods.method import Method, Prepared
 from tda_jax.problem import Problem, bound
@@ -161,7 +162,7 @@ def contributions(
   end, kept = jax.lax.scan(leg, fit.start(recipe, n, member.key), firsts)
   adjoint = _final_adjoint(problem, end, queries)
   dtype = _weighted_batch(recipe, train, member, n, 0).share.dtype
-  rows = len(jax.tree.leaves(train)[0])
+  rows = rows_lib.count(train)
   zero = jnp.zeros((len(stops), rows, trees.count(queries)), dtype)
   (_, parts), _ = jax.lax.scan(
     leg_back, (adjoint, zero), (firsts, kept), reverse=True

@@ -76,6 +76,7 @@ def by_model(
       attributes=attributes,
       progress=progress,
     )
+    scores = np.asarray(scores)
     scores = scores.reshape(-1, variants, *scores.shape[1:])
     single = variants == 1
     factors.append(scores[:, 0] if single else scores.mean(1, dtype=np.float64))

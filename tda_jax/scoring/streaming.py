@@ -43,8 +43,11 @@ def score(
   batch_size: int = 256,
   attributes: dict | None = None,
   progress: bool = True,
-) -> np.ndarray:
+) -> store_lib.Scores:
   """Scores of every member, [E, N, Q]; those of member e are stored in `path`/e.
+
+  They are read from there where they are used, as an array is: `scores[e]`,
+  `np.asarray(scores)`.
 
   A member whose store is complete is not prepared again. facts.json beside it
   records how long it took and how well its solver did.
@@ -79,7 +82,7 @@ def score(
   blocks = functools.partial(programs.score, method, problem)
   shape = (rows_lib.count(train), rows_lib.count(queries))
   members = range(trees.count(runs.params))
-  scores = []
+  stores = []
   for member in tqdm.tqdm(members, name, unit='model', disable=not progress):
     folder = pathlib.Path(path) / str(member)
     store = store_lib.create(
@@ -110,9 +113,9 @@ def score(
         _fill(store, train, functools.partial(blocks, run, prepared))
       facts['score_seconds'] = time.monotonic() - started
       record.write_json(folder / 'facts.json', facts)
-    scores.append(store_lib.read(store))
+    stores.append(store)
   _say_unconverged(path, members, name)
-  return np.stack(scores)
+  return store_lib.Scores(stores)
 
 
 def _say_unconverged(path, members, name):

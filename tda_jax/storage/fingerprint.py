@@ -17,7 +17,7 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
-from tda_jax import shapes
+from tda_jax import shapes, sources
 from tda_jax.problem import Problem, bound
 from tda_jax.trees import PyTree
 from tda_jax.version import __version__
@@ -27,6 +27,8 @@ ADDRESS = re.compile(r'\bat 0x[0-9a-f]+')  # of a function, anew in each process
 
 def digest(tree: PyTree) -> str:
   """A short hash of the contents of a tree of arrays, the same everywhere."""
+  if isinstance(tree, sources.Source):
+    return _of_source(tree)
   sha = hashlib.sha256()
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -37,6 +39,20 @@ def digest(tree: PyTree) -> str:
     name = jax.tree_util.keystr(path)
     sha.update(f'{name} {leaf.dtype} {leaf.shape}'.encode())
     sha.update(leaf.reshape(-1).view(np.uint8).data)
+  return sha.hexdigest()[:16]
+
+
+def _of_source(source) -> str:
+  """The digest that the rows would have as arrays, read block by block."""
+  sha = hashlib.sha256()
+  example = jax.tree_util.tree_leaves_with_path(sources.example(source))
+  for i, (path, leaf) in enumerate(example):
+    shape = (source.count, *leaf.shape)
+    name = jax.tree_util.keystr(path)
+    sha.update(f'{name} {leaf.dtype} {shape}'.encode())
+    for _, block in sources.blocks(source):
+      column = np.ascontiguousarray(jax.tree.leaves(block)[i])
+      sha.update(column.reshape(-1).view(np.uint8).data)
   return sha.hexdigest()[:16]
 
 
@@ -52,6 +68,8 @@ def abstract(tree: PyTree) -> PyTree:
 
 def of_rows(rows: PyTree) -> PyTree:
   """Shapes and types of one example."""
+  if isinstance(rows, sources.Source):
+    return sources.example(rows)
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), abstract(rows)
   )

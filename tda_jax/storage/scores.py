@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -162,15 +163,64 @@ def write(store: Store, start: int, block: np.ndarray) -> None:
   files.write(marker, _checksum(store, number, block))
 
 
-def read(store: Store) -> np.ndarray:
-  """The whole array; NaN in blocks that are not done."""
-  values = np.full(store.shape, np.nan, np.float32)
-  for number in range(blocks(store)):
-    first = number * store.rows_per_block
-    values_of_block = _values(store, number)
-    if values_of_block is not None:
-      values[first : first + store.rows_per_block] = values_of_block
+def read(store: Store, first: int = 0, last: int | None = None) -> np.ndarray:
+  """The rows from `first` to before `last`; NaN in blocks that are not done."""
+  last = store.shape[0] if last is None else last
+  values = np.full((last - first, *store.shape[1:]), np.nan, np.float32)
+  size = store.rows_per_block
+  for number in range(first // size, -(-last // size)):
+    block = _values(store, number)
+    if block is not None:
+      start = number * size
+      part = block[max(first - start, 0) : max(last - start, 0)]
+      at = max(start, first) - first
+      values[at : at + len(part)] = part
   return values
+
+
+class Scores(np.lib.mixins.NDArrayOperatorsMixin):
+  """Scores on disk, [E, N, Q], a store a member, as an array that is read.
+
+  `scores[e]` reads those of member e, `scores[e, first:last]` some of their rows;
+  what else an array can do (`scores.mean(0)`, `2 * scores`) reads them all.
+  """
+
+  ndim, dtype = 3, np.dtype(np.float32)
+
+  def __init__(self, stores: Sequence[Store]):
+    self.stores = tuple(stores)
+    self.shape = (len(self.stores), *self.stores[0].shape)
+
+  def __len__(self) -> int:
+    return len(self.stores)
+
+  def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    del copy  # what is read is always new
+    return np.stack([read(store) for store in self.stores]).astype(
+      dtype or self.dtype, copy=False
+    )
+
+  def __getitem__(self, index: Any) -> np.ndarray:
+    member, *rest = index if isinstance(index, tuple) else (index,)
+    if not isinstance(member, (int, np.integer)):
+      return np.asarray(self)[index]
+    store = self.stores[member]
+    if rest and isinstance(rest[0], slice) and rest[0].step in (None, 1):
+      first, last, _ = rest[0].indices(store.shape[0])
+      return read(store, first, max(first, last))[(slice(None), *rest[1:])]
+    return read(store)[tuple(rest)]
+
+  def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
+    arrays = [np.asarray(x) if isinstance(x, Scores) else x for x in inputs]
+    return getattr(ufunc, method)(*arrays, **kwargs)
+
+  def __getattr__(self, name: str) -> Any:
+    if name.startswith('_'):  # copying and pickling look for some
+      raise AttributeError(name)
+    return getattr(np.asarray(self), name)
+
+  def __repr__(self) -> str:
+    return f'Scores of shape {self.shape} at {self.stores[0].path.parent}'
 
 
 def done(store: Store) -> np.ndarray:

@@ -9,6 +9,7 @@ import optax
 from jax.typing import ArrayLike
 
 from tda_jax import door, trees
+from tda_jax.data import rows as rows_lib
 from tda_jax.given import kind_of
 from tda_jax.problem import Problem, bound, losses
 from tda_jax.trees import Array, PyTree
@@ -209,9 +210,9 @@ def train_steps(
 
 def row_count(rows: PyTree, member: Member) -> int:
   """Number n of rows that one member trains on."""
-  return len(
-    jax.tree.leaves(rows)[0] if member.subset is None else member.subset
-  )
+  if member.subset is None:
+    return rows_lib.count(rows)
+  return len(member.subset)
 
 
 def epoch_rows(
@@ -244,7 +245,7 @@ def minibatch(
     index, count: the epoch's `epoch_rows`.
   """
   size, index = index.shape[1], index[t]
-  examples = jax.tree.map(lambda leaf: leaf[index], rows)
+  examples = rows_lib.take(rows, index)
   fresh = jax.random.fold_in(jax.random.fold_in(member.key, 2), epoch)
   fresh = jax.random.fold_in(fresh, t)
   if recipe.augment is not None:
@@ -256,7 +257,7 @@ def minibatch(
     return batch
   # The removed row is appended to the batch with a negative share.
   share = jnp.where(member.removed < 0, 0.0, -1 / row_count(rows, member))
-  removed_row = jax.tree.map(lambda leaf: leaf[member.removed], rows)
+  removed_row = rows_lib.take(rows, member.removed)
   if recipe.augment is not None:
     removed_row = recipe.augment(jax.random.fold_in(fresh, size), removed_row)
   removed_batch = Minibatch(removed_row, member.removed, share)

@@ -212,3 +212,33 @@ def test_blocks_may_be_smaller_where_none_is_done(tmp_path):
   store = scores.create(tmp_path / 's', (10, 2), 2, {})
   assert store.rows_per_block == 3
   np.testing.assert_array_equal(scores.read(store)[:3], 1)
+
+
+def test_scores_of_members_are_an_array_that_is_read(tmp_path):
+  stores = []
+  for e in range(2):
+    store = scores.create(tmp_path / str(e), VALUES.shape, 4, ATTRIBUTES)
+    for first in range(0, len(VALUES), 4):
+      scores.write(store, first, (e + 1) * VALUES[first : first + 4])
+    stores.append(store)
+  found, want = scores.Scores(stores), np.stack([VALUES, 2 * VALUES])
+  assert found.shape == want.shape and len(found) == 2 and found.ndim == 3
+  for index in (
+    *(0, -1, [1, 0], slice(1), ..., (1, 3), (0, slice(3, 9), 2)),
+    *((1, slice(8, None)), (1, slice(5, 2)), (0, slice(None, None, 2))),
+    (slice(None), 0),
+  ):
+    np.testing.assert_array_equal(found[index], want[index])
+  np.testing.assert_array_equal(found.mean(0), want.mean(0))
+  np.testing.assert_array_equal(2 * found - want, want)
+  np.testing.assert_array_equal(np.max(found, 1), want.max(1))
+  np.testing.assert_array_equal([*found], want)
+  with pytest.raises(AttributeError):
+    found.nothing  # noqa: B018
+
+
+def test_some_rows_are_read_without_the_blocks_of_others(tmp_path):
+  store = make(tmp_path / 's')
+  fill(store, [1])
+  np.testing.assert_array_equal(scores.read(store, 5, 7), VALUES[5:7])
+  assert np.isnan(scores.read(store, 3, 5)[0]).all()

@@ -1,0 +1,259 @@
+"""Rows that are read when they are needed, for data beyond memory.
+
+A `Source` has a number of rows and a function that reads the rows at given
+numbers. A compiled program asks the host for each batch while it runs (a
+callback), so that methods and solvers are written once, for arrays and sources
+alike; the batch that follows is read meanwhile. It is known to JAX as a constant
+without arrays in it, and a program compiled for one is kept for equal ones.
+"""
+
+import concurrent.futures
+import dataclasses
+import math
+import mmap
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from tda_jax.trees import PyTree
+
+# Bytes of rows that are loaded, whatever they are given as.
+IN_MEMORY = 2**26
+# Bytes of rows that are read at one time where all are looked at in order.
+AT_A_TIME = 2**24
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Rows that are read when they are needed.
+
+  Attributes:
+    read: row numbers [B] -> rows [B, ...], a tree of numpy arrays.
+    count: number of rows N.
+    row: shape and type of each column of one row, as (shapes, tree).
+    known_by: equal for sources that read the same; None: by `read` itself.
+  """
+
+  read: Callable[[np.ndarray], PyTree] = dataclasses.field(compare=False)
+  count: int
+  row: tuple
+  known_by: Hashable
+
+
+def of_batches(
+  read: Callable[[np.ndarray], PyTree],
+  count: int,
+  known_by: Hashable = None,
+) -> Source:
+  """A source of the user's own.
+
+  Args:
+    read: row numbers [B] -> rows [B, ...]; called from other threads too.
+    count: number of rows.
+    known_by: see `Source`.
+
+  Raises:
+    ValueError: there are no rows.
+  """
+  if count < 1:
+    raise ValueError('a source has no rows: give at least one')
+  block = jax.tree.map(np.asarray, read(np.zeros(1, int)))
+  leaves, tree = jax.tree.flatten(block)
+  row = tuple((leaf.shape[1:], leaf.dtype) for leaf in leaves), tree
+  return Source(read, int(count), row, read if known_by is None else known_by)
+
+
+def of(given: Any, convert: Callable[[PyTree], PyTree]) -> PyTree | None:
+  """The source that was given, or its rows where these are few; None: neither.
+
+  Read as sources are: a `Source`; a tree of columns one of which is a memory
+  map; a Hugging Face dataset; any other object with a length whose items are
+  rows, by number (as of grain or torch) or by an array of numbers.
+
+  Args:
+    convert: a block of rows as it was read -> columns of JAX's types.
+  """
+  if isinstance(given, Source):
+    return given
+  reader = _reader(given)
+  if reader is None:
+    return None
+  read, count, known_by = reader
+  if not count:
+    return None  # the door's sentence for no rows
+  try:
+    source = of_batches(
+      lambda index: convert(read(index)), count, (known_by, str(convert))
+    )
+  except ValueError:
+    raise
+  except Exception as error:  # whatever the user's object raises
+    raise ValueError(
+      f'row 0 of the {type(given).__name__} cannot be read ({error!r}): its items'
+      " must be rows, for example {'x': ..., 'y': ...}"
+    ) from error
+  if size(source) <= IN_MEMORY:
+    return source.read(np.arange(count))
+  return source
+
+
+def size(source: Source) -> int:
+  """Bytes of all its rows."""
+  return source.count * max(1, _row_bytes(source))
+
+
+def example(source: Source) -> PyTree:
+  """Shape and type of one row, a tree of `ShapeDtypeStruct`."""
+  shapes, tree = source.row
+  structs = [jax.ShapeDtypeStruct(*one) for one in shapes]
+  return jax.tree.unflatten(tree, structs)
+
+
+def take(source: Source, index: Any) -> PyTree:
+  """The rows at `index`, an integer, a slice or an array; traced or not."""
+  if isinstance(index, jax.core.Tracer):
+    like = jax.tree.map(
+      lambda s: jax.ShapeDtypeStruct((*index.shape, *s.shape), s.dtype),
+      example(source),
+    )
+    fetch = _Ahead(source)
+    return jax.pure_callback(fetch, like, index, vmap_method='broadcast_all')
+  if isinstance(index, slice):
+    index = np.arange(*index.indices(source.count))
+  return _read(source, np.asarray(index))
+
+
+def blocks(source: Source) -> Iterator[tuple[int, PyTree]]:
+  """(number of the first, rows) of one block after the other."""
+  rows = max(1, AT_A_TIME // max(1, _row_bytes(source)))
+  for first in range(0, source.count, rows):
+    last = min(first + rows, source.count)
+    yield first, _read(source, np.arange(first, last))
+
+
+class _Ahead:
+  """Reads the rows at `index`, and, of rows in order, those that follow."""
+
+  def __init__(self, source: Source):
+    self.source = source
+    self.thread = concurrent.futures.ThreadPoolExecutor(1)
+    self.next = (np.zeros(0, int), None)  # what is being read, and its future
+
+  def __call__(self, index: np.ndarray) -> PyTree:
+    index = np.asarray(index)
+    expected, future = self.next
+    if future is not None and np.array_equal(expected, index):
+      rows = future.result()
+    else:
+      rows = _read(self.source, index)
+    following = index + index.size
+    in_order = index.ndim == 1 and np.array_equal(
+      index, index[:1] + np.arange(index.size)
+    )
+    if in_order and following[0] < self.source.count:
+      following = np.minimum(following, self.source.count - 1)
+      self.next = following, self.thread.submit(_read, self.source, following)
+    else:
+      self.next = expected[:0], None
+    return rows
+
+
+def _read(source: Source, index: np.ndarray) -> PyTree:
+  """The rows at index [...], leaves [..., ...].
+
+  Raises:
+    ValueError: a row has another shape or type than the first one.
+  """
+  index = np.asarray(index)
+  rows = jax.tree.map(np.asarray, source.read(index.reshape(-1)))
+  shapes, tree = source.row
+  leaves, found = jax.tree.flatten(rows)
+  kinds = tuple((np.shape(leaf)[1:], leaf.dtype) for leaf in leaves)
+  if found != tree or kinds != shapes:
+    raise ValueError(
+      f'the rows from {int(index.flat[0])} on have columns {kinds}, and row 0 has'
+      f' {shapes}: give all rows the same shapes and types'
+    )
+  return jax.tree.unflatten(
+    tree, [leaf.reshape((*index.shape, *leaf.shape[1:])) for leaf in leaves]
+  )
+
+
+def _row_bytes(source) -> int:
+  shapes, _ = source.row
+  return sum(math.prod(shape) * dtype.itemsize for shape, dtype in shapes)
+
+
+def _reader(given) -> tuple | None:
+  """(row numbers -> rows, number of rows, what it is known by), or None."""
+  leaves = jax.tree.leaves(given)
+  if any(isinstance(leaf, np.memmap) for leaf in leaves):
+    return _of_columns(given, leaves)
+  plain = (dict, list, tuple, str, bytes, np.ndarray, jax.Array, np.generic)
+  sized = hasattr(given, '__len__') and hasattr(given, '__getitem__')
+  tables = hasattr(given, 'iloc') or isinstance(given, Mapping)
+  if isinstance(given, plain) or not sized or tables or hasattr(given, 'dtype'):
+    return None
+  if len(leaves) != 1 or leaves[0] is not given:  # a tree of another kind
+    return None
+  if hasattr(given, 'with_format'):
+    columns = given.with_format('numpy')
+    return lambda index: dict(columns[index.tolist()]), len(given), id(given)
+  return _by_number(given), len(given), id(given)
+
+
+def _of_columns(given, leaves):
+  """The reader of a tree of columns, some of which lie on the disk."""
+  counts = {len(leaf) for leaf in leaves if np.ndim(leaf)}
+  if len(counts) != 1 or not all(np.ndim(leaf) for leaf in leaves):
+    return None  # the door's sentence says what is wrong
+  # A mapping that is kept has its address to itself.
+  known_by = tuple(
+    (
+      leaf.__array_interface__['data'][0],
+      leaf.shape,
+      leaf.strides,
+      str(leaf.dtype),
+    )
+    if isinstance(leaf, np.ndarray)
+    else id(leaf)
+    for leaf in leaves
+  )
+
+  def read(index):
+    first, last = int(index[0]), int(index[-1]) + 1
+    in_order = last - first == len(index) and (np.diff(index) == 1).all()
+    where = slice(first, last) if in_order else index
+    return jax.tree.map(lambda leaf: np.array(leaf[where]), given)
+
+  return read, counts.pop(), known_by
+
+
+def _let_go(mapped: np.memmap) -> None:
+  """Lets the system take back the memory of a map's pages, which it reads again.
+
+  A map in mode 'c' is left alone: its changes are nowhere else.
+  """
+  whole = getattr(mapped, '_mmap', None)
+  if mapped.mode != 'c' and hasattr(whole, 'madvise'):
+    whole.madvise(mmap.MADV_DONTNEED)
+
+
+def _by_number(given):
+  """The reader of an object whose items are rows."""
+  try:
+    leaves = jax.tree.leaves(given[np.zeros(2, int)])
+    together = bool(leaves) and all(np.shape(x)[:1] == (2,) for x in leaves)
+  except Exception:  # whatever it raises for an index that it does not take
+    together = False
+  if together:
+    return lambda index: given[index]
+
+  def read(index):
+    rows = [given[int(i)] for i in index]
+    return jax.tree.map(lambda *column: np.stack(column), *rows)
+
+  return read
