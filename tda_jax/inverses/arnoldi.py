@@ -59,7 +59,7 @@ def arnoldi(
 
   def fit(problem, params, train, key):
     space = coordinates_lib.coordinates(None, problem, params, train, curvature)
-    system = inverse_lib.damped(space.product, train, batch_size, 0.0)
+    system = inverse_lib.damped(space, space.product, train, batch_size, 0.0)
     start, unravel = ravel_pytree(params)
     one = lambda v: jax.tree.map(lambda leaf: leaf[None], unravel(v))
     product = lambda v: ravel_pytree(trees.row(system(one(v)), 0))[0]

@@ -66,12 +66,18 @@ def cg(
   def solve(state, problem, params, train, vectors, key):
     del key
     shift = system_damping(damping, state)
-    space = coordinates_lib.coordinates(
-      state, problem, params, train, curvature
-    )
     queries = trees.count(vectors)
+    space = coordinates_lib.coordinates(
+      state,
+      problem,
+      params,
+      train,
+      curvature,
+      queries=queries,
+      batch_size=batch_size,
+    )
     product = inverse_lib.batch_product(space, train, queries, batch_size)
-    system = inverse_lib.damped(product, train, batch_size, shift)
+    system = inverse_lib.damped(space, product, train, batch_size, shift)
     vectors = space.to_coordinates(vectors)
     end = _iterate(
       system,

@@ -11,9 +11,14 @@ rotated instead:
 
 δ_bk the rows of Sᵀ∂outputs/∂y (`curvature.gram`). They are computed once for all
 queries, and once for all steps of a solver where those of all data fit into
-memory. The Hessian has no such rows: its products go through the parameters.
+memory. But they are K a row, for K outputs: where these are many, as in language
+models, the product goes through the parameters (rotate back, `products.ggn`,
+rotate), whose cost does not grow with K beyond the model's own. `_rows_pay` counts
+the multiplications of both. The Hessian has no such rows: it always goes through
+the parameters.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -24,11 +29,16 @@ from tda_jax.curvature import ekfac as blocks_lib
 from tda_jax.curvature import gram, products
 from tda_jax.data import rows as rows_lib
 from tda_jax.layers import find as layers_lib
-from tda_jax.problem import Problem
+from tda_jax.problem import Problem, num_outputs
 from tda_jax.trees import PyTree
 
 # batch -> (x -> Ax), on stacks of Q vectors.
 BatchProduct = Callable[[rows_lib.Batch], products.Product]
+
+# Entries of all rows' factors that a solver may keep: 512 MB in float32.
+KEPT = 2**27
+# Products that a solver takes about, over which what is computed once is spread.
+PRODUCTS = 20
 
 CURVATURES = {'ggn': products.ggn, 'hessian': products.hessian}
 
@@ -55,10 +65,12 @@ class Coordinates(NamedTuple):
     to_coordinates: parameter trees -> coordinates.
     from_coordinates: coordinates -> parameter trees.
     row_factors: (batch, Q) -> what `product` needs of each row for Q vectors, a
-      tree of [B, ...]; None: `product` needs nothing.
+      tree of [B, ...]; None: `product` needs nothing, and is in the parameters.
     product: (batch, row factors) -> (x -> Ax), where A is the mean curvature of
       the batch's rows plus l2; (batch) -> that, if `row_factors` is None.
     precondition: r -> P⁻¹ r.
+    inside: a product, or a mean of products, as `product` makes them -> that of
+      the coordinates: one rotation in and out, whatever the number of rows.
   """
 
   to_coordinates: products.Product
@@ -66,6 +78,7 @@ class Coordinates(NamedTuple):
   row_factors: RowFactors | None
   product: Callable[..., products.Product]
   precondition: products.Product
+  inside: Callable[[products.Product], products.Product]
 
 
 def check_curvature(curvature: str) -> None:
@@ -82,12 +95,17 @@ def coordinates(
   params: PyTree,
   train: PyTree,
   curvature: str = 'ggn',
+  *,
+  queries: int = 1,
+  batch_size: int = 256,
 ) -> Coordinates:
   """The eigenbasis of a fitted preconditioner; without one, the parameters.
 
   Args:
     fitted: the preconditioner's state, or None.
     curvature: 'ggn' or 'hessian'.
+    queries: Q, by which the cheaper form of the product is chosen.
+    batch_size: rows of a product at once, likewise.
   """
 
   def in_parameters(batch):
@@ -95,7 +113,7 @@ def coordinates(
 
   if fitted is None:
     same = lambda x: x
-    return Coordinates(same, same, None, in_parameters, same)
+    return Coordinates(same, same, None, in_parameters, same, same)
   example = rows_lib.take(train, 0)
   layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
   blocks = fitted.blocks
@@ -113,13 +131,20 @@ def coordinates(
       for name, block in blocks.items()
     }
 
-  def through_parameters(batch):
-    product = in_parameters(batch)
-    return lambda x: to_eigenbasis(product(from_eigenbasis(x)))
-
-  if curvature != 'ggn':
+  if curvature != 'ggn' or not _rows_pay(
+    layers,
+    num_outputs(problem, params, example),
+    queries,
+    rows_lib.count(train),
+    batch_size,
+  ):
     return Coordinates(
-      to_eigenbasis, from_eigenbasis, None, through_parameters, precondition
+      to_eigenbasis,
+      from_eigenbasis,
+      None,
+      in_parameters,
+      precondition,
+      lambda product: lambda x: to_eigenbasis(product(from_eigenbasis(x))),
     )
 
   def row_factors(batch, queries):
@@ -135,8 +160,43 @@ def coordinates(
     return _rotated_ggn(layers, factors, batch.mask, problem.l2)
 
   return Coordinates(
-    to_eigenbasis, from_eigenbasis, row_factors, in_eigenbasis, precondition
+    to_eigenbasis,
+    from_eigenbasis,
+    row_factors,
+    in_eigenbasis,
+    precondition,
+    lambda product: product,
   )
+
+
+def _rows_pay(layers, k, queries, count, batch_size) -> bool:
+  """Whether products by row factors cost less than those through the parameters.
+
+  Multiplications a row, of a product with Q vectors, for a layer I x O at S
+  positions and K outputs:
+
+    by row factors        2·Q·S·O(I + K), or 2·Q·K·I·O where they are formed;
+                          K backward passes, S·I·O each, and the root of the
+                          loss's Hessian, K³, once where they are kept, else in
+                          every product
+    through the parameters  Q·(4·S·I·O) forwards and backwards, and the rotations
+                          2·Q·I·O(I + O), once for all rows of a product
+  """
+  by_factors, through, passes, entries = 0.0, 0.0, float(k) ** 3, 0.0
+  for layer in layers.values():
+    i, o, s = layer.num_in, layer.num_out, layer.positions
+    h = math.prod(layer.stack)
+    if layer.kind == 'embed':
+      i = 1
+    formed = gram.forming_pays(layer, h * batch_size, s, queries, k)
+    product = k * i * o if formed else s * o * (i + k)
+    by_factors += 2 * queries * h * product
+    passes += k * h * s * i * o
+    entries += h * (k * i * o if formed else s * (i + k * o))
+    rotations = 2 * i * o * (i + o) / min(batch_size, count)
+    through += queries * h * (4 * s * i * o + rotations)
+  once = count * entries <= KEPT
+  return by_factors + passes / (PRODUCTS if once else 1) <= through
 
 
 class Positions(NamedTuple):

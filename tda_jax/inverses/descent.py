@@ -163,16 +163,23 @@ def descent(
 
   def solve(state, problem, params, train, vectors, key):
     shift = system_damping(damping, state)
+    queries = trees.count(vectors)
     space = coordinates_lib.coordinates(
-      state, problem, params, train, curvature
+      state,
+      problem,
+      params,
+      train,
+      curvature,
+      queries=queries,
+      batch_size=batch_size,
     )
     v = space.to_coordinates(vectors)
-    curved = inverse_lib.batch_product(space, train, trees.count(v), batch_size)
+    curved = inverse_lib.batch_product(space, train, queries, batch_size)
     draw = jax.random.fold_in(key, 0)
 
     def product(step):
       batch = _drawn(train, batch_size, jax.random.fold_in(draw, step))
-      return products.damped(curved(batch), shift)
+      return products.damped(space.inside(curved(batch)), shift)
 
     alpha = step_size
     if step_per_damping is not None:
@@ -192,7 +199,7 @@ def descent(
       steps=steps,
       reports=reports,
     )
-    system = inverse_lib.damped(curved, train, batch_size, shift)
+    system = inverse_lib.damped(space, curved, train, batch_size, shift)
     end = refined(how, system, v, rounds=rounds, tolerance=tolerance)
     x = space.from_coordinates(end.solution)
     return _solution(x, end, how, tolerance, shift)

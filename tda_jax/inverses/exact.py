@@ -72,7 +72,7 @@ def exact(
       return trees.scaled(1 / total, trees.add(v, transpose(inner), -1.0))
 
     space = coordinates_lib.coordinates(None, problem, params, train)
-    system = inverse_lib.damped(space.product, train, batch_size, shift)
+    system = inverse_lib.damped(space, space.product, train, batch_size, shift)
     return inverse_lib.refined_solution(once, system, vectors, shift)
 
   return inverse_lib.inverse(fit, solve)

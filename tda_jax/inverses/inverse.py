@@ -21,9 +21,6 @@ from tda_jax.problem import Problem
 from tda_jax.settings import Settings, kept
 from tda_jax.trees import PyTree
 
-# Entries of all rows' factors that a solver may keep: 512 MB in float32.
-KEPT = 2**27
-
 # A number that is added to the mean curvature, or a share of its eigenvalues.
 Damping = float | jax.Array | Literal['heuristic']
 
@@ -211,7 +208,7 @@ def with_residual(
   def solve(state, problem, params, train, vectors, key):
     solution = inner.solve(state, problem, params, train, vectors, key)
     space = coordinates_lib.coordinates(None, problem, params, train, curvature)
-    system = damped(space.product, train, batch_size, solution.damping)
+    system = damped(space, space.product, train, batch_size, solution.damping)
     residual = relative_residual(system, solution.x, vectors)
     return solution._replace(
       residuals=jnp.concatenate([solution.residuals, residual[None]]),
@@ -244,7 +241,7 @@ def batch_product(
     of_batch = functools.partial(row_factors, queries=formed_for)
     of_all = functools.partial(rows_lib.each, of_batch, train, batch_size)
     leaves = jax.tree.leaves(jax.eval_shape(of_all))
-    if sum(leaf.size for leaf in leaves) <= KEPT:
+    if sum(leaf.size for leaf in leaves) <= coordinates_lib.KEPT:
       kept = of_all()
       return lambda batch: space.product(
         batch, rows_lib.take(kept, jnp.asarray(batch.index))
@@ -253,6 +250,7 @@ def batch_product(
 
 
 def damped(
+  space: coordinates_lib.Coordinates,
   product: coordinates_lib.BatchProduct,
   train: PyTree,
   batch_size: int,
@@ -265,7 +263,8 @@ def damped(
       coordinates, which keeps nothing.
   """
   stack = rows_lib.stacked(train, batch_size)
-  return products.damped(products.averaged(product, stack), damping)
+  mean = space.inside(products.averaged(product, stack))
+  return products.damped(mean, damping)
 
 
 def relative_residual(

@@ -1,5 +1,7 @@
 """Products in the eigenbasis, whatever is formed and whatever is kept."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -22,19 +24,20 @@ def formed_layers(rows):
   }
 
 
-@pytest.mark.parametrize('kept', [0, inverse.KEPT])
+@pytest.mark.parametrize('kept', [0, coordinates.KEPT])
 @pytest.mark.parametrize('formed', [0, gram.FORMED])
 @pytest.mark.parametrize('name', ['mlp', 'conv', 'scan'])
 def test_products_are_those_of_the_dense_ggn(name, formed, kept, monkeypatch):
   monkeypatch.setattr(gram, 'FORMED', formed)
-  monkeypatch.setattr(inverse, 'KEPT', kept)
+  monkeypatch.setattr(coordinates, 'KEPT', kept)
+  monkeypatch.setattr(coordinates, '_rows_pay', lambda *_: True)
   t = tiny.model(name)
   v = tiny.vectors(t, q=5)
   blocks = ekfac.kfac(0.1, batch_size=3).fit(t.problem, t.params, t.train, KEY)
   space = coordinates.coordinates(blocks, t.problem, t.params, t.train)
   # Of 5 rows by 3: the last batch has padding.
   product = inverse.batch_product(space, t.train, 5, batch_size=3)
-  got = jax.jit(inverse.damped(product, t.train, 3, 0.1))(
+  got = jax.jit(inverse.damped(space, product, t.train, 3, 0.1))(
     space.to_coordinates(v)
   )
   v = tiny.flat(v)
@@ -46,7 +49,36 @@ def test_products_are_those_of_the_dense_ggn(name, formed, kept, monkeypatch):
   assert formed_layers(rows) == (FORMS[name] if formed else set())
 
 
-def test_rows_drawn_twice_count_twice():
+@pytest.mark.parametrize('name', ['mlp', 'conv', 'scan'])
+def test_products_through_the_parameters_are_the_same(name, monkeypatch):
+  monkeypatch.setattr(coordinates, '_rows_pay', lambda *_: False)
+  t = tiny.model(name)
+  v = tiny.vectors(t, q=5)
+  blocks = ekfac.kfac(0.1, batch_size=3).fit(t.problem, t.params, t.train, KEY)
+  space = coordinates.coordinates(blocks, t.problem, t.params, t.train)
+  assert space.row_factors is None
+  product = inverse.batch_product(space, t.train, 5, batch_size=3)
+  got = jax.jit(inverse.damped(space, product, t.train, 3, 0.1))(
+    space.to_coordinates(v)
+  )
+  v = tiny.flat(v)
+  want = v @ tiny.dense_ggn(t, t.train) + 0.1 * v
+  got = tiny.flat(space.from_coordinates(got))
+  np.testing.assert_allclose(got, want, atol=2e-5 * np.abs(want).max())
+
+
+@pytest.mark.parametrize(
+  'k, pays', [(1, True), (10, True), (300, False), (50_000, False)]
+)
+def test_many_outputs_go_through_the_parameters(k, pays):
+  layer = types.SimpleNamespace(
+    num_in=100, num_out=50, positions=1, stack=(), kind='dense'
+  )
+  assert coordinates._rows_pay({'w': layer}, k, 64, 1000, 256) == pays
+
+
+def test_rows_drawn_twice_count_twice(monkeypatch):
+  monkeypatch.setattr(coordinates, '_rows_pay', lambda *_: True)
   t = tiny.model('conv')
   v = tiny.vectors(t, q=5)
   blocks = ekfac.kfac(0.1).fit(t.problem, t.params, t.train, KEY)
