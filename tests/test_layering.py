@@ -10,9 +10,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 # A unit imports itself and units of lower lines only.
 LINES = (
   ('trees', 'settings', 'version', 'memory', 'lazily'),
-  ('chosen', 'shapes', 'labels'),
+  ('chosen', 'shapes', 'labels', 'parallel'),
   ('problem', 'run', 'given', 'sources'),
-  ('data', 'parallel', 'storage'),
+  ('data', 'storage'),
   ('layers',),
   ('models',),
   ('door',),

@@ -1,6 +1,7 @@
 """What every experiment script shares: flags, the run record, clear errors."""
 
 import contextlib
+import os
 import pathlib
 import sys
 import time
@@ -33,11 +34,14 @@ def launch(main: Callable) -> None:
     if len(argv) > 1:
       raise ValueError(f'unknown arguments {argv[1:]}: a flag begins with --')
     parallel.start()
-    workdir = _folder(_WORKDIR.value)
-    sentences.check_config(_CONFIG.value)
-    with files.lock(workdir):
-      each = _recorded if files.writable(workdir) else _read
-      each(main, _CONFIG.value, workdir)
+    with parallel.together():
+      workdir = _folder(_WORKDIR.value)
+      sentences.check_config(_CONFIG.value)
+      with files.lock(workdir):
+        each = _recorded if files.writable(workdir) else _read
+        if not parallel.owner():
+          each = _beside
+        each(main, _CONFIG.value, workdir)
 
   flags.mark_flags_as_required(['config', 'workdir'])
   app.run(lambda argv: _reported(run, argv), flags_parser=_parsed)
@@ -75,7 +79,9 @@ def _reported(run: Callable, argv) -> None:
     if _TRACEBACK.value:
       raise
     line, status = sentences.of_error(error)
-    print(f'error: {line}', file=sys.stderr)
+    print(f'error: {line}', file=sys.stderr, flush=True)
+    if jax.process_count() > 1:
+      os._exit(status)  # JAX would wait for the other hosts, which end too
     sys.exit(status)
 
 
@@ -114,6 +120,15 @@ def _recorded(main, config, workdir):
   record.write_json(file, facts)
   _sign_results(workdir, facts, begun)
   logging.info('done in %.0f s', facts['seconds'])
+
+
+def _beside(main, config, workdir):
+  """Runs main on a host that is not the first, which writes and prints."""
+  with (
+    open(os.devnull, 'w', encoding='utf-8') as nowhere,
+    contextlib.redirect_stdout(nowhere),
+  ):
+    main(config, workdir)
 
 
 def _read(main, config, workdir):

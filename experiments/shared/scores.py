@@ -17,7 +17,7 @@ from ml_collections import config_dict
 from experiments.shared import stages
 from experiments.shared.scored import Scored
 from experiments.shared.tasks import Task
-from tda_jax import door, scoring
+from tda_jax import door, parallel, scoring
 from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation.factors import Factors
 from tda_jax.methods import method as method_lib
@@ -106,20 +106,24 @@ def self_influence(
     **scoring.about_of(method, task.problem, entered, name, entered.run),
   }
   folder = pathlib.Path(workdir) / 'self' / name
-  store = store_lib.create(folder, (n,), n, about)
-  if not store_lib.done(store).all():
-    found = scoring.self_influence(
-      method,
-      task.problem,
-      runs,
-      task.train,
-      key=key,
-      batch_size=batch_size,
-      name=f'{folder.parts[-3]}/{name}',
-      progress=True,
-    )
-    store_lib.write(store, 0, found)
-  return store_lib.read(store)
+
+  def work():
+    store = store_lib.create(folder, (n,), n, about)
+    if not store_lib.done(store).all():
+      found = scoring.self_influence(
+        method,
+        task.problem,
+        runs,
+        task.train,
+        key=key,
+        batch_size=batch_size,
+        name=f'{folder.parts[-3]}/{name}',
+        progress=True,
+      )
+      store_lib.write(store, 0, found)
+    return store_lib.read(store)
+
+  return parallel.in_turn(work)
 
 
 def predicted(name: str, queries) -> str:

@@ -9,12 +9,16 @@ import pathlib
 import time
 from collections.abc import Callable
 
+from tda_jax import parallel
 from tda_jax.storage import record
 
 
 @contextlib.contextmanager
 def counted(file: pathlib.Path, folder: pathlib.Path):
   """Adds the seconds of its body, which writes into `folder`, to `file`."""
+  if not parallel.owner():
+    yield
+    return
   before, begun = seconds(file, folder), time.time()
   file.parent.mkdir(parents=True, exist_ok=True)
   record.write_json(file, {'seconds': before, 'begun': begun})
@@ -44,6 +48,8 @@ def seconds(file: pathlib.Path, folder: pathlib.Path) -> float:
 
 def timed(workdir: pathlib.Path, stage: str, work: Callable):
   """What `work` returns; its seconds are counted until it first returns."""
+  if not parallel.owner():  # the first host counts
+    return work()
   clock, folder = _clock(workdir, stage), workdir / stage
   if clock.exists() and record.read_json(clock).get('complete'):
     return work()

@@ -15,9 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
-from jax.experimental import multihost_utils
 
-from tda_jax import door, trees
+from tda_jax import door, parallel, trees
 from tda_jax.data import rows as rows_lib
 from tda_jax.problem import Problem, bound, measure_of
 from tda_jax.storage import fingerprint, record, scores
@@ -360,11 +359,12 @@ def measure_retrained(
   about = record.join_attributes(
     {**identity, **training}, attributes, free=('kind',)
   )
-  store = scores.create(path, shape, min(members_at_once, total), about)
+  store = parallel.in_turn(
+    lambda: scores.create(path, shape, min(members_at_once, total), about)
+  )
   measure = _part_measurer(problem, recipe, train, queries, models, points)
   _fill(store, measure, members_at_once, progress)
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices('retraining')
+  parallel.barrier()
   measured = scores.read(store)
   measured = measured.reshape(models.repeats, models.count, *(axes or (1,)), -1)
   return measured.swapaxes(0, 1)
@@ -399,7 +399,7 @@ def _fill(store, measure, members_at_once, progress):
   block, total = store.rows_per_block, store.shape[0]
   workers = min(_workers(), block)
   size = -(-min(members_at_once, block) // workers)
-  unfinished = _blocks_of_this_host(np.flatnonzero(~scores.done(store)))
+  unfinished = parallel.own(np.flatnonzero(~scores.done(store)))
   starts = [int(number) * block for number in unfinished]
   spans = [np.arange(start, min(start + block, total)) for start in starts]
   with (
@@ -475,11 +475,6 @@ def fold_in_all(key: jax.Array, *numbers: np.ndarray) -> jax.Array:
   for number in numbers:
     keys = jax.vmap(jax.random.fold_in)(keys, jnp.asarray(number))
   return keys
-
-
-def _blocks_of_this_host(blocks):
-  """The blocks that this host trains: each block belongs to one host."""
-  return blocks[blocks % jax.process_count() == jax.process_index()]
 
 
 def _workers() -> int:

@@ -13,6 +13,7 @@ import jinja2
 import matplotlib.image
 import numpy as np
 
+from tda_jax import parallel
 from tda_jax.report import table
 from tda_jax.report.cards import Query
 
@@ -95,8 +96,9 @@ def render(path: str | os.PathLike, template: str, **content: Any) -> str:
   text = _environment().get_template(template).render(**content)
   path = pathlib.Path(path)
   aside = path.with_name(f'.{path.name}.{os.getpid()}')
-  aside.write_text(text, encoding='utf-8')
-  os.replace(aside, path)
+  if parallel.owner():
+    aside.write_text(text, encoding='utf-8')
+    os.replace(aside, path)
   return str(path)
 
 

@@ -6,7 +6,7 @@ import pathlib
 import jax
 import numpy as np
 
-from tda_jax import trees
+from tda_jax import parallel, trees
 from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import significance
 from tda_jax.evaluation.factors import Factors, shares
@@ -120,7 +120,8 @@ def kept_uncertainty(
   fields = ('mean', 'standard_error', 'p', 'significant')
   values = np.stack([getattr(out, field) for field in fields], 1)
   holders = pathlib.Path(path).absolute().parents
-  if not files.writable(next(p for p in holders if p.exists())):
+  there = next(p for p in holders if p.exists())
+  if not files.writable(there) or not parallel.owner():
     return out
   store = store_lib.create(
     path,

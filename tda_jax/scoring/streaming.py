@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from tda_jax import door, memory, trees
+from tda_jax import door, memory, parallel, trees
 from tda_jax.data import rows as rows_lib
 from tda_jax.methods import method as method_lib
 from tda_jax.methods.method import Method
@@ -85,15 +85,11 @@ def score(
   stores = []
   for member in tqdm.tqdm(members, name, unit='model', disable=not progress):
     folder = pathlib.Path(path) / str(member)
-    store = store_lib.create(
-      folder,
-      shape,
-      batch_size,
-      {**about, 'member': member},
-      holder=path,
+    store = parallel.in_turn(
+      functools.partial(
+        _opened, folder, shape, batch_size, {**about, 'member': member}, path
+      )
     )
-    if not _has_facts(store):
-      store_lib.forget(store)  # else its seconds would be unknown
     if not store_lib.done(store).all():
       run = trees.row(runs, member)
       started = time.monotonic()
@@ -113,9 +109,18 @@ def score(
         _fill(store, train, functools.partial(blocks, run, prepared))
       facts['score_seconds'] = time.monotonic() - started
       record.write_json(folder / 'facts.json', facts)
+    parallel.barrier()
     stores.append(store)
   _say_unconverged(path, members, name)
   return store_lib.Scores(stores)
+
+
+def _opened(folder, shape, batch_size, about, path):
+  """The member's store, without blocks of which it is not known how they went."""
+  store = store_lib.create(folder, shape, batch_size, about, holder=path)
+  if not _has_facts(store) and parallel.owner():
+    store_lib.forget(store)  # else its seconds would be unknown
+  return store
 
 
 def _say_unconverged(path, members, name):
@@ -149,12 +154,12 @@ def _name_of(store) -> str:
 
 
 def _fill(store, train, blocks: Callable) -> None:
-  """Writes the blocks that are missing; the next is computed meanwhile."""
-  done = store_lib.done(store)
+  """Writes this host's missing blocks; the next is computed meanwhile."""
+  numbers = parallel.own(np.flatnonzero(~store_lib.done(store)))
   pending = None
-  for batch in rows_lib.batches(train, store.rows_per_block):
-    if done[batch.index[0] // store.rows_per_block]:
-      continue
+  for number in numbers:
+    first = int(number) * store.rows_per_block
+    batch = next(rows_lib.batches(train, store.rows_per_block, first))
     block = blocks(jax.tree.map(jnp.asarray, batch))
     if pending is not None:
       _write(store, *pending)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from tda_jax import door, memory
+from tda_jax import door, memory, parallel
 from tda_jax.data import rows as rows_lib
 from tda_jax.methods import method as method_lib
 from tda_jax.methods.method import Method
@@ -71,7 +71,7 @@ def top_k(
   best = start
   if path is not None:
     about = about_of(method, problem, entered, name, run)
-    best = _top_so_far(path, start, about)
+    best = parallel.in_turn(lambda: _top_so_far(path, start, about))
   queries = jax.tree.map(jnp.asarray, queries)
   train_rows = jax.tree.map(jnp.asarray, train)
   with memory.explained('prepare', name):

@@ -14,6 +14,7 @@ import shutil
 import jax
 import numpy as np
 
+from tda_jax import parallel
 from tda_jax.storage import files
 from tda_jax.trees import PyTree
 
@@ -39,7 +40,10 @@ def save(path: str | os.PathLike, tree: PyTree) -> None:
   shutil.rmtree(aside, ignore_errors=True)
   aside.parent.mkdir(parents=True, exist_ok=True)
   arrays = jax.tree.map(np.asarray, tree)
-  ocp.save(aside, arrays)  # pyright: ignore[reportArgumentType]  # takes any path
+  if jax.process_count() > 1:
+    _save_alone(aside, arrays)
+  else:
+    ocp.save(aside, arrays)  # pyright: ignore[reportArgumentType]  # takes any path
   parts = sorted(part for part in aside.rglob('*') if part.is_file())
   names = [part.relative_to(aside) for part in parts]
   (aside / SUMS).write_text(_sums(aside, names, path.name))
@@ -58,8 +62,6 @@ def load(path: str | os.PathLike, like: PyTree) -> PyTree:
   Raises:
     ValueError: nothing is there, it is damaged, or it is of another model.
   """
-  from orbax.checkpoint import v1 as ocp
-
   path = pathlib.Path(path).absolute()
   if not path.exists():
     raise ValueError(f'there is no checkpoint at {path}: run the stage first')
@@ -70,7 +72,7 @@ def load(path: str | os.PathLike, like: PyTree) -> PyTree:
     )
   empty = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
   try:
-    tree = ocp.load(path, empty)  # pyright: ignore[reportArgumentType]  # takes any path
+    tree = _load_alone(path, empty)
   except Exception as error:  # orbax and tensorstore raise a dozen kinds
     raise ValueError(
       f'the checkpoint {path} cannot be read ({type(error).__name__}: it is of'
@@ -87,6 +89,43 @@ def load(path: str | os.PathLike, like: PyTree) -> PyTree:
   return tree
 
 
+def _save_alone(path, arrays) -> None:
+  """Saves without the other hosts, as orbax's newer interface cannot.
+
+  That asks them all whether they save to the same place. The older one writes the
+  same format.
+  """
+  import orbax.checkpoint as ocp
+
+  options = ocp.options.MultiprocessingOptions(**_this_host())
+  handler = ocp.CompositeCheckpointHandler(
+    pytree=ocp.PyTreeCheckpointHandler(multiprocessing_options=options),
+    composite_options=ocp.CompositeOptions(multiprocessing_options=options),
+  )
+  with ocp.Checkpointer(handler, multiprocessing_options=options) as saver:
+    whole = ocp.args.PyTreeSave(arrays)
+    saver.save(path, args=ocp.args.Composite(pytree=whole))
+
+
+def _load_alone(path, empty):
+  """Loads without the other hosts."""
+  from orbax.checkpoint import v1 as ocp
+
+  options = ocp.options.MultiprocessingOptions(**_this_host())
+  with ocp.Context(multiprocessing_options=options):
+    return ocp.load(path, empty)  # pyright: ignore[reportArgumentType]  # takes any path
+
+
+def _this_host() -> dict:
+  """Orbax's options by which this process works alone."""
+  this = jax.process_index()
+  return {
+    'primary_host': this,
+    'active_processes': {this},
+    'barrier_sync_key_prefix': f'process_{this}',
+  }
+
+
 def whole(path: str | os.PathLike) -> bool:
   """Whether the checkpoint exists and all its files are as they were saved."""
   path = pathlib.Path(path)
@@ -101,7 +140,12 @@ def whole(path: str | os.PathLike) -> bool:
 def keep(
   folder: str | os.PathLike, name: str, number: int, tree: PyTree
 ) -> None:
-  """Saves `tree` as NAME_number, then deletes the others of that name."""
+  """Saves `tree` as NAME_number, then deletes the others of that name.
+
+  Of several hosts the first does.
+  """
+  if not parallel.owner():
+    return
   path = pathlib.Path(folder) / f'{name}_{number}'
   shutil.rmtree(path, ignore_errors=True)  # a damaged one
   save(path, tree)

@@ -11,20 +11,28 @@ from collections.abc import Iterator
 
 import jax
 
+from tda_jax import parallel
+
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 _log = logging.getLogger(__name__)
 
 
-def write(path: str | os.PathLike, data: bytes) -> None:
+def write(path: str | os.PathLike, data: bytes, by_all: bool = False) -> None:
   """Writes a file under another name and renames it: no reader sees half of it.
 
   The file is on the disk when this returns. A file that holds `data` already is
-  not written, so that a finished stage works on a read-only disk.
+  not written, so that a finished stage works on a read-only disk. Of several
+  hosts the first writes.
+
+  Args:
+    by_all: whether the other hosts write too, files of their own.
   """
+  if not by_all and not parallel.owner():
+    return
   path = pathlib.Path(path)
   if path.is_file() and path.read_bytes() == data:
     return
-  aside = path.with_name(f'.{path.name}.{os.getpid()}')
+  aside = path.with_name(f'.{path.name}.{jax.process_index()}.{os.getpid()}')
   try:
     with open(aside, 'wb') as file:
       file.write(data)

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from tda_jax import parallel
 from tda_jax.storage import files
 
 ROW = ('method', 'metric', 'value', 'low', 'high', 'n', 'seconds', 'peak_mb')
@@ -62,7 +63,7 @@ def begin(
     check_same(recorded, plain(inputs), f'the folder {holder or path}')
     return (path / 'complete').exists()
   foreign = sorted(p.name for p in path.iterdir() if p.name[0] != '.')
-  if foreign:
+  if foreign and parallel.owner():
     raise ValueError(
       f'the folder {path} holds {foreign[0]!r} but no run.json: give another'
       ' folder, or delete that one'

@@ -160,7 +160,7 @@ def write(store: Store, start: int, block: np.ndarray) -> None:
     store.array[start : start + rows].write(block).result()
   marker = _marker(store, number)
   marker.parent.mkdir(exist_ok=True)
-  files.write(marker, _checksum(store, number, block))
+  files.write(marker, _checksum(store, number, block), by_all=True)
 
 
 def read(store: Store, first: int = 0, last: int | None = None) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 import tqdm
 from jax.typing import ArrayLike
 
-from tda_jax import door, trees
+from tda_jax import door, parallel, trees
 from tda_jax.data import rows as rows_lib
 from tda_jax.problem import Problem, bound
 from tda_jax.run import Run
@@ -134,21 +134,26 @@ def train(
     )
   steps = [round(total * (c + 1) / checkpoints) for c in range(checkpoints)]
   folder = None if directory is None else pathlib.Path(directory) / 'state'
-  with contextlib.nullcontext() if folder is None else files.lock(folder):
-    if folder is not None:
-      record.begin(folder, _inputs(problem, recipe, rows, members, steps))
-    state, _, snapshots = _train_resumably(
-      problem,
-      recipe,
-      rows,
-      members,
-      steps,
-      folder=folder,
-      save_seconds=save_seconds,
-      progress=progress,
-    )
-    if folder is not None:
-      record.complete(folder)
+
+  def work():
+    with contextlib.nullcontext() if folder is None else files.lock(folder):
+      if folder is not None:
+        record.begin(folder, _inputs(problem, recipe, rows, members, steps))
+      progressed = _train_resumably(
+        problem,
+        recipe,
+        rows,
+        members,
+        steps,
+        folder=folder,
+        save_seconds=save_seconds,
+        progress=progress,
+      )
+      if folder is not None:
+        record.complete(folder)
+    return progressed
+
+  state, _, snapshots = work() if folder is None else parallel.in_turn(work)
   stack = [snapshots[step] for step in steps]
   stack = jax.tree.map(lambda *x: np.stack(x, 1), *stack) if steps else None
   rates = _rates(recipe, total, steps)

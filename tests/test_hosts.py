@@ -1,0 +1,127 @@
+"""Several hosts, as processes on this machine: same numbers, shared work, kills."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tda_jax import parallel
+from tda_jax.storage import files, scores
+
+ROOT = pathlib.Path(__file__).parents[1]
+ATTRIBUTE = (
+  *(sys.executable, '-m', 'experiments.attribute'),
+  *('--config=configs/astra/digits.py:smoke', '--config.method=grad_dot'),
+  '--config.batch_size=16',
+)
+
+
+def pod(logs, *command, processes=2):
+  """Starts a pod of fake hosts; its processes are one group."""
+  script = ROOT / 'scripts' / 'fake_pod.sh'
+  return subprocess.Popen(
+    [script, str(processes), '2', *command],
+    cwd=ROOT,
+    env={**os.environ, 'LOGS': str(logs)},
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+    start_new_session=True,
+  )
+
+
+def stored(workdir):
+  """Name of every store in the workdir -> its values."""
+  stores = {
+    str(file.parent.relative_to(workdir)): scores.read(
+      scores.open(file.parent)
+    )
+    for file in workdir.rglob('zarr.json')
+  }
+  assert stores
+  return stores
+
+
+def assert_same(workdir, other):
+  found, want = stored(workdir), stored(other)
+  assert found.keys() == want.keys()
+  for name in want:
+    np.testing.assert_allclose(found[name], want[name], 1e-5, 1e-8)
+
+
+def test_hosts_share_the_pieces_and_the_first_owns_the_rest(
+  monkeypatch, tmp_path
+):
+  numbers, shares = np.array([0, 1, 3, 4, 7]), []
+  for host in range(3):
+    monkeypatch.setattr('jax.process_index', lambda host=host: host)
+    monkeypatch.setattr('jax.process_count', lambda: 3)
+    shares.append(parallel.own(numbers).tolist())
+    files.write(tmp_path / f'{host}', b'a')
+    files.write(tmp_path / f'all{host}', b'a', by_all=True)
+  assert shares == [[0, 3], [1, 4, 7], []]
+  there = sorted(path.name for path in tmp_path.iterdir())
+  assert there == ['0', 'all0', 'all1', 'all2']
+
+
+@pytest.mark.slow
+def test_two_hosts_give_what_one_process_gives(tmp_path):
+  alone = tmp_path / 'alone'
+  subprocess.run(
+    [*ATTRIBUTE, f'--workdir={alone}'], cwd=ROOT, check=True,
+    stderr=subprocess.DEVNULL,
+  )  # fmt: skip
+  both = pod(tmp_path / 'logs', *ATTRIBUTE, f'--workdir={tmp_path / "two"}')
+  assert both.wait(300) == 0, (tmp_path / 'logs' / '0.log').read_text()[-2000:]
+  assert_same(tmp_path / 'two', alone)
+  # Where one host began, two go on: nothing is computed again.
+  again = pod(tmp_path / 'more', *ATTRIBUTE, f'--workdir={alone}')
+  assert again.wait(300) == 0
+  assert_same(alone, tmp_path / 'two')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('victim', [0, 1])
+def test_a_killed_host_ends_the_other_and_one_goes_on(victim, tmp_path):
+  logs, workdir = tmp_path / 'logs', tmp_path / 'w'
+  both = pod(logs, *ATTRIBUTE, f'--workdir={workdir}')
+  for _ in range(1200):
+    if (workdir / 'train' / 'state').exists():
+      break
+    time.sleep(0.1)
+  assert both.poll() is None
+  children = subprocess.run(
+    ['pgrep', '-P', str(both.pid), '-f', 'experiments.attribute'],
+    capture_output=True, text=True,
+  ).stdout.split()  # fmt: skip
+  os.kill(int(children[victim]), signal.SIGKILL)
+  killed = time.monotonic()
+  assert both.wait(60) != 0 and time.monotonic() - killed < 30
+  text = (logs / f'{1 - victim}.log').read_text()
+  if victim:
+    assert f'error: process {victim} of 2 has ended' in text
+    assert 'run the same command again' in text
+  else:  # JAX's own words
+    assert 'another task died' in text or 'tasks have crashed' in text
+  subprocess.run(
+    [*ATTRIBUTE, f'--workdir={workdir}'], cwd=ROOT, check=True,
+    stderr=subprocess.DEVNULL,
+  )  # fmt: skip
+  subprocess.run(
+    [*ATTRIBUTE, f'--workdir={tmp_path / "alone"}'], cwd=ROOT, check=True,
+    stderr=subprocess.DEVNULL,
+  )  # fmt: skip
+  assert_same(workdir, tmp_path / 'alone')
+
+
+@pytest.mark.slow
+def test_a_sentence_of_one_host_ends_all(tmp_path):
+  command = [*ATTRIBUTE, '--config.members=0', f'--workdir={tmp_path / "w"}']
+  both = pod(tmp_path / 'logs', *command)
+  assert both.wait(120) != 0
+  for host in range(2):
+    assert 'members=0' in (tmp_path / 'logs' / f'{host}.log').read_text()
