@@ -95,7 +95,7 @@ MOVED = {  # a name that was here -> where it is
 }
 PACKAGES = (
   *('curvature', 'data', 'evaluation', 'inverses', 'layers', 'methods'),
-  *('models', 'report', 'scoring', 'storage', 'training'),
+  *('models', 'report', 'scoring', 'sources', 'storage', 'training'),
 )
 
 __all__ = [

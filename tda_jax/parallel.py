@@ -5,7 +5,7 @@ never talk to each other, `data` for examples.
 
 Hosts run the same program and share a folder. What is one piece of work (training
 a stack of models, a record) process 0 does, and the others read it (`in_turn`).
-What is many pieces (rows to score, models to retrain) they share (`own`), and
+What is many pieces (rows to score, models to retrain) they share (`share`), and
 wait for each other (`barrier`). They never send arrays to each other. A host that
 ends takes the others with it, within seconds and with a sentence (`together`).
 """
@@ -72,7 +72,7 @@ def owner() -> bool:
   return jax.process_index() == 0
 
 
-def own(numbers: np.ndarray) -> np.ndarray:
+def share(numbers: np.ndarray) -> np.ndarray:
   """Those of the numbers of pieces of work that this process does."""
   return numbers[numbers % jax.process_count() == jax.process_index()]
 
@@ -131,7 +131,7 @@ def together() -> Iterator[None]:
 def _watch(stop: threading.Event) -> None:
   """Gives signs of life and looks at those of the others, until `stop`."""
   others = set(range(jax.process_count())) - {jax.process_index()}
-  since = {p: (None, time.monotonic()) for p in others}
+  since: dict[int, tuple] = {p: (None, time.monotonic()) for p in others}
   for beat in itertools.count():
     try:
       _sign(str(beat))
@@ -174,7 +174,7 @@ def _sign_of(process: int) -> str | None:
     raise
 
 
-def _client():
+def _client() -> Any:
   """JAX's client of the service that connects the processes of a job."""
   return distributed.global_state.client
 

@@ -12,9 +12,10 @@ import dataclasses
 import math
 import mmap
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
+import jax.core
 import numpy as np
 
 from tda_jax.trees import PyTree
@@ -200,7 +201,7 @@ def _reader(given) -> tuple | None:
   if len(leaves) != 1 or leaves[0] is not given:  # a tree of another kind
     return None
   if hasattr(given, 'with_format'):
-    columns = given.with_format('numpy')
+    columns = cast(Any, given).with_format('numpy')
     return lambda index: dict(columns[index.tolist()]), len(given), id(given)
   return _by_number(given), len(given), id(given)
 
@@ -237,7 +238,7 @@ def _let_go(mapped: np.memmap) -> None:
 
   A map in mode 'c' is left alone: its changes are nowhere else.
   """
-  whole = getattr(mapped, '_mmap', None)
+  whole: Any = getattr(mapped, '_mmap', None)
   if mapped.mode != 'c' and hasattr(whole, 'madvise'):
     whole.madvise(mmap.MADV_DONTNEED)
 

@@ -37,9 +37,7 @@ def pod(logs, *command, processes=2):
 def stored(workdir):
   """Name of every store in the workdir -> its values."""
   stores = {
-    str(file.parent.relative_to(workdir)): scores.read(
-      scores.open(file.parent)
-    )
+    str(file.parent.relative_to(workdir)): scores.read(scores.open(file.parent))
     for file in workdir.rglob('zarr.json')
   }
   assert stores
@@ -60,7 +58,7 @@ def test_hosts_share_the_pieces_and_the_first_owns_the_rest(
   for host in range(3):
     monkeypatch.setattr('jax.process_index', lambda host=host: host)
     monkeypatch.setattr('jax.process_count', lambda: 3)
-    shares.append(parallel.own(numbers).tolist())
+    shares.append(parallel.share(numbers).tolist())
     files.write(tmp_path / f'{host}', b'a')
     files.write(tmp_path / f'all{host}', b'a', by_all=True)
   assert shares == [[0, 3], [1, 4, 7], []]

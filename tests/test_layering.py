@@ -156,7 +156,7 @@ def test_only_parallel_names_mesh_axes(file):
     ('inverses', 'import tda_jax.scoring', 1),
     ('inverses', 'from tda_jax import scoring', 1),
     ('inverses', 'def f():\n  from tda_jax.report import page', 1),
-    ('data', 'from tda_jax import parallel', 1),
+    ('data', 'from tda_jax import storage', 1),
     ('inverses', 'from tda_jax.novelty import it', 1),
     ('inverses', 'from tda_jax.curvature import ekfac', 0),
     ('inverses', 'from tda_jax.inverses import cg', 0),

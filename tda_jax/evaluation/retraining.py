@@ -399,7 +399,7 @@ def _fill(store, measure, members_at_once, progress):
   block, total = store.rows_per_block, store.shape[0]
   workers = min(_workers(), block)
   size = -(-min(members_at_once, block) // workers)
-  unfinished = parallel.own(np.flatnonzero(~scores.done(store)))
+  unfinished = parallel.share(np.flatnonzero(~scores.done(store)))
   starts = [int(number) * block for number in unfinished]
   spans = [np.arange(start, min(start + block, total)) for start in starts]
   with (

@@ -155,7 +155,7 @@ def _name_of(store) -> str:
 
 def _fill(store, train, blocks: Callable) -> None:
   """Writes this host's missing blocks; the next is computed meanwhile."""
-  numbers = parallel.own(np.flatnonzero(~store_lib.done(store)))
+  numbers = parallel.share(np.flatnonzero(~store_lib.done(store)))
   pending = None
   for number in numbers:
     first = int(number) * store.rows_per_block
