@@ -24,6 +24,8 @@ from tda_jax.trees import PyTree
 IN_MEMORY = 2**26
 # Bytes of rows that are read at one time where all are looked at in order.
 AT_A_TIME = 2**24
+# Bytes of a memory map that are read before its memory is given back.
+LET_GO = 2**25
 
 
 @jax.tree_util.register_static
@@ -223,12 +225,20 @@ def _of_columns(given, leaves):
     else id(leaf)
     for leaf in leaves
   )
+  maps = [leaf for leaf in leaves if isinstance(leaf, np.memmap)]
+  resident = [0]  # bytes of the maps that were read since they were let go
 
   def read(index):
     first, last = int(index[0]), int(index[-1]) + 1
     in_order = last - first == len(index) and (np.diff(index) == 1).all()
     where = slice(first, last) if in_order else index
-    return jax.tree.map(lambda leaf: np.array(leaf[where]), given)
+    rows = jax.tree.map(lambda leaf: np.array(leaf[where]), given)
+    resident[0] += sum(leaf.nbytes for leaf in jax.tree.leaves(rows))
+    if resident[0] > LET_GO:
+      resident[0] = 0
+      for one in maps:
+        _let_go(one)
+    return rows
 
   return read, counts.pop(), known_by
 

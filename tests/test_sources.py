@@ -244,3 +244,23 @@ def test_a_program_is_compiled_once_for_one_source():
   for _ in range(3):
     np.testing.assert_allclose(total(source), TRAIN['x'].sum(), 1e-5)
   assert len(rows) == 1
+
+
+def test_the_memory_of_a_map_is_given_back(monkeypatch, tmp_path):
+  monkeypatch.setattr(sources, 'LET_GO', 100)
+  let_go, rows = [], on_disk(tmp_path)
+  monkeypatch.setattr(sources, '_let_go', lambda one: let_go.append(one))
+  source = door.rows(rows, 'train', T.problem)
+  let_go.clear()
+  rows_lib.take(source, np.arange(N))  # 11 rows of 24 bytes
+  assert [id(one) for one in let_go] == [id(rows[name]) for name in 'xy']
+
+
+def test_a_map_that_gave_its_memory_back_has_the_same_rows(tmp_path):
+  np.save(tmp_path / 'a.npy', np.arange(10.0))
+  for mode in ('r', 'r+', 'c'):
+    mapped = np.load(tmp_path / 'a.npy', mmap_mode=mode)
+    if mode != 'r':
+      mapped[3] = 7
+    sources._let_go(mapped[2:])
+    assert mapped[3] == (3 if mode == 'r' else 7)
