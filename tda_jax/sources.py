@@ -9,6 +9,7 @@ without arrays in it, and a program compiled for one is kept for equal ones.
 
 import concurrent.futures
 import dataclasses
+import functools
 import math
 import mmap
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -137,12 +138,17 @@ def blocks(source: Source) -> Iterator[tuple[int, PyTree]]:
     yield first, _read(source, np.arange(first, last))
 
 
+@functools.cache
+def _threads() -> concurrent.futures.Executor:
+  """The threads that read ahead, of all sources."""
+  return concurrent.futures.ThreadPoolExecutor(4, 'tda_jax reads ahead')
+
+
 class _Ahead:
   """Reads the rows at `index`, and, of rows in order, those that follow."""
 
   def __init__(self, source: Source):
     self.source = source
-    self.thread = concurrent.futures.ThreadPoolExecutor(1)
     self.next = (np.zeros(0, int), None)  # what is being read, and its future
 
   def __call__(self, index: np.ndarray) -> PyTree:
@@ -158,7 +164,7 @@ class _Ahead:
     )
     if in_order and following[0] < self.source.count:
       following = np.minimum(following, self.source.count - 1)
-      self.next = following, self.thread.submit(_read, self.source, following)
+      self.next = following, _threads().submit(_read, self.source, following)
     else:
       self.next = expected[:0], None
     return rows

@@ -32,6 +32,9 @@ from tda_jax.layers.find import Layer
 from tda_jax.problem import Problem, bound, num_outputs
 from tda_jax.trees import PyTree
 
+# Outputs of a model, at most, over whose labels an expectation is taken.
+MOST_EXACT = 2048
+
 KINDS = ('ekfac', 'kfac', 'diagonal')
 
 
@@ -121,6 +124,8 @@ def _fitted(mean, problem, params, stack, key, *, kind, labels):
   example = rows.first(stack)
   layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
   _refuse_shared(layers)
+  if labels == 'exact':
+    _refuse_many(num_outputs(problem, params, example))
   if kind == 'diagonal':
     later = cast(jax.Array, None)  # set below
     blocks = {name: Block(None, None, later) for name in layers}
@@ -275,6 +280,16 @@ def _kfac(layer, inputs, outputs, count):
   # expert to which nothing was sent has none, and factors of zero.
   t = jnp.where(count == 0, 1, count)[..., None, None]
   return Block(qa, qs, a[..., :, None] * s[..., None, :] / t)
+
+
+def _refuse_many(k):
+  """Raises ValueError if the expectation over labels costs too much."""
+  if k > MOST_EXACT:
+    raise ValueError(
+      f"labels='exact' takes a backward pass for each of the {k} outputs and the"
+      f' eigenvectors of a {k} x {k} matrix for each row: use'
+      " labels='sampled', whose cost does not grow with them"
+    )
 
 
 def _refuse_shared(layers):

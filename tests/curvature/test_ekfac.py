@@ -279,3 +279,14 @@ def test_kfac_is_t_times_the_factors_of_a_position():
     rtol=1e-3,
     atol=1e-7,
   )
+
+
+def test_an_expectation_over_too_many_labels_is_refused(monkeypatch):
+  t = tiny.classification()  # of 3 classes
+  monkeypatch.setattr(ekfac, 'MOST_EXACT', 3)
+  fit(t, labels='exact')
+  monkeypatch.setattr(ekfac, 'MOST_EXACT', 2)
+  words = "each of the 3 outputs .* use labels='sampled'"
+  with pytest.raises(ValueError, match=words):
+    fit(t, labels='exact', size=5)
+  fit(t, labels='sampled', size=5)
