@@ -58,7 +58,13 @@ def verb(stage: str, knob: str = 'batch_size') -> Callable:
         jax.numpy_rank_promotion('allow'),
         memory.explained(stage, 'this call', knob),
       ):
-        return function(*args, **kwargs)
+        try:
+          return function(*args, **kwargs)
+        except Exception as error:
+          read = sources.failure()
+          if read is None or read is error:
+            raise
+          raise read from error
 
     return run
 
@@ -362,7 +368,7 @@ def _has_members(problem, run, rows, stacked) -> bool:
 
 
 def _evaluates(problem, params, frozen, rows) -> bool:
-  example = jax.eval_shape(lambda r: rows_lib.take(r, 0), rows)
+  example = rows_lib.example(rows)
   try:
     shape = shapes.evaluated(_outputs_of(problem), params, example, frozen)
     loss = shapes.evaluated(problem.loss, shape, example)

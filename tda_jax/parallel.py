@@ -110,11 +110,14 @@ def together() -> Iterator[None]:
   if jax.process_count() == 1:
     yield
     return
-  stop = threading.Event()
-  watch = threading.Thread(target=_watch, args=(stop,), daemon=True)
+  stop, ended = threading.Event(), threading.Event()
+  watch = threading.Thread(target=_watch, args=(stop, ended), daemon=True)
   watch.start()
   try:
     yield
+    ended.set()
+    _sign(ENDED)
+    barrier()  # else the one that leaves first takes the others' service along
   except BaseException as error:
     _sign(f'{type(error).__name__}: {error}')
     stop.set()
@@ -124,17 +127,15 @@ def together() -> Iterator[None]:
   finally:
     stop.set()
     watch.join()
-  _sign(ENDED)
-  barrier()  # else the one that leaves first takes the others' service along
 
 
-def _watch(stop: threading.Event) -> None:
+def _watch(stop: threading.Event, ended: threading.Event) -> None:
   """Gives signs of life and looks at those of the others, until `stop`."""
   others = set(range(jax.process_count())) - {jax.process_index()}
   since: dict[int, tuple] = {p: (None, time.monotonic()) for p in others}
   for beat in itertools.count():
     try:
-      _sign(str(beat))
+      _sign(ENDED if ended.is_set() else str(beat))
       signs = {p: _sign_of(p) for p in others}
     except Exception:  # the service, which process 0 has, does not answer
       signs = {0: 'lost'}

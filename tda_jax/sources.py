@@ -12,6 +12,8 @@ import dataclasses
 import functools
 import math
 import mmap
+import operator
+import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, cast
 
@@ -39,12 +41,16 @@ class Source:
     count: number of rows N.
     row: shape and type of each column of one row, as (shapes, tree).
     known_by: equal for sources that read the same; None: by `read` itself.
+    plain: whether `read` gives columns of JAX's types, as the door makes them.
+    lock: held while rows are read.
   """
 
   read: Callable[[np.ndarray], PyTree] = dataclasses.field(compare=False)
   count: int
   row: tuple
   known_by: Hashable
+  plain: bool = False
+  lock: Any = dataclasses.field(default_factory=threading.Lock, compare=False)
 
 
 def of_batches(
@@ -55,19 +61,27 @@ def of_batches(
   """A source of the user's own.
 
   Args:
-    read: row numbers [B] -> rows [B, ...]; called from other threads too.
+    read: row numbers [B] -> rows [B, ...], a tree of arrays; called from other
+      threads, one at a time.
     count: number of rows.
     known_by: see `Source`.
 
   Raises:
-    ValueError: there are no rows.
+    ValueError: there are no rows, or two of them are no tree of arrays [2, ...].
   """
+  count = operator.index(count)
   if count < 1:
     raise ValueError('a source has no rows: give at least one')
-  block = jax.tree.map(np.asarray, read(np.zeros(1, int)))
+  with jax.ensure_compile_time_eval():
+    block = jax.tree.map(np.asarray, read(np.array([0, count - 1])))
   leaves, tree = jax.tree.flatten(block)
+  if not leaves or any(leaf.shape[:1] != (2,) for leaf in leaves):
+    raise ValueError(
+      f'a source gives columns of shapes {[leaf.shape for leaf in leaves]} for two'
+      ' row numbers: give columns with one entry for each number, [2, ...]'
+    )
   row = tuple((leaf.shape[1:], leaf.dtype) for leaf in leaves), tree
-  return Source(read, int(count), row, read if known_by is None else known_by)
+  return Source(read, count, row, read if known_by is None else known_by)
 
 
 def of(given: Any, convert: Callable[[PyTree], PyTree]) -> PyTree | None:
@@ -81,27 +95,39 @@ def of(given: Any, convert: Callable[[PyTree], PyTree]) -> PyTree | None:
     convert: a block of rows as it was read -> columns of JAX's types.
   """
   if isinstance(given, Source):
-    return given
-  reader = _reader(given)
+    if given.plain:
+      return given
+    reader = given.read, given.count, given.known_by
+  else:
+    reader = _reader(given)
   if reader is None:
     return None
   read, count, known_by = reader
-  if not count:
-    return None  # the door's sentence for no rows
-  try:
-    source = of_batches(
-      lambda index: convert(read(index)), count, (known_by, str(convert))
-    )
-  except ValueError:
-    raise
-  except Exception as error:  # whatever the user's object raises
-    raise ValueError(
-      f'row 0 of the {type(given).__name__} cannot be read ({error!r}): its items'
-      " must be rows, for example {'x': ..., 'y': ...}"
-    ) from error
-  if size(source) <= IN_MEMORY:
-    return source.read(np.arange(count))
+
+  def read_plain(index):
+    try:
+      rows = read(index)
+    except Exception as error:  # whatever the user's object raises
+      raise ValueError(
+        f'rows {index.min()} to {index.max()} of the {type(given).__name__} cannot'
+        f' be read ({error!r}): its items must be rows, all alike, for example'
+        " {'x': ..., 'y': ...}"
+      ) from error
+    return convert(rows)
+
+  source = of_batches(read_plain, count, (known_by, str(convert)))
+  source = dataclasses.replace(source, plain=True)
+  if size(source) <= IN_MEMORY and not isinstance(given, Source):
+    return _read(source, np.arange(count))
   return source
+
+
+_failures: list[ValueError] = []  # of reads within a program that has not ended
+
+
+def failure() -> ValueError | None:
+  """The error of a read within a compiled program, which JAX rewords; once."""
+  return _failures.pop() if _failures else None
 
 
 def size(source: Source) -> int:
@@ -154,10 +180,14 @@ class _Ahead:
   def __call__(self, index: np.ndarray) -> PyTree:
     index = np.asarray(index)
     expected, future = self.next
-    if future is not None and np.array_equal(expected, index):
-      rows = future.result()
-    else:
-      rows = _read(self.source, index)
+    try:
+      if future is not None and np.array_equal(expected, index):
+        rows = future.result()
+      else:
+        rows = _read(self.source, index)
+    except ValueError as error:
+      _failures[:] = [error]
+      raise
     following = index + index.size
     in_order = index.ndim == 1 and np.array_equal(
       index, index[:1] + np.arange(index.size)
@@ -177,10 +207,19 @@ def _read(source: Source, index: np.ndarray) -> PyTree:
     ValueError: a row has another shape or type than the first one.
   """
   index = np.asarray(index)
-  rows = jax.tree.map(np.asarray, source.read(index.reshape(-1)))
+  # Copies: the next read may be made into the same buffers. What a read asks of
+  # JAX is computed, also where a program that needs a row is being traced.
+  with source.lock, jax.ensure_compile_time_eval():
+    rows = jax.tree.map(np.array, source.read(index.reshape(-1)))
   shapes, tree = source.row
   leaves, found = jax.tree.flatten(rows)
   kinds = tuple((np.shape(leaf)[1:], leaf.dtype) for leaf in leaves)
+  lengths = {np.shape(leaf)[:1] for leaf in leaves}
+  if lengths != {(index.size,)} and found == tree:
+    raise ValueError(
+      f'the source gives {sorted(lengths)} rows for {index.size} row numbers from'
+      f' {int(index.flat[0])} on: give one for each'
+    )
   if found != tree or kinds != shapes:
     raise ValueError(
       f'the rows from {int(index.flat[0])} on have columns {kinds}, and row 0 has'
@@ -261,9 +300,13 @@ def _let_go(mapped: np.memmap) -> None:
 
 def _by_number(given):
   """The reader of an object whose items are rows."""
+
+  def rows_of(size):
+    leaves = jax.tree.leaves(given[np.zeros(size, int)])
+    return bool(leaves) and all(np.shape(x)[:1] == (size,) for x in leaves)
+
   try:
-    leaves = jax.tree.leaves(given[np.zeros(2, int)])
-    together = bool(leaves) and all(np.shape(x)[:1] == (2,) for x in leaves)
+    together = rows_of(2) and rows_of(3)
   except Exception:  # whatever it raises for an index that it does not take
     together = False
   if together:

@@ -123,3 +123,18 @@ def test_a_sentence_of_one_host_ends_all(tmp_path):
   assert both.wait(120) != 0
   for host in range(2):
     assert 'members=0' in (tmp_path / 'logs' / f'{host}.log').read_text()
+
+
+@pytest.mark.slow
+def test_a_host_that_is_done_learns_that_another_fails(tmp_path):
+  script = tmp_path / 'program.py'
+  script.write_text(
+    'import time\nfrom tda_jax import parallel\nparallel.start()\n'
+    'with parallel.together():\n  if not parallel.owner():\n'
+    '    time.sleep(6)\n    raise OSError("late")\n'
+  )
+  both = pod(tmp_path / 'logs', sys.executable, str(script))
+  begun = time.monotonic()
+  assert both.wait(90) != 0 and time.monotonic() - begun < 60
+  text = (tmp_path / 'logs' / '0.log').read_text()
+  assert 'error: process 1 of 2 has ended (OSError: late)' in text

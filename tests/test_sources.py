@@ -1,6 +1,7 @@
 """Rows beyond memory: the same numbers as of arrays, whatever gives the rows."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -165,7 +166,7 @@ def test_the_door_names_the_row_of_a_source():
 
 def test_rows_of_other_shapes_are_refused():
   def read(index):
-    return {'x': np.zeros((len(index), 3 if (index > 5).any() else 2))}
+    return {'x': np.zeros((len(index), 3 if index.min() > 3 else 2))}
 
   source = sources.of_batches(read, 9)
   with pytest.raises(ValueError, match='the rows from 4 on have columns'):
@@ -190,7 +191,7 @@ def test_an_object_whose_items_are_no_rows_is_a_sentence():
     def __getitem__(self, i):
       raise KeyError('nope')
 
-  with pytest.raises(ValueError, match='row 0 of the Broken cannot be read'):
+  with pytest.raises(ValueError, match='rows 0 to 2 of the Broken cannot'):
     door.rows(Broken(), 'train', T.problem)
 
 
@@ -264,3 +265,87 @@ def test_a_map_that_gave_its_memory_back_has_the_same_rows(tmp_path):
       mapped[3] = 7
     sources._let_go(mapped[2:])
     assert mapped[3] == (3 if mode == 'r' else 7)
+
+
+def test_a_read_may_use_one_buffer_and_jax():
+  buffer = {n: np.zeros((N, *x.shape[1:]), x.dtype) for n, x in TRAIN.items()}
+
+  def reused(index):
+    for name, leaf in TRAIN.items():
+      buffer[name][: len(index)] = leaf[index]
+    return {name: leaf[: len(index)] for name, leaf in buffer.items()}
+
+  by_jax = lambda index: jax.tree.map(lambda x: jnp.asarray(x)[index], TRAIN)
+  method = tda.influence(tda.ekfac(0.1, labels='exact', batch_size=3))
+  of = lambda train: tda.attribute(
+    method, T.problem, T.params, train, T.queries, batch_size=3
+  )
+  for read in (reused, by_jax):
+    found = of(sources.of_batches(read, N))
+    np.testing.assert_allclose(found, of(T.train), 1e-4, 1e-5)
+
+
+def test_what_a_read_raises_within_a_program_is_a_sentence():
+  asked = []
+
+  def read(index):
+    asked.append(index)
+    if broken and len(asked) > 6:
+      raise OSError('the disk is gone')
+    return rows_lib.take(TRAIN, index)
+
+  broken = False
+  source = door.rows(sources.of_batches(read, N), 'train', T.problem)
+  broken = True
+  with pytest.raises(ValueError, match='rows .* cannot be read .OSError'):
+    tda.attribute(METHODS['datainf'], T.problem, T.params, source, T.queries)
+  broken = False
+  tda.attribute(METHODS['datainf'], T.problem, T.params, source, T.queries)
+
+
+def test_rows_of_a_users_source_are_made_plain():
+  def pairs(index):
+    return TRAIN['x'][index].astype('>f8'), TRAIN['y'][index].astype('int64')
+
+  found = door.rows(sources.of_batches(pairs, N), 'train', T.problem)
+  assert fingerprint.digest(found) == fingerprint.digest(TRAIN)
+  with pytest.raises(ValueError, match="train has no column 'x'"):
+    wrong = lambda index: {'z': TRAIN['x'][index], 'y': TRAIN['y'][index]}
+    door.rows(sources.of_batches(wrong, N), 'train', T.problem)
+  for wrong in (lambda index: TRAIN, lambda index: None, lambda index: 3.0):
+    with pytest.raises(ValueError, match='a source gives columns of shapes'):
+      sources.of_batches(wrong, N)
+  with pytest.raises(TypeError):
+    sources.of_batches(pairs, 3.7)
+
+
+def test_items_of_two_numbers_are_no_blocks_of_two_rows():
+  class Rows:
+    def __len__(self):
+      return 5
+
+    def __getitem__(self, i):
+      return {'x': np.random.default_rng(i).normal(size=2), 'y': 0}
+
+  found = door.rows(Rows(), 'train', T.problem)
+  assert rows_lib.take(found, np.arange(5))['x'].shape == (5, 2)
+
+
+def test_queries_of_ground_truth_may_be_a_source(tmp_path):
+  recipe = Recipe(
+    lambda key: tiny.mlp_init((5, 4, 3), key),
+    lambda steps: optax.sgd(0.1),
+    lambda steps: lambda step: 0.1,
+    batch_size=4,
+    epochs=1,
+  )
+  queries = jax.tree.map(np.asarray, T.queries)
+  count = rows_lib.count(queries)
+  source = sources.of_batches(lambda i: rows_lib.take(queries, i), count)
+  of = lambda train, queries, name: tda.outcomes(
+    *(T.problem, recipe, train, queries, np.array([[0, 3, 5], [1, 2, 9]])),
+    repeats=1, key=0, path=tmp_path / name, progress=False,
+  )  # fmt: skip
+  np.testing.assert_allclose(
+    of(by_array(), source, 'a'), of(T.train, T.queries, 'b'), 1e-5, 1e-6
+  )

@@ -74,15 +74,21 @@ def _reported(run: Callable, argv) -> None:
     run(argv)
   except KeyboardInterrupt:
     print('interrupted: the same command continues', file=sys.stderr)
-    sys.exit(130)
+    _leave(130)
   except Exception as error:
     if _TRACEBACK.value:
       raise
     line, status = sentences.of_error(error)
-    print(f'error: {line}', file=sys.stderr, flush=True)
-    if jax.process_count() > 1:
-      os._exit(status)  # JAX would wait for the other hosts, which end too
-    sys.exit(status)
+    print(f'error: {line}', file=sys.stderr)
+    _leave(status)
+
+
+def _leave(status: int) -> None:
+  """Ends the program; of several hosts at once, as JAX would wait for all."""
+  sys.stderr.flush()
+  if jax.process_count() > 1:
+    os._exit(status)
+  sys.exit(status)
 
 
 def _parsed(argv: list[str]) -> list[str]:

@@ -374,7 +374,7 @@ def _checked(problem, recipe, train, queries, models):
   """(rows, queries, what the training is known by), or ValueError."""
   first = models.members_at(np.arange(1))
   train = members.check(problem, recipe, train, first)
-  queries = door.rows(queries, 'queries', problem)
+  queries = rows_lib.whole(door.rows(queries, 'queries', problem)).examples
   frozen = trees.row(first.frozen, 0)
   params = jax.eval_shape(recipe.init, jax.random.key(0))
   member_problem = bound(problem, frozen)

@@ -90,7 +90,8 @@ def score(
         _opened, folder, shape, batch_size, {**about, 'member': member}, path
       )
     )
-    if not store_lib.done(store).all():
+    missing = parallel.share(np.flatnonzero(~store_lib.done(store)))
+    if missing.size or (parallel.owner() and not store_lib.done(store).all()):
       run = trees.row(runs, member)
       started = time.monotonic()
       member_key = jax.random.fold_in(key, member)
@@ -106,7 +107,7 @@ def score(
       record.write_json(folder / 'facts.json', {**facts, 'score_seconds': 0.0})
       started = time.monotonic()
       with memory.explained('score', name):
-        _fill(store, train, functools.partial(blocks, run, prepared))
+        _fill(store, missing, train, functools.partial(blocks, run, prepared))
       facts['score_seconds'] = time.monotonic() - started
       record.write_json(folder / 'facts.json', facts)
     parallel.barrier()
@@ -153,9 +154,8 @@ def _name_of(store) -> str:
   return hashlib.sha256(store.about.encode()).hexdigest()[:16]
 
 
-def _fill(store, train, blocks: Callable) -> None:
-  """Writes this host's missing blocks; the next is computed meanwhile."""
-  numbers = parallel.share(np.flatnonzero(~store_lib.done(store)))
+def _fill(store, numbers, train, blocks: Callable) -> None:
+  """Writes the blocks of these numbers; the next is computed meanwhile."""
   pending = None
   for number in numbers:
     first = int(number) * store.rows_per_block

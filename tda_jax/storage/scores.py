@@ -178,6 +178,14 @@ def read(store: Store, first: int = 0, last: int | None = None) -> np.ndarray:
   return values
 
 
+# What `Scores` have of an array beside operators: it reads and changes nothing.
+READING = frozenset(
+  'T all any argmax argmin argsort astype copy cumsum dot flatten max mean min'
+  ' nbytes nonzero ravel reshape round size squeeze std sum swapaxes take tolist'
+  ' trace transpose var'.split()
+)
+
+
 class Scores(np.lib.mixins.NDArrayOperatorsMixin):
   """Scores on disk, [E, N, Q], a store a member, as an array that is read.
 
@@ -196,31 +204,68 @@ class Scores(np.lib.mixins.NDArrayOperatorsMixin):
 
   def __array__(self, dtype=None, copy=None) -> np.ndarray:
     del copy  # what is read is always new
-    return np.stack([read(store) for store in self.stores]).astype(
+    return np.stack([_whole(store) for store in self.stores]).astype(
       dtype or self.dtype, copy=False
     )
 
   def __getitem__(self, index: Any) -> np.ndarray:
-    member, *rest = index if isinstance(index, tuple) else (index,)
-    if not isinstance(member, (int, np.integer)):
+    indices = index if isinstance(index, tuple) else (index,)
+    number = lambda i: (
+      isinstance(i, (int, np.integer)) and not isinstance(i, bool)
+    )
+    plain = all(number(i) or isinstance(i, slice) for i in indices)
+    if not indices or not plain or not number(indices[0]):
       return np.asarray(self)[index]
+    member, *rest = indices
+    if not -len(self) <= member < len(self):
+      raise IndexError(
+        f'member {member} of {len(self)}: give 0 to {len(self) - 1}'
+      )
     store = self.stores[member]
     if rest and isinstance(rest[0], slice) and rest[0].step in (None, 1):
       first, last, _ = rest[0].indices(store.shape[0])
-      return read(store, first, max(first, last))[(slice(None), *rest[1:])]
-    return read(store)[tuple(rest)]
+      rows = _whole(store, first, max(first, last))
+      return rows[(slice(None), *rest[1:])]
+    return _whole(store)[tuple(rest)]
+
+  def __contains__(self, value: Any) -> bool:
+    return value in np.asarray(self)
+
+  def __bool__(self) -> bool:
+    return bool(
+      np.asarray(self)
+    )  # as numpy: a ValueError, if there are several
 
   def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
+    if any(isinstance(x, Scores) for x in kwargs.get('out', ())):
+      return NotImplemented  # scores on the disk are not changed in place
     arrays = [np.asarray(x) if isinstance(x, Scores) else x for x in inputs]
     return getattr(ufunc, method)(*arrays, **kwargs)
 
   def __getattr__(self, name: str) -> Any:
-    if name.startswith('_'):  # copying and pickling look for some
-      raise AttributeError(name)
+    if name not in READING:
+      raise AttributeError(
+        f'scores on the disk have no {name!r}: np.asarray(scores) is an array'
+      )
     return getattr(np.asarray(self), name)
 
   def __repr__(self) -> str:
     return f'Scores of shape {self.shape} at {self.stores[0].path.parent}'
+
+
+def _whole(store, first=0, last=None) -> np.ndarray:
+  """`read`, of blocks that must be there.
+
+  Raises:
+    ValueError: one is not done, or was damaged since.
+  """
+  values = read(store, first, last)
+  if np.isnan(values).any():
+    raise ValueError(
+      f'the scores at {store.path} are not whole any more: run the same command'
+      ' again, which computes what is lost'
+    )
+  return values
 
 
 def done(store: Store) -> np.ndarray:

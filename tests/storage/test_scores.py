@@ -1,6 +1,7 @@
 import concurrent.futures
 import multiprocessing
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -233,8 +234,22 @@ def test_scores_of_members_are_an_array_that_is_read(tmp_path):
   np.testing.assert_array_equal(2 * found - want, want)
   np.testing.assert_array_equal(np.max(found, 1), want.max(1))
   np.testing.assert_array_equal([*found], want)
-  with pytest.raises(AttributeError):
-    found.nothing  # noqa: B018
+  with pytest.raises(AttributeError, match='have no .sort.: np.asarray'):
+    found.sort()
+  for index in ((0, slice(2, 7), [0, 1]), (), True):
+    np.testing.assert_array_equal(found[index], want[index])
+  np.testing.assert_array_equal(jnp.asarray(found), want)
+  assert want[0, 0, 0] in found
+  with pytest.raises(TypeError):
+    found *= 2
+  with pytest.raises(IndexError, match='member 5 of 2: give 0 to 1'):
+    found[5]
+  with pytest.raises(ValueError, match='ambiguous'):
+    bool(found)
+  (tmp_path / '1' / 'done' / '2').unlink()
+  np.testing.assert_array_equal(found[1, :8], want[1, :8])
+  with pytest.raises(ValueError, match='are not whole any more'):
+    found.mean(0)
 
 
 def test_some_rows_are_read_without_the_blocks_of_others(tmp_path):
