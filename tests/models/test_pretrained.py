@@ -35,7 +35,7 @@ def test_adapters_and_head_are_what_merging_makes_of_the_base():
 def test_what_it_needs():
   model = config.get_config().model
   with pytest.raises(
-    ValueError, match='give the path of the model.safetensors'
+    ValueError, match='give it the path of the model.safetensors'
   ):
     pretrained.network(model, 3, (28, 28, 1))
   model = config.get_config('smoke').model
