@@ -368,7 +368,7 @@ def _has_members(problem, run, rows, stacked) -> bool:
 
 
 def _evaluates(problem, params, frozen, rows) -> bool:
-  example = rows_lib.example(rows)
+  example = sources.example(rows)
   try:
     shape = shapes.evaluated(_outputs_of(problem), params, example, frozen)
     loss = shapes.evaluated(problem.loss, shape, example)

@@ -138,10 +138,9 @@ def _watch(stop: threading.Event, ended: threading.Event) -> None:
       _sign(ENDED if ended.is_set() else str(beat))
       signs = {p: _sign_of(p) for p in others}
     except Exception:  # the service, which process 0 has, does not answer
-      signs = {0: 'lost'}
+      signs = {min(others): 'lost'}
     for process, sign in signs.items():
-      last, when = since[process]
-      if sign != last:
+      if sign != since[process][0]:
         since[process] = sign, time.monotonic()
       late = sign != ENDED and time.monotonic() - since[process][1] > PATIENCE
       failed = bool(sign) and sign != ENDED and not sign.isdigit()

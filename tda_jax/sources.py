@@ -135,9 +135,17 @@ def size(source: Source) -> int:
   return source.count * max(1, _row_bytes(source))
 
 
-def example(source: Source) -> PyTree:
-  """Shape and type of one row, a tree of `ShapeDtypeStruct`."""
-  shapes, tree = source.row
+def example(rows: PyTree) -> PyTree:
+  """Shape and type of one row of a source, or of arrays [N, ...].
+
+  Returns:
+    A tree of `ShapeDtypeStruct`.
+  """
+  if not isinstance(rows, Source):
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), rows
+    )
+  shapes, tree = rows.row
   structs = [jax.ShapeDtypeStruct(*one) for one in shapes]
   return jax.tree.unflatten(tree, structs)
 

@@ -17,6 +17,13 @@ from tda_jax.training.fit import Recipe
 T = tiny.classification()
 TRAIN = jax.tree.map(np.asarray, T.train)
 N = rows_lib.count(T.train)
+RECIPE = Recipe(
+  lambda key: tiny.mlp_init((5, 4, 3), key),
+  lambda steps: optax.sgd(0.1),
+  lambda steps: lambda step: 0.1,
+  batch_size=4,
+  epochs=2,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -130,16 +137,9 @@ def test_every_verb_takes_a_source(tmp_path):
 
 @pytest.mark.parametrize('subsets', [None, np.array([[0, 5, 2], [1, 3, 9]])])
 def test_models_are_trained_on_a_source(subsets):
-  recipe = Recipe(
-    lambda key: tiny.mlp_init((5, 4, 3), key),
-    lambda steps: optax.sgd(0.1),
-    lambda steps: lambda step: 0.1,
-    batch_size=4,
-    epochs=2,
-  )
   keys = jax.random.split(jax.random.key(0), 2)
   of = lambda train: (
-    members.train(T.problem, recipe, train, keys, subsets=subsets).params
+    members.train(T.problem, RECIPE, train, keys, subsets=subsets).params
   )
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6),
@@ -332,18 +332,11 @@ def test_items_of_two_numbers_are_no_blocks_of_two_rows():
 
 
 def test_queries_of_ground_truth_may_be_a_source(tmp_path):
-  recipe = Recipe(
-    lambda key: tiny.mlp_init((5, 4, 3), key),
-    lambda steps: optax.sgd(0.1),
-    lambda steps: lambda step: 0.1,
-    batch_size=4,
-    epochs=1,
-  )
   queries = jax.tree.map(np.asarray, T.queries)
   count = rows_lib.count(queries)
   source = sources.of_batches(lambda i: rows_lib.take(queries, i), count)
   of = lambda train, queries, name: tda.outcomes(
-    *(T.problem, recipe, train, queries, np.array([[0, 3, 5], [1, 2, 9]])),
+    *(T.problem, RECIPE, train, queries, np.array([[0, 3, 5], [1, 2, 9]])),
     repeats=1, key=0, path=tmp_path / name, progress=False,
   )  # fmt: skip
   np.testing.assert_allclose(

@@ -47,15 +47,6 @@ def take(rows: PyTree, index: int | slice | np.ndarray | jax.Array) -> PyTree:
   return jax.tree.map(lambda leaf: leaf[index], rows)
 
 
-def example(rows: PyTree) -> PyTree:
-  """Shape and type of one row, a tree of `ShapeDtypeStruct`."""
-  if isinstance(rows, Source):
-    return sources.example(rows)
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), rows
-  )
-
-
 def stacked(rows: PyTree, size: int) -> Batch:
   """All rows as C batches of `size` (fields [C, size, ...]), for `lax.scan`.
 

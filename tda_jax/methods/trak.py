@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tda_jax import trees
+from tda_jax import sources, trees
 from tda_jax.curvature import projections
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import inverse as inverse_lib
@@ -230,7 +230,7 @@ def _check_ridge(ridge, size, n):
 
 def _check_slope(problem, params, train):
   """Raises unless ∂loss and ∂measure are parallel at some outputs."""
-  example = rows_lib.example(train)
+  example = sources.example(train)
   outputs = jax.eval_shape(problem.outputs, params, example)
   with jax.ensure_compile_time_eval():  # probed: no value of the data is read
     z = jax.random.normal(jax.random.key(0), outputs.shape, outputs.dtype)

@@ -90,8 +90,9 @@ def score(
         _opened, folder, shape, batch_size, {**about, 'member': member}, path
       )
     )
-    missing = parallel.share(np.flatnonzero(~store_lib.done(store)))
-    if missing.size or (parallel.owner() and not store_lib.done(store).all()):
+    missing = np.flatnonzero(~store_lib.done(store))
+    own = parallel.share(missing)
+    if own.size or (missing.size and parallel.owner()):  # who writes the facts
       run = trees.row(runs, member)
       started = time.monotonic()
       member_key = jax.random.fold_in(key, member)
@@ -107,7 +108,7 @@ def score(
       record.write_json(folder / 'facts.json', {**facts, 'score_seconds': 0.0})
       started = time.monotonic()
       with memory.explained('score', name):
-        _fill(store, missing, train, functools.partial(blocks, run, prepared))
+        _fill(store, own, train, functools.partial(blocks, run, prepared))
       facts['score_seconds'] = time.monotonic() - started
       record.write_json(folder / 'facts.json', facts)
     parallel.barrier()

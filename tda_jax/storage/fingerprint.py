@@ -68,11 +68,7 @@ def abstract(tree: PyTree) -> PyTree:
 
 def of_rows(rows: PyTree) -> PyTree:
   """Shapes and types of one example."""
-  if isinstance(rows, sources.Source):
-    return sources.example(rows)
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), abstract(rows)
-  )
+  return sources.example(abstract(rows))
 
 
 def of_problem(

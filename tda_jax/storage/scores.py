@@ -232,9 +232,8 @@ class Scores(np.lib.mixins.NDArrayOperatorsMixin):
     return value in np.asarray(self)
 
   def __bool__(self) -> bool:
-    return bool(
-      np.asarray(self)
-    )  # as numpy: a ValueError, if there are several
+    # Of several a ValueError, as numpy's.
+    return bool(np.asarray(self))
 
   def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
     if any(isinstance(x, Scores) for x in kwargs.get('out', ())):
