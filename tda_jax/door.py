@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tda_jax import given as given_lib
-from tda_jax import memory, shapes, sources, trees
+from tda_jax import memory, parallel, shapes, sources, trees
 from tda_jax import problem as problem_lib
 from tda_jax import run as run_lib
 from tda_jax.data import rows as rows_lib
@@ -42,8 +42,8 @@ def verb(stage: str, knob: str = 'batch_size') -> Callable:
   """A decorator of every function that users call.
 
   It sets JAX's default rules of type promotion, which the library's arithmetic
-  assumes, whatever the user's program has set, and explains running out of
-  memory in one sentence.
+  assumes, whatever the user's program has set, uses all devices, and explains
+  running out of memory in one sentence.
 
   Args:
     stage: what the function does, for that sentence.
@@ -56,6 +56,7 @@ def verb(stage: str, knob: str = 'batch_size') -> Callable:
       with (
         jax.numpy_dtype_promotion('standard'),
         jax.numpy_rank_promotion('allow'),
+        parallel.all_devices(),
         memory.explained(stage, 'this call', knob),
       ):
         try:

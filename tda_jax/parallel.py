@@ -1,7 +1,10 @@
 """Many devices and hosts: the only file that names mesh axes.
 
-`vmap` says what is computed and sharding where. Axes: `member` for models that
-never talk to each other, `data` for examples.
+The devices of a process divide what has a leading axis and is many: the batches of
+a pass over the rows (`summed`, `apart`), the rows of a scored batch, the members of
+an ensemble (`apart`), the layers whose eigenvectors are wanted (`dealt`). Each has
+its share as an entry of a leading axis, over which the program is mapped. Parameters and factors are copies on each. A verb uses all devices of its process
+(`all_devices`), or the mesh that the user has set.
 
 Hosts run the same program and share a folder. What is one piece of work (training
 a stack of models, a record) process 0 does, and the others read it (`in_turn`).
@@ -11,28 +14,32 @@ ends takes the others with it, within seconds and with a sentence (`together`).
 """
 
 import contextlib
+import contextvars
+import functools
 import itertools
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax._src import distributed
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from tda_jax.trees import PyTree
 
-MEMBER = 'member'
-DATA = 'data'
+DATA = 'data'  # of rows, batches, members: what is divided
 BEAT = 2.0  # seconds between two signs of life of a host
 PATIENCE = 15.0  # seconds without one, after which a host counts as ended
 LONGEST = 7 * 24 * 3600  # seconds that hosts wait for each other's work
 ENDED = 'ended'  # sign of a host whose program came to its end
 _barriers = itertools.count()
+# Whether what is traced is one device's share of something.
+_within_share = contextvars.ContextVar('within_share', default=False)
 
 
 def start() -> None:
@@ -179,58 +186,170 @@ def _client() -> Any:
   return distributed.global_state.client
 
 
-def mesh(members: int = 1) -> Mesh:
-  """All devices of all hosts as [members, devices / members].
+# --- devices ----------------------------------------------------------------
 
-  Raises:
-    ValueError: `members` does not divide the number of devices.
+
+def mesh(devices: Sequence[Any] | None = None) -> Mesh:
+  """Devices in a row.
+
+  Args:
+    devices: None: those of this process.
   """
-  count = jax.device_count()
-  if members < 1 or count % members:
-    raise ValueError(
-      f'{count} devices cannot form {members} equal groups: give a number of'
-      f' members on the mesh that divides {count}'
-    )
+  devices = jax.local_devices() if devices is None else devices
   return jax.make_mesh(
-    (members, count // members),
-    (MEMBER, DATA),
-    axis_types=(AxisType.Auto, AxisType.Auto),
+    (len(devices),), (DATA,), (AxisType.Auto,), devices=devices
   )
 
 
-def shard(batch: PyTree, mesh: Mesh) -> PyTree:
-  """Places the leading axis of every leaf over `data`.
+@contextlib.contextmanager
+def all_devices() -> Iterator[None]:
+  """Lets the body use all devices of this process, or the first TDA_DEVICES.
 
-  On many hosts every process gives the same whole batch.
-
-  Raises:
-    ValueError: the leading axis is not a multiple of the devices on `data`.
+  Nothing changes where that is one, or where a mesh is set already, by
+  `jax.set_mesh`: its axis `data`, if it has one, is then the one that divides.
   """
-  return _place(batch, mesh, DATA)
+  used = jax.local_devices()[: _most_devices()]
+  if len(used) == 1 or jax.sharding.get_abstract_mesh().axis_names:
+    yield
+    return
+  with jax.set_mesh(mesh(used)):
+    yield
 
 
-def shard_members(tree: PyTree, mesh: Mesh) -> PyTree:
-  """Places the leading axis, which counts members, over `member`.
+def _most_devices() -> int | None:
+  given = os.environ.get('TDA_DEVICES')
+  if given is None:
+    return None
+  if not given.isdigit() or given == '0':
+    raise ValueError(
+      f'TDA_DEVICES={given!r}: give the number of devices that a process uses,'
+      ' at least 1, or leave it out for all'
+    )
+  return int(given)
 
-  Raises:
-    ValueError: the leading axis is not a multiple of the mesh's members.
+
+def devices() -> int:
+  """Over how many devices work is divided here; 1 within a share of it."""
+  here = jax.sharding.get_abstract_mesh()
+  if _within_share.get() or DATA not in here.axis_names:
+    return 1
+  return here.shape[DATA]
+
+
+def replicate(tree: PyTree) -> PyTree:
+  """Copies the arrays of `tree` to every device, once for many calls."""
+  if devices() == 1:
+    return jax.tree.map(jnp.asarray, tree)
+  return jax.device_put(tree, PartitionSpec())
+
+
+def copied(tree: PyTree) -> PyTree:
+  """Within a program: values that each device has all of from here on."""
+  if devices() == 1:
+    return tree
+  return jax.lax.with_sharding_constraint(tree, PartitionSpec())
+
+
+def summed(function: Callable[[PyTree], PyTree], parts: PyTree) -> PyTree:
+  """Σ over devices of `function` of each one's share of the parts.
+
+  Args:
+    function: parts, any number of them -> a sum over them.
+    parts: a tree of leaves [C, ...]. If C is no multiple of the number of
+      devices, they are not divided.
   """
-  return _place(tree, mesh, MEMBER)
+  if devices() == 1 or _count(parts) % devices():
+    return function(parts)
+  values = _of_shares(function, parts)
+  return jax.tree.map(lambda x: x.sum(0), values)
 
 
-def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-  """A copy on every device."""
-  return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+def apart(function: Callable[[PyTree], PyTree], parts: PyTree) -> PyTree:
+  """`function(parts)`, of which each device computes a share.
+
+  Args:
+    function: [C, ...] -> [C, ...], any number of parts that never talk.
+    parts: see `summed`. Where C is above the number of devices but no multiple
+      of it, the last part is done more than once.
+  """
+  count = _count(parts)
+  if devices() == 1 or count < devices():
+    return function(parts)
+  values = _of_shares(function, padded(parts, -count % devices()))
+  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], values)
 
 
-def _place(tree, mesh, axis):
-  parts = mesh.shape[axis]
-  for path, leaf in jax.tree.leaves_with_path(tree):
-    shape = jax.numpy.shape(leaf)
-    if not shape or shape[0] % parts:
-      name = jax.tree_util.keystr(path, simple=True, separator='/')
-      raise ValueError(
-        f'leaf {name!r} of shape {shape} cannot be spread over {parts} devices'
-        f' of mesh axis {axis!r}: pad its leading axis to a multiple of {parts}'
-      )
-  return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(axis)))
+def by_each(function: Callable) -> Callable:
+  """A function that every device calls for its own share.
+
+  For what asks the host, which else one device would do for all.
+  """
+  if not _within_share.get():
+    return function
+  everywhere = PartitionSpec()
+  return jax.shard_map(
+    function, in_specs=everywhere, out_specs=everywhere, check_vma=False
+  )
+
+
+def dealt(
+  functions: dict[str, Callable[..., PyTree]], items: dict[str, tuple]
+) -> dict[str, PyTree]:
+  """{name: functions[name](*items[name])}: each by one device, for all.
+
+  Args:
+    functions: they close over no arrays.
+  """
+  count = devices()
+  if count == 1:
+    return {name: functions[name](*item) for name, item in items.items()}
+
+  def deal(items):
+    me = jax.lax.axis_index(DATA)
+    values = {}
+    for number, (name, item) in enumerate(items.items()):
+      like = jax.eval_shape(functions[name], *item)
+      zeros = functools.partial(_zeros, like)
+      mine = jax.lax.cond(me == number % count, functions[name], zeros, *item)
+      values[name] = jax.lax.psum(mine, DATA)
+    return values
+
+  everywhere = PartitionSpec()
+  return jax.shard_map(
+    deal, in_specs=everywhere, out_specs=everywhere, check_vma=False
+  )(items)
+
+
+def _zeros(like, *_):
+  return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like)
+
+
+def padded(parts: PyTree, count: int) -> PyTree:
+  """The parts [C, ...], and `count` copies of the last one behind them."""
+  if not count:
+    return parts
+  return jax.tree.map(
+    lambda x: jnp.concatenate([x, jnp.repeat(x[-1:], count, 0)]), parts
+  )
+
+
+def _count(parts) -> int:
+  return jax.tree.leaves(parts)[0].shape[0]
+
+
+def _of_shares(function, parts):
+  """Values [devices, ...] of each device's share [C / devices, ...] of the parts."""
+  count = devices()
+  cut = lambda x: x.reshape(count, -1, *x.shape[1:])
+  shares = _spread(jax.tree.map(cut, parts))
+  token = _within_share.set(True)
+  try:
+    values = jax.vmap(function, spmd_axis_name=DATA)(shares)
+  finally:
+    _within_share.reset(token)
+  return _spread(values)
+
+
+def _spread(tree):
+  """Within a program: an entry of the leading axis on each device."""
+  return jax.lax.with_sharding_constraint(tree, PartitionSpec(DATA))

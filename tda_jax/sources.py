@@ -21,6 +21,7 @@ import jax
 import jax.core
 import numpy as np
 
+from tda_jax import parallel
 from tda_jax.trees import PyTree
 
 # Bytes of rows that are loaded, whatever they are given as.
@@ -158,7 +159,10 @@ def take(source: Source, index: Any) -> PyTree:
       example(source),
     )
     fetch = _Ahead(source)
-    return jax.pure_callback(fetch, like, index, vmap_method='broadcast_all')
+    ask = functools.partial(
+      jax.pure_callback, fetch, like, vmap_method='broadcast_all'
+    )
+    return parallel.by_each(ask)(index)
   if isinstance(index, slice):
     index = np.arange(*index.indices(source.count))
   return _read(source, np.asarray(index))
@@ -179,32 +183,36 @@ def _threads() -> concurrent.futures.Executor:
 
 
 class _Ahead:
-  """Reads the rows at `index`, and, of rows in order, those that follow."""
+  """Reads the rows at `index`, and, of rows in order, those that follow.
+
+  Several devices may ask, each for its own rows.
+  """
 
   def __init__(self, source: Source):
     self.source = source
-    self.next = (np.zeros(0, int), None)  # what is being read, and its future
+    self.ahead: dict[bytes, concurrent.futures.Future] = {}  # by the index
 
   def __call__(self, index: np.ndarray) -> PyTree:
     index = np.asarray(index)
-    expected, future = self.next
+    future = self.ahead.pop(index.tobytes(), None)
     try:
-      if future is not None and np.array_equal(expected, index):
-        rows = future.result()
-      else:
-        rows = _read(self.source, index)
+      rows = _read(self.source, index) if future is None else future.result()
     except ValueError as error:
       _failures[:] = [error]
       raise
-    following = index + index.size
-    in_order = index.ndim == 1 and np.array_equal(
-      index, index[:1] + np.arange(index.size)
+    size = index.shape[-1] if index.ndim else 1
+    following = index + size
+    in_order = (
+      index.ndim
+      and (index == index[..., :1] + np.arange(size, dtype=index.dtype)).all()
     )
-    if in_order and following[0] < self.source.count:
+    if in_order and following.min() < self.source.count:
       following = np.minimum(following, self.source.count - 1)
-      self.next = following, _threads().submit(_read, self.source, following)
-    else:
-      self.next = expected[:0], None
+      future = _threads().submit(_read, self.source, following)
+      self.ahead[following.tobytes()] = future
+    # What was read behind the end of a device's part, and is not asked for.
+    while len(self.ahead) > 2 * jax.local_device_count():
+      self.ahead.pop(next(iter(self.ahead)), None)
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Eight fake CPU devices, and programs compiled once for all runs.
+"""Eight fake CPU devices, of which a test uses one, and programs compiled once.
 
 By the environment, so that the processes that tests start have the same.
 """
@@ -12,6 +12,8 @@ _CACHE = pathlib.Path(__file__).parents[1] / 'build' / 'jax_cache'
 os.environ |= {
   'JAX_PLATFORMS': 'cpu',
   'JAX_NUM_CPU_DEVICES': '8',
+  'TDA_DEVICES': '1',  # of eight on two cores; tests of devices set a mesh
+  'NPROC': '32',  # threads: those of eight devices that wait for each other
   'JAX_COMPILATION_CACHE_DIR': str(_CACHE),
   'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
 }

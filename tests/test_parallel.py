@@ -1,3 +1,6 @@
+"""Devices divide the work and give the numbers of one; processes join."""
+
+import functools
 import os
 import pathlib
 import socket
@@ -7,76 +10,273 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+import tiny
+from methods import test_methods
+from training import test_members
 
-from tda_jax import parallel
+import tda_jax
+from tda_jax import parallel, sources
+from tda_jax.data import rows as rows_lib
+from tda_jax.inverses import cg, descent, ekfac
+from tda_jax.methods import influence
+from tda_jax.methods import method as method_lib
+from tda_jax.run import Run
+from tda_jax.scoring import programs
+from tda_jax.training import fit, members
+from tda_jax.training.fit import Recipe
 
-BATCH = {'x': np.arange(32.0).reshape(16, 2), 'y': np.arange(16)}
-
-
-def rows_of(array):
-  """Which rows each device holds."""
-  return [
-    list(range(*shard.index[0].indices(array.shape[0])))
-    for shard in sorted(array.addressable_shards, key=lambda s: s.device.id)
-  ]
-
-
-def test_mesh_has_all_devices():
-  assert jax.device_count() == 8  # tests/conftest.py
-  assert parallel.mesh().shape == {'member': 1, 'data': 8}
-  mesh = parallel.mesh(members=4)
-  assert mesh.shape == {'member': 4, 'data': 2}
-  assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto}
+EIGHT = parallel.mesh(jax.devices())
+METHODS = test_methods.METHODS
+QUICK = ('grad_dot', 'ekfac', 'cg', 'additional_step')
 
 
-@pytest.mark.parametrize('members', [3, 0, 16])
-def test_mesh_of_unequal_groups(members):
+def on(devices, work):
+  """What `work()` returns, on so many devices."""
+  with jax.set_mesh(parallel.mesh(jax.devices()[:devices])):
+    return work()
+
+
+def test_a_mesh_has_all_devices_of_the_process(monkeypatch):
+  assert parallel.devices() == 1
+  monkeypatch.delenv('TDA_DEVICES')
+  with parallel.all_devices():
+    assert parallel.devices() == 8  # tests/conftest.py
+  monkeypatch.setenv('TDA_DEVICES', '3')
+  with parallel.all_devices():
+    assert parallel.devices() == 3
+
+
+def test_a_mesh_of_the_user_stays():
+  other = jax.make_mesh((2,), ('model',), (jax.sharding.AxisType.Auto,))
+  with jax.set_mesh(other), parallel.all_devices():
+    assert parallel.devices() == 1
+  with jax.set_mesh(parallel.mesh(jax.devices()[:2])), parallel.all_devices():
+    assert parallel.devices() == 2
+
+
+@pytest.mark.parametrize('given', ['0', 'all', '-1'])
+def test_a_number_of_devices_that_is_none(monkeypatch, given):
+  monkeypatch.setenv('TDA_DEVICES', given)
   with pytest.raises(
-    ValueError, match=f'8 devices cannot form {members} equal'
+    ValueError, match=f'TDA_DEVICES={given!r}: give the number'
   ):
-    parallel.mesh(members)
+    with parallel.all_devices():
+      pass
 
 
-def test_shard_spreads_rows_over_data():
-  placed = parallel.shard(BATCH, parallel.mesh())
-  assert rows_of(placed['x']) == [[2 * i, 2 * i + 1] for i in range(8)]
-  np.testing.assert_array_equal(placed['y'], BATCH['y'])
-  # Members hold the same rows.
-  placed = parallel.shard(BATCH, parallel.mesh(members=4))
-  assert rows_of(placed['y']) == [list(range(8)), list(range(8, 16))] * 4
+def test_a_copy_on_every_device():
+  with jax.set_mesh(EIGHT):
+    copy = parallel.replicate({'x': np.arange(3)})['x']
+  assert len(copy.sharding.device_set) == 8 and copy.is_fully_replicated
+  assert len(parallel.replicate(np.arange(3)).sharding.device_set) == 1
 
 
-def test_shard_members_and_replicate():
-  mesh = parallel.mesh(members=4)
-  keys = parallel.shard_members(jax.random.split(jax.random.key(0), 4), mesh)
-  assert rows_of(keys) == [[e] for e in (0, 0, 1, 1, 2, 2, 3, 3)]
-  copies = parallel.replicate(BATCH, mesh)
-  assert rows_of(copies['y']) == [list(range(16))] * 8
+@pytest.mark.parametrize('n', [3, 8, 21, 64])
+def test_passes_over_rows_are_divided(n):
+  rows = {'x': np.random.default_rng(0).normal(size=(n, 2)).astype(np.float32)}
+  sizes = []
+
+  def passed():
+    stack = rows_lib.stacked(rows, 4)
+
+    def of_batch(batch):
+      sizes.append((len(stack.mask), len(batch.mask)))
+      assert parallel.devices() == 1  # its share is not divided again
+      return jnp.sum(batch.mask[:, None] * batch.examples['x'], 0)
+
+    doubled = lambda batch: 2 * batch.examples['x']
+    return jax.jit(
+      lambda: (
+        rows_lib.total(of_batch, stack),
+        rows_lib.each(doubled, rows, 4),
+        stack.mask.sum(),
+      )
+    )()
+
+  total, each, count = on(8, passed)
+  np.testing.assert_allclose(total, rows['x'].sum(0), rtol=1e-5, atol=1e-6)
+  np.testing.assert_array_equal(each, 2 * rows['x'])
+  assert count == n
+  # As many batches on each device, of no more rows than a device has to do.
+  batches, size = sizes[0]
+  assert batches % 8 == 0 and size == min(4, -(-n // 8))
+  assert len(total.sharding.device_set) == 8
 
 
-def test_rows_that_do_not_divide():
-  batch = {'x': np.zeros((12, 2))}
-  with pytest.raises(ValueError, match=r"leaf 'x' of shape \(12, 2\) .* 8 dev"):
-    parallel.shard(batch, parallel.mesh())
-  with pytest.raises(ValueError, match=r"shape \(\) .* mesh axis 'data'"):
-    parallel.shard({'l2': 0.1}, parallel.mesh())
-  with pytest.raises(ValueError, match="4 devices of mesh axis 'member'"):
-    parallel.shard_members(np.zeros(6), parallel.mesh(members=4))
+def test_a_source_is_read_by_parts():
+  """Those that the devices are at, and those that follow, ahead."""
+  n, read_rows = 64, []
+  values = np.arange(float(n), dtype=np.float32)
+
+  def read(index):
+    read_rows.append(np.array(index))
+    return {'x': values[index]}
+
+  source = sources.of_batches(read, n, 'by parts')
+  read_rows.clear()
+
+  def total():
+    of_batch = lambda batch: jnp.sum(batch.examples['x'] * batch.mask)
+    return jax.jit(
+      lambda: rows_lib.total(of_batch, rows_lib.stacked(source, 2))
+    )()
+
+  assert on(8, total) == values.sum()
+  # Each device reads its 4 batches, and all but the last one ahead of its part.
+  starts = [int(index[0]) for index in read_rows]
+  assert set(starts) == set(range(0, n, 2))
+  assert len(starts) <= 4 * 8 + 7
+  assert {len(index) for index in read_rows} == {2}
 
 
-def test_members_and_rows_sharded_equal_one_device():
-  def losses(weights, x):
-    return jnp.mean(jnp.tanh(x @ weights) ** 2)
+def test_a_batch_is_divided():
+  batch = tiny.batch({'x': np.arange(11.0)})
 
-  program = jax.jit(jax.vmap(losses, (0, None)))
-  weights = jax.random.normal(jax.random.key(0), (4, 2))
-  mesh = parallel.mesh(members=4)
-  spread = program(
-    parallel.shard_members(weights, mesh), parallel.shard(BATCH['x'], mesh)
+  def parts():
+    return jax.jit(lambda: rows_lib.divided(batch))()
+
+  stack = on(8, parts)
+  assert stack.mask.shape == (8, 2) and stack.mask.sum() == 11
+  np.testing.assert_array_equal(stack.index.ravel()[:11], np.arange(11))
+  np.testing.assert_array_equal(
+    stack.examples['x'].ravel()[:11], np.arange(11.0)
   )
-  np.testing.assert_allclose(spread, program(weights, BATCH['x']), rtol=1e-6)
-  assert rows_of(spread) == [[e] for e in (0, 0, 1, 1, 2, 2, 3, 3)]
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    n if n in QUICK else pytest.param(n, marks=pytest.mark.slow)
+    for n in METHODS
+  ],
+)
+def test_eight_devices_give_the_scores_of_one(name):
+  t = tiny.classification()
+  score = lambda: test_methods.attribute(name, t)
+  want = score()
+  np.testing.assert_allclose(on(8, score), want, atol=1e-5 * np.abs(want).max())
+
+
+@pytest.mark.parametrize('solver', ['astra', 'pcg'])
+def test_eight_devices_draw_the_minibatches_of_one(solver):
+  t = tiny.classification(n=24)
+  inverse = {
+    'astra': lambda: descent.astra(0.1, batch_size=12, tolerance=0.9),
+    'pcg': lambda: cg.cg(0.1, precondition=ekfac.ekfac(0.1), tolerance=1e-4),
+  }[solver]()
+
+  def score():
+    method = influence.influence(inverse)
+    return method_lib.attribute(
+      method, t.problem, t.params, t.train, t.queries, key=1
+    )
+
+  want = score()
+  np.testing.assert_allclose(on(8, score), want, atol=1e-5 * np.abs(want).max())
+
+
+def test_what_streams_is_the_same_on_eight_devices(tmp_path):
+  t = tiny.classification()
+  method = METHODS['grad_dot']
+  given = (method, t.problem, t.params, t.train, t.queries)
+
+  def results():
+    folder = tmp_path / str(parallel.devices())
+    streamed = np.asarray(
+      tda_jax.score(*given, folder, batch_size=9, progress=False)
+    )
+    best = tda_jax.top_k(*given, 3, batch_size=10)
+    own = tda_jax.self_influence(*given[:4])
+    return streamed, *best, own
+
+  for found, want in zip(on(8, results), results(), strict=True):
+    np.testing.assert_allclose(found, want, atol=1e-6)
+
+
+@pytest.mark.parametrize('count', [1, 3, 10])
+def test_members_trained_on_eight_devices_are_those_of_one(count):
+  rows = test_members.rows()
+  recipe = test_members.recipe(batch_size=8)
+  keys = jax.random.split(jax.random.key(1), count)
+
+  def trained():
+    return members.train(
+      test_members.PROBLEM, recipe, rows, keys, checkpoints=2
+    )
+
+  found, want = on(8, trained), trained()
+  assert len(found.params['w'].sharding.device_set) == 8
+  test_members.near(found.params, want.params)
+  test_members.near(found.checkpoints, want.checkpoints)
+
+
+def test_training_goes_on_with_other_devices(tmp_path, monkeypatch):
+  """Half of it on eight, half of it on one."""
+  rows, recipe = test_members.rows(), test_members.recipe(epochs=4)
+  keys = jax.random.split(jax.random.key(1), 8)
+  train = lambda **more: members.train(
+    test_members.PROBLEM, recipe, rows, keys, **more
+  )
+  whole = train()
+  stopped = members._train_segment
+  done = []
+
+  def until_half(*args):
+    if len(done) == 2:
+      raise KeyboardInterrupt
+    done.append(args)
+    return stopped(*args)
+
+  monkeypatch.setattr(members, '_train_segment', until_half)
+  with pytest.raises(KeyboardInterrupt):
+    on(8, lambda: train(directory=tmp_path, save_seconds=0))
+  monkeypatch.setattr(members, '_train_segment', stopped)
+  test_members.near(train(directory=tmp_path).params, whole.params)
+
+
+def flops(program, *args):
+  analysis = program.lower(*args).compile().cost_analysis()
+  return (analysis[0] if isinstance(analysis, list) else analysis)['flops']
+
+
+def test_each_of_eight_devices_does_an_eighth():
+  """FLOPs a device of fit, score and training, by XLA's count."""
+  n, q = 1024, 4
+  t = tiny.classification(n=n, q=q, widths=(16, 32, 4))
+  method = influence.influence(ekfac.ekfac(0.1, batch_size=n))
+  recipe = Recipe(
+    lambda key: tiny.mlp_init((16, 32, 4), key),
+    lambda steps: optax.sgd(0.1),
+    lambda steps: optax.constant_schedule(0.1),
+    batch_size=n,
+    epochs=1,
+  )
+  key = jax.random.key(0)
+
+  def counted():
+    run, train, queries = parallel.replicate(
+      (Run(t.params), t.train, t.queries)
+    )
+    given = (method, t.problem, run)
+    prepared = programs.prepare(*given, train, queries, key)
+    batch = parallel.replicate(rows_lib.whole(train))
+    counts = [
+      flops(programs.prepare, *given, train, queries, key),
+      flops(programs.score, *given, prepared, batch),
+    ]
+    for count in (1, 8):
+      stack = fit.Member(jax.random.split(key, count))
+      state = members.start(recipe, n, stack.key)
+      program = functools.partial(
+        members.train_steps.lower, t.problem, recipe, train, stack, state
+      )
+      compiled = program(epoch=0, first=0, last=1).compile()
+      counts.append(compiled.cost_analysis()['flops'])
+    return np.array(counts)
+
+  assert (on(1, counted) / on(8, counted) >= 7).all()
 
 
 def test_start_alone_does_nothing(monkeypatch):
@@ -113,8 +313,10 @@ jax.config.update('jax_platforms', 'cpu')
 jax.config.update('jax_num_cpu_devices', 2)
 from tda_jax import parallel
 parallel.start()
-x = parallel.shard(np.arange(8.0), parallel.mesh(members=2))
-print(jax.process_count(), jax.device_count(), float(jax.jit(lambda x: (x**2).sum())(x)))
+with jax.set_mesh(parallel.mesh(jax.devices())):
+  square_sum = lambda x: parallel.summed(lambda part: (part**2).sum(), x)
+  total = float(jax.jit(square_sum)(np.arange(8.0)))
+print(jax.process_count(), jax.device_count(), total)
 """
 
 

@@ -203,22 +203,6 @@ def test_top_k_continues_where_it_was_killed(tmp_path, monkeypatch):
     np.testing.assert_array_equal(a, b)
 
 
-def test_scores_of_a_batch_over_8_devices_are_the_same():
-  from tda_jax import parallel
-
-  t = tiny.classification(n=16)
-  mesh = parallel.mesh()
-  batch = parallel.shard(tiny.batch(t.train), mesh)
-  method = influence.influence(exact.exact(0.1))
-  run = Run(t.params, None, None, None)
-  prepared = method.prepare(t.problem, run, t.train, t.queries, KEY)
-  score = jax.jit(lambda b: method.score(t.problem, run, prepared, b))
-  spread = score(batch)
-  assert len(spread.sharding.device_set) == jax.device_count() == 8
-  alone = score(jax.tree.map(jnp.asarray, tiny.batch(t.train)))
-  np.testing.assert_allclose(spread, alone, atol=1e-5)
-
-
 def test_labels_that_do_not_fit_are_refused(tmp_path):
   t = tiny.classification()
   bad = t._replace(queries={**t.queries, 'y': t.queries['y'] + 7})

@@ -223,14 +223,14 @@ def test_batches_in_order_are_read_ahead():
   ahead = sources._Ahead(sources.of_batches(read, N))
   asked.clear()
   ahead(np.array([0, 1, 2, 3]))
-  ahead.next[1].result()
+  [*ahead.ahead.values()][0].result()
   assert asked == [[0, 1, 2, 3], [4, 5, 6, 7]]
   found = ahead(np.array([4, 5, 6, 7]))
   np.testing.assert_array_equal(found['x'], TRAIN['x'][4:8])
-  ahead.next[1].result()
+  [*ahead.ahead.values()][0].result()
   assert asked[2:] == [[8, 9, 10, 10]]
   ahead(np.array([9, 3]))  # drawn at random: what was read ahead is left
-  assert asked[3:] == [[9, 3]] and ahead.next[1] is None
+  assert asked[3:] == [[9, 3]]
 
 
 def test_a_program_is_compiled_once_for_one_source():

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tda_jax import trees
+from tda_jax import parallel, trees
 from tda_jax.data import rows
 from tda_jax.layers import find as layers_lib
 from tda_jax.layers import positions, taps
@@ -135,7 +135,10 @@ def _fitted(mean, problem, params, stack, key, *, kind, labels):
     if labels == 'exact':  # each of the K passes added the inputs
       k = num_outputs(problem, params, example)
       moments = {n: (a / k, s, t / k) for n, (a, s, t) in moments.items()}
-    blocks = {n: _kfac(layer, *moments[n]) for n, layer in layers.items()}
+    blocks = parallel.dealt(
+      {n: functools.partial(_kfac, layer) for n, layer in layers.items()},
+      moments,
+    )
   if kind != 'kfac':
     second = jax.random.fold_in(key, 1)
     values = mean(second, labels, squares, blocks)

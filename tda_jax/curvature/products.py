@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from tda_jax import trees
+from tda_jax import parallel, trees
 from tda_jax.data import rows
 from tda_jax.layers import reads
 from tda_jax.problem import Problem
@@ -105,6 +105,19 @@ def averaged(
   return product
 
 
+def divided(
+  make: Callable[[rows.Batch], Product], batch: rows.Batch
+) -> Product:
+  """The product of one batch, of which each device computes a share.
+
+  Args:
+    make: see `averaged`.
+  """
+  if parallel.devices() == 1:
+    return make(batch)
+  return averaged(make, rows.divided(batch))
+
+
 def damped(product: Product, damping: float | jax.Array) -> Product:
   """v -> A v + damping·v."""
   return lambda v: trees.add(product(v), v, damping)
@@ -138,7 +151,7 @@ def _jacobian(problem, params, batch):
 
 def _weights(batch):
   """The share of each row in the mean over the batch, [B]."""
-  return batch.mask / batch.mask.sum()
+  return batch.mask / jnp.maximum(batch.mask.sum(), 1)  # 1: padding alone
 
 
 def _per_row(weights, values):

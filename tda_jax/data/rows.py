@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tda_jax import sources
+from tda_jax import parallel, sources
 from tda_jax.sources import Source
 from tda_jax.trees import Array, PyTree
 
@@ -50,11 +50,13 @@ def take(rows: PyTree, index: int | slice | np.ndarray | jax.Array) -> PyTree:
 def stacked(rows: PyTree, size: int) -> Batch:
   """All rows as C batches of `size` (fields [C, size, ...]), for `lax.scan`.
 
-  The last batch is padded with copies of the last row, whose mask is 0.
+  The last batch is padded with copies of the last row, whose mask is 0. Of
+  several devices, each gets as many batches; the last may be padding alone.
   """
-  n = count(rows)
-  size = min(size, n)
-  index = np.arange(-(-n // size) * size).reshape(-1, size)
+  n, devices = count(rows), parallel.devices()
+  size = min(size, -(-n // devices))
+  c = -(-n // (size * devices)) * devices
+  index = np.arange(c * size).reshape(c, size)
   mask = (index < n).astype(np.float32)
   index = np.minimum(index, n - 1)
   if isinstance(rows, Source):
@@ -109,15 +111,18 @@ def total(of_batch: Callable, stack: PyTree) -> PyTree:
     stack: a stack of `Batch`, or another tree of leaves [C, ...].
   """
   of_part = lambda part: of_batch(loaded(part))
-  one = jax.tree.map(lambda leaf: leaf[0], stack)
-  zero = jax.tree.map(
-    lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(of_part, one)
-  )
 
   def step(so_far, part):
     return jax.tree.map(jnp.add, so_far, of_part(part)), None
 
-  return jax.lax.scan(step, zero, stack)[0]
+  def of_share(stack):
+    one = jax.tree.map(lambda leaf: leaf[0], stack)
+    zero = jax.tree.map(
+      lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(of_part, one)
+    )
+    return jax.lax.scan(step, zero, stack)[0]
+
+  return parallel.summed(of_share, stack)
 
 
 def mapped(of_batch: Callable, stack: PyTree) -> PyTree:
@@ -126,7 +131,8 @@ def mapped(of_batch: Callable, stack: PyTree) -> PyTree:
   Args:
     stack: see `total`.
   """
-  return jax.lax.map(lambda part: of_batch(loaded(part)), stack)
+  of_part = lambda part: of_batch(loaded(part))
+  return parallel.apart(lambda share: jax.lax.map(of_part, share), stack)
 
 
 def each(of_batch: Callable, rows: PyTree, size: int) -> PyTree:
@@ -134,6 +140,15 @@ def each(of_batch: Callable, rows: PyTree, size: int) -> PyTree:
   values = mapped(of_batch, stacked(rows, size))
   joined = lambda x: x.reshape(-1, *x.shape[2:])[: count(rows)]
   return jax.tree.map(joined, values)
+
+
+def divided(batch: Batch) -> Batch:
+  """A batch as a stack of parts, one for each device, padded like `stacked`."""
+  devices, size = parallel.devices(), len(batch.mask)
+  padding = -size % devices
+  mask = jnp.pad(batch.mask, (0, padding))
+  whole = parallel.padded(batch, padding)._replace(mask=mask)
+  return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), whole)
 
 
 def with_dropout(augment: Callable | None = None) -> Callable:

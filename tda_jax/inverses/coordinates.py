@@ -208,7 +208,7 @@ class Positions(NamedTuple):
 
 def _rotated_ggn(layers, rows, mask, l2):
   """x -> Gx + l2·x in the eigenbasis, from the row factors of a batch."""
-  count = mask.sum()
+  count = jnp.maximum(mask.sum(), 1)  # 1: padding alone
 
   def one(x):
     u = sum(_products_with(layers[n], row, x[n]) for n, row in rows.items())

@@ -179,7 +179,8 @@ def descent(
 
     def product(step):
       batch = _drawn(train, batch_size, jax.random.fold_in(draw, step))
-      return products.damped(space.inside(curved(batch)), shift)
+      curved_batch = products.divided(curved, batch)
+      return products.damped(space.inside(curved_batch), shift)
 
     alpha = step_size
     if step_per_damping is not None:

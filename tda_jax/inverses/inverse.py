@@ -13,7 +13,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from tda_jax import chosen, trees
+from tda_jax import chosen, parallel, trees
 from tda_jax.curvature import products
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import coordinates as coordinates_lib
@@ -242,7 +242,7 @@ def batch_product(
     of_all = functools.partial(rows_lib.each, of_batch, train, batch_size)
     leaves = jax.tree.leaves(jax.eval_shape(of_all))
     if sum(leaf.size for leaf in leaves) <= coordinates_lib.KEPT:
-      kept = of_all()
+      kept = parallel.copied(of_all())
       return lambda batch: space.product(
         batch, rows_lib.take(kept, jnp.asarray(batch.index))
       )

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tda_jax import chosen, door, memory, settings, trees
+from tda_jax import chosen, door, memory, parallel, settings, trees
 from tda_jax.data import rows as rows_lib
 from tda_jax.data.rows import Batch
 from tda_jax.inverses import inverse as inverse_lib
@@ -138,7 +138,7 @@ def attribute(
   entered = door.enter(method, problem, run, train, queries, key)
   door.check_batch_size(batch_size)
   run, train, queries, key, _ = entered
-  train, queries = jax.tree.map(jnp.asarray, (train, queries))
+  run, train, queries = parallel.replicate((run, train, queries))
   name = name_of(method)
   with memory.explained('prepare', name):
     call = jax.jit(prepare, static_argnums=(0, 1))
@@ -189,10 +189,17 @@ def prepare(
 def score(
   method: Method, problem: Problem, run: Run, prepared: Prepared, batch: Batch
 ) -> jax.Array:
-  """`method.score` in the parameters that rows are scored by, [B, Q]."""
+  """`method.score` in the parameters that rows are scored by, [B, Q].
+
+  Each device has a share of the batch's rows.
+  """
   part, run = _scored_part(method, problem, run)
-  with jax.default_matmul_precision('highest'):
+
+  def of_share(batch):
     return method.score(part, run, prepared, batch)
+
+  with jax.default_matmul_precision('highest'):
+    return parallel.apart(of_share, jax.tree.map(jnp.asarray, batch))
 
 
 def self_influence(

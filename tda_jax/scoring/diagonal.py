@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from tda_jax import door
+from tda_jax import door, parallel
 from tda_jax.data import rows as rows_lib
 from tda_jax.methods import method as method_lib
 from tda_jax.methods.method import Method
@@ -51,7 +51,7 @@ def self_influence(
   door.check_batch_size(batch_size, 'batch_size')
   run, train, _, key, _ = entered
   name = name or method_lib.name_of(method)
-  rows = jax.tree.map(jnp.asarray, train)
+  run, rows = parallel.replicate((run, train))
   if method.self_influence:
     diagonal = jax.jit(
       lambda *given: method_lib.self_influence(method, problem, *given)

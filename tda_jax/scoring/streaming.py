@@ -77,7 +77,7 @@ def score(
   runs = members_of(runs)
   about = about_of(method, problem, entered, name, trees.row(runs, 0))
   about = record.join_attributes({**about, 'member': 0}, attributes)
-  train, queries = jax.tree.map(jnp.asarray, (train, queries))
+  train, queries = parallel.replicate((train, queries))
   prepare = functools.partial(programs.prepare, method, problem)
   blocks = functools.partial(programs.score, method, problem)
   shape = (rows_lib.count(train), rows_lib.count(queries))
@@ -93,7 +93,7 @@ def score(
     missing = np.flatnonzero(~store_lib.done(store))
     own = parallel.share(missing)
     if own.size or (missing.size and parallel.owner()):  # who writes the facts
-      run = trees.row(runs, member)
+      run = parallel.replicate(trees.row(runs, member))
       started = time.monotonic()
       member_key = jax.random.fold_in(key, member)
       with memory.explained('prepare', name):

@@ -72,8 +72,7 @@ def top_k(
   if path is not None:
     about = about_of(method, problem, entered, name, run)
     best = parallel.in_turn(lambda: _top_so_far(path, start, about))
-  queries = jax.tree.map(jnp.asarray, queries)
-  train_rows = jax.tree.map(jnp.asarray, train)
+  run, train_rows, queries = parallel.replicate((run, train, queries))
   with memory.explained('prepare', name):
     prepared = programs.prepare(method, problem, run, train_rows, queries, key)
     method_lib.check_solution(prepared, name, method.hint)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from tda_jax import door, trees
+from tda_jax import door, parallel, trees
 from tda_jax.data import rows as rows_lib
 from tda_jax.given import kind_of
 from tda_jax.problem import Problem, bound, losses
@@ -287,10 +287,12 @@ def update(
   optimizer = recipe.optimizer(total_steps(recipe, n))
   scale = batch.share if weights is None else batch.share * weights
 
-  def objective(params):
-    return jnp.sum(scale * losses(problem, params, batch.examples))
+  def gradient_of(rows):
+    examples, scale = rows
+    objective = lambda p: jnp.sum(scale * losses(problem, p, examples))
+    return jax.grad(objective)(state.params)
 
-  gradient = jax.grad(objective)(state.params)
+  gradient = parallel.summed(gradient_of, (batch.examples, scale))
   if problem.l2:
     gradient = trees.add(gradient, state.params, problem.l2)
   updates, moments = optimizer.update(gradient, state.optimizer, state.params)

@@ -69,7 +69,8 @@ def train_steps(
 ) -> tuple[State, jax.Array]:
   """`fit.train_steps` of E members; `state` is donated.
 
-  Calls of equal shapes with the same problem and recipe compile once.
+  Devices divide the members, or, where these are fewer, the rows of a batch. Calls
+  of equal shapes with the same problem and recipe compile once.
 
   Returns:
     (State, [E] whether the parameters are finite).
@@ -80,7 +81,8 @@ def train_steps(
     state = fit.train_steps(problem, recipe, rows, member, state, **when)
     return state, _finite(state.params)
 
-  return jax.vmap(train_member)(members, state)
+  both = (members, state)
+  return parallel.apart(lambda share: jax.vmap(train_member)(*share), both)
 
 
 @door.verb('training', 'the batch size or the members of one call')
@@ -200,8 +202,8 @@ def segments(
 
 
 def on_device(tree: PyTree) -> PyTree:
-  """Copies the arrays of `tree` to the device, once for many calls."""
-  return jax.tree.map(jnp.asarray, tree)
+  """Copies the arrays of `tree` to the devices, once for many calls."""
+  return parallel.replicate(tree)
 
 
 def check(

@@ -173,7 +173,7 @@ METHODS = {
   'grad_dot': gradients.grad_dot(),
   'grad_cos': gradients.grad_cos(),
   'exact': influence.influence(exact.exact(0.1)),
-  'cg': influence.influence(cg.cg(0.1, tolerance=1e-6)),
+  'cg': influence.influence(cg.cg(0.1, tolerance=3e-6)),
   'ekfac': influence.influence(ekfac_inverse.ekfac(0.1, labels='data')),
   'kfac': influence.influence(ekfac_inverse.kfac(0.1, labels='data')),
   'datainf': influence.influence(datainf.datainf(0.1)),

@@ -35,7 +35,7 @@ METHODS = {
   ),
   'identity': influence.influence(inverse.identity()),
   'ekfac': influence.influence(ekfac.ekfac(0.1)),
-  'cg': influence.influence(cg.cg(0.1, tolerance=1e-5)),
+  'cg': influence.influence(cg.cg(0.1, tolerance=2e-5)),
   'exact': influence.influence(exact.exact(0.1)),
   'source': source.source(2, labels='exact'),
   'tracin': tracin.tracin(),
