@@ -25,6 +25,7 @@ from tda_jax.inverses.inverse import Inverse, Solution, identity, with_residual
 from tda_jax.methods.additional_step import additional_step
 from tda_jax.methods.baselines import loss_only, random
 from tda_jax.methods.displaced import displaced_influence
+from tda_jax.methods.fitted import Fitted
 from tda_jax.methods.gradients import grad_cos, grad_dot
 from tda_jax.methods.influence import influence
 from tda_jax.methods.logra import logra
@@ -45,7 +46,7 @@ from tda_jax.problem import (
   regression,
 )
 from tda_jax.run import Run
-from tda_jax.scoring import score, self_influence, top_k
+from tda_jax.scoring import fit, score, self_influence, top_k
 from tda_jax.training.fit import Member, Recipe
 from tda_jax.training.members import train
 from tda_jax.version import __version__
@@ -117,6 +118,8 @@ __all__ = [
   'exact',
   'from_linen',
   'from_nnx',
+  'fit',
+  'Fitted',
   'further_training',
   'grad_cos',
   'grad_dot',

@@ -153,6 +153,24 @@ def of(product: NamedTuple) -> Settings | None:
   )
 
 
+def of_fit(product: NamedTuple) -> Settings | None:
+  """The settings that what a method or an inverse fits depends on.
+
+  They are those of the inverse that fits it, without the arguments that only the
+  solve reads. None: not known.
+  """
+  made = cast(Any, product)
+  while made.fits_as is not None:
+    made = made.fits_as
+  settings = of(made)
+  if settings is None:
+    return None
+  read = lambda name: name not in made.solve_only
+  return settings._replace(
+    data=tuple((name, value) for name, value in settings.data if read(name))
+  )
+
+
 def parts(product: NamedTuple) -> tuple:
   """The fields of a product except its settings."""
   pairs = zip(product._fields, product, strict=True)

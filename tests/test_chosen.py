@@ -35,7 +35,9 @@ from tda_jax.training import fit, members
 KEY = jax.random.key(3)
 DECAY = optax.adamw(0.01, weight_decay=0.1)
 HEURISTIC = dense.dense('heuristic', columns=8)
-ASTRA = functools.partial(descent.astra, 0.3, steps=5, batch_size=8)
+ASTRA = functools.partial(
+  descent.astra, 0.3, steps=5, batch_size=8, tolerance=0.9
+)
 METHODS = {
   'grad_dot': gradients.grad_dot(),
   'grad_cos': gradients.grad_cos(),

@@ -75,8 +75,8 @@ def test_resumes_the_missing_blocks_only(tmp_path, monkeypatch):
   monkeypatch.setattr(
     store_lib,
     'write',
-    lambda store, start, block: (
-      written.append(start) or write(store, start, block)
+    lambda store, start, *more: (
+      written.append(start) or write(store, start, *more)
     ),
   )
   got = score(t, tmp_path / 'part')

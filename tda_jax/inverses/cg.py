@@ -68,7 +68,7 @@ def cg(
     shift = system_damping(damping, state)
     queries = trees.count(vectors)
     space = coordinates_lib.coordinates(
-      state,
+      coordinates_lib.preconditioner(precondition, state, problem),
       problem,
       params,
       train,
@@ -101,7 +101,8 @@ def cg(
       damping=jnp.asarray(shift, jnp.float32),
     )
 
-  return inverse_lib.inverse(fit, solve)
+  made = inverse_lib.inverse(fit, solve)
+  return made._replace(fits_as=precondition)
 
 
 def _iterate(

@@ -20,7 +20,7 @@ the parameters.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -44,10 +44,35 @@ CURVATURES = {'ggn': products.ggn, 'hessian': products.hessian}
 
 
 class Fitted(NamedTuple):
-  """The state of a Kronecker inverse."""
+  """The state of a Kronecker inverse, the same for any damping."""
 
   blocks: dict[str, blocks_lib.Block]
-  damping: dict[str, jax.Array]  # layer -> what is added to its eigenvalues
+
+
+class Preconditioner(NamedTuple):
+  """P, a Kronecker inverse: its eigenbasis, and P⁻¹ in it."""
+
+  blocks: dict[str, blocks_lib.Block]
+  factors: dict[str, jax.Array]  # layer -> what multiplies each eigendirection
+
+
+def preconditioner(
+  inverse: Any, state: Fitted | None, problem: Problem
+) -> Preconditioner | None:
+  """The preconditioner by an Inverse, whose state is given; None: by None.
+
+  Raises:
+    ValueError: it is no Kronecker inverse.
+  """
+  if inverse is None:
+    return None
+  if inverse.scale is None:
+    raise ValueError(
+      'precondition is an inverse without Kronecker factors: give kfac, ekfac or'
+      ' diagonal'
+    )
+  assert state is not None  # of such an inverse
+  return Preconditioner(state.blocks, inverse.scale(state, problem).factors)
 
 
 class RowFactors(Protocol):
@@ -90,7 +115,7 @@ def check_curvature(curvature: str) -> None:
 
 
 def coordinates(
-  fitted: Fitted | None,
+  basis: Preconditioner | None,
   problem: Problem,
   params: PyTree,
   train: PyTree,
@@ -99,10 +124,10 @@ def coordinates(
   queries: int = 1,
   batch_size: int = 256,
 ) -> Coordinates:
-  """The eigenbasis of a fitted preconditioner; without one, the parameters.
+  """The eigenbasis of a preconditioner; without one, the parameters.
 
   Args:
-    fitted: the preconditioner's state, or None.
+    basis: the preconditioner, or None.
     curvature: 'ggn' or 'hessian'.
     queries: Q, by which the cheaper form of the product is chosen.
     batch_size: rows of a product at once, likewise.
@@ -111,12 +136,12 @@ def coordinates(
   def in_parameters(batch):
     return jax.vmap(CURVATURES[curvature](problem, params, batch))
 
-  if fitted is None:
+  if basis is None:
     same = lambda x: x
     return Coordinates(same, same, None, in_parameters, same, same)
   example = rows_lib.take(train, 0)
   layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
-  blocks = fitted.blocks
+  blocks = basis.blocks
 
   def to_eigenbasis(vectors):
     return jax.vmap(lambda v: blocks_lib.rotated(blocks, layers, v))(vectors)
@@ -126,10 +151,7 @@ def coordinates(
     return jax.vmap(unrotate)(x)
 
   def precondition(r):
-    return {
-      name: r[name] / (block.eigenvalues + problem.l2 + fitted.damping[name])
-      for name, block in blocks.items()
-    }
+    return {name: factor * r[name] for name, factor in basis.factors.items()}
 
   if curvature != 'ggn' or not _rows_pay(
     layers,

@@ -165,7 +165,7 @@ def descent(
     shift = system_damping(damping, state)
     queries = trees.count(vectors)
     space = coordinates_lib.coordinates(
-      state,
+      coordinates_lib.preconditioner(precondition, state, problem),
       problem,
       params,
       train,
@@ -205,7 +205,8 @@ def descent(
     x = space.from_coordinates(end.solution)
     return _solution(x, end, how, tolerance, shift)
 
-  return inverse_lib.inverse(fit, solve)
+  made = inverse_lib.inverse(fit, solve)
+  return made._replace(fits_as=precondition)
 
 
 def _check_settings(steps, reports, repeats, step_size, step_per_damping):

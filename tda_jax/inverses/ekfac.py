@@ -16,7 +16,7 @@ from tda_jax.curvature import ekfac as blocks_lib
 from tda_jax.data import rows
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.inverses.coordinates import Fitted
-from tda_jax.inverses.inverse import Damping, Inverse
+from tda_jax.inverses.inverse import Damping, Inverse, Scaling
 from tda_jax.layers import find as layers_lib
 from tda_jax.settings import kept
 
@@ -57,17 +57,20 @@ def ekfac(
       kind=kind,
       labels=labels,
     )
-    return Fitted(blocks, layer_damping(blocks, damping))
+    return Fitted(blocks)
 
   def scale(state, problem):
-    return {
-      name: 1 / (block.eigenvalues + problem.l2 + state.damping[name])
+    inverse_lib.check_damping(damping, problem.l2)  # the fit may be another's
+    shifts = layer_damping(state.blocks, damping)
+    factors = {
+      name: 1 / (block.eigenvalues + problem.l2 + shifts[name])
       for name, block in state.blocks.items()
     }
+    return Scaling(factors, _mean_damping(state.blocks, shifts))
 
   def solve(state, problem, params, train, vectors, key):
     del key
-    factors = scale(state, problem)
+    factors, shift = scale(state, problem)
     x = blocks_lib.apply(
       state.blocks,
       lambda name, _: factors[name],
@@ -76,9 +79,10 @@ def ekfac(
       rows.take(train, 0),
       vectors,
     )
-    return inverse_lib.closed_form(x, mean_damping(state))
+    return inverse_lib.closed_form(x, shift)
 
-  return inverse_lib.inverse(fit, solve, scale)
+  made = inverse_lib.inverse(fit, solve, scale)
+  return made._replace(solve_only=('damping', 'memory_limit'))
 
 
 @kept
@@ -139,11 +143,10 @@ def layer_damping(
   return {n: jnp.asarray(damping, jnp.float32) for n in blocks}
 
 
-def mean_damping(fitted: Fitted) -> jax.Array:
+def _mean_damping(blocks, shifts):
   """The mean over parameters of the damping of their layers."""
-  sizes = jnp.array([fitted.blocks[n].eigenvalues.size for n in fitted.damping])
-  shifts = jnp.stack([*fitted.damping.values()])
-  return jnp.sum(sizes * shifts) / jnp.sum(sizes)
+  sizes = jnp.array([blocks[n].eigenvalues.size for n in shifts])
+  return jnp.sum(sizes * jnp.stack([*shifts.values()])) / jnp.sum(sizes)
 
 
 @kept

@@ -69,11 +69,16 @@ class Solve(Protocol):
 class Scale(Protocol):
   """Says by what an inverse multiplies each eigendirection of its blocks."""
 
-  def __call__(
-    self, state: PyTree, problem: Problem, /
-  ) -> dict[str, jax.Array]:
-    """{layer: factors [*stack, I, O]}, for a state that `fit` returned."""
+  def __call__(self, state: PyTree, problem: Problem, /) -> 'Scaling':
+    """The factors, for a state that `fit` returned."""
     ...
+
+
+class Scaling(NamedTuple):
+  """What a Kronecker inverse multiplies each eigendirection of its blocks by."""
+
+  factors: dict[str, jax.Array]  # of each layer, [*stack, I, O]
+  damping: jax.Array  # that is in them, the mean over parameters
 
 
 class Inverse(NamedTuple):
@@ -86,12 +91,17 @@ class Inverse(NamedTuple):
       fitted Kronecker blocks: what multiplies each eigendirection; None for any
       other inverse.
     settings: what it was made with (`settings.kept`); None: not known.
+    fits_as: the inverse whose fit is its own; None: no other's.
+    solve_only: names of the arguments that only `solve` and `scale` read, so that
+      what is fitted serves for all their values.
   """
 
   fit: Fit
   solve: Solve
   scale: Scale | None = None
   settings: Settings | None = None
+  fits_as: 'Inverse | None' = None
+  solve_only: tuple[str, ...] = ()
 
 
 class Solution(NamedTuple):
@@ -215,7 +225,7 @@ def with_residual(
       steps=jnp.concatenate([solution.steps, jnp.zeros(1, jnp.int32)]),
     )
 
-  return inverse(inner.fit, solve)
+  return inverse(inner.fit, solve)._replace(fits_as=inner)
 
 
 def batch_product(

@@ -34,15 +34,18 @@ def displaced_influence(inverse: Inverse) -> Method:
   """
   door.check_inverse(inverse)
 
-  def prepare(problem, run, train, queries, key):
+  fit = influence.fit_of(inverse)
+
+  def prepare(problem, run, train, queries, key, fitted=None):
+    fitted = fit(problem, run, train, key) if fitted is None else fitted
     params = run.params
     vectors = products.gradients(problem.measure, problem, params, queries)
     slope = objective_gradient(problem, params, train)
     vectors = jax.tree.map(
       lambda v, g: jnp.concatenate([v, g[None]]), vectors, slope
     )
-    _, solution = influence.solved(
-      inverse, problem, params, train, vectors, key
+    solution = influence.solved(
+      inverse, fitted, problem, params, train, vectors, key
     )
     there = jax.tree.map(lambda p, x: p - x[-1], params, solution.x)
     queried = jax.tree.map(lambda x: x[:-1], solution.x)
@@ -56,7 +59,7 @@ def displaced_influence(inverse: Inverse) -> Method:
     vectors, there = prepared.state
     return influence.inner_products(problem, there, vectors, batch)
 
-  return Method(prepare, score)
+  return Method(prepare, score, fit=fit, fits_as=inverse)
 
 
 def objective_gradient(

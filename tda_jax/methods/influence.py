@@ -17,12 +17,11 @@ from tda_jax import door, trees
 from tda_jax.curvature import ekfac as blocks_lib
 from tda_jax.curvature import gram, products
 from tda_jax.data import rows
-from tda_jax.inverses import ekfac
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.inverses.inverse import Inverse, Solution
 from tda_jax.layers import taps
 from tda_jax.methods.gradients import self_products
-from tda_jax.methods.method import Method, Prepared
+from tda_jax.methods.method import Fit, Method, Prepared
 from tda_jax.problem import Problem
 from tda_jax.settings import kept
 from tda_jax.trees import PyTree
@@ -38,10 +37,13 @@ def influence(inverse: Inverse) -> Method:
   if inverse.scale is not None:
     return _in_the_eigenbasis(inverse)
 
-  def prepare(problem, run, train, queries, key):
+  fit = fit_of(inverse)
+
+  def prepare(problem, run, train, queries, key, fitted=None):
+    fitted = fit(problem, run, train, key) if fitted is None else fitted
     params = run.params
     vectors = products.gradients(problem.measure, problem, params, queries)
-    _, solution = solved(inverse, problem, params, train, vectors, key)
+    solution = solved(inverse, fitted, problem, params, train, vectors, key)
     scaled = trees.scaled(-1 / rows.count(train), solution.x)
     example = rows.take(train, 0)
     return Prepared(
@@ -52,7 +54,7 @@ def influence(inverse: Inverse) -> Method:
   def score(problem, run, prepared, batch):
     return inner_products(problem, run.params, prepared.state, batch)
 
-  return Method(prepare, score)
+  return Method(prepare, score, fit=fit, fits_as=inverse)
 
 
 def _in_the_eigenbasis(inverse: Inverse) -> Method:
@@ -64,10 +66,12 @@ def _in_the_eigenbasis(inverse: Inverse) -> Method:
   scale = inverse.scale
   assert scale is not None  # of a Kronecker inverse
 
-  def prepare(problem, run, train, queries, key):
-    fit_key, _ = jax.random.split(key)
-    state = inverse.fit(problem, run.params, train, fit_key)
-    share = trees.scaled(-1 / rows.count(train), scale(state, problem))
+  fit = fit_of(inverse)
+
+  def prepare(problem, run, train, queries, key, fitted=None):
+    state = fit(problem, run, train, key) if fitted is None else fitted
+    factors, damping = scale(state, problem)
+    share = trees.scaled(-1 / rows.count(train), factors)
     aux = {name: (state.blocks[name], share[name]) for name in share}
     batch = rows.whole(queries)
     with jax.default_matmul_precision('highest'):
@@ -76,7 +80,7 @@ def _in_the_eigenbasis(inverse: Inverse) -> Method:
       )
     entries = {n: jnp.moveaxis(v, v.ndim - 3, 0) for n, v in x.items()}
     norms = trees.norms(entries)
-    solution = inverse_lib.closed_form(norms, ekfac.mean_damping(state))
+    solution = inverse_lib.closed_form(norms, damping)
     solution = solution._replace(x=(), diverged=~jnp.isfinite(norms))
     return Prepared({n: (state.blocks[n], v) for n, v in x.items()}, solution)
 
@@ -93,9 +97,9 @@ def _in_the_eigenbasis(inverse: Inverse) -> Method:
       )
 
   def self_influence(problem, run, train, key):
-    fit_key, _ = jax.random.split(key)
-    state = inverse.fit(problem, run.params, train, fit_key)
-    share = trees.scaled(-1 / rows.count(train), scale(state, problem))
+    state = fit(problem, run, train, key)
+    factors = scale(state, problem).factors
+    share = trees.scaled(-1 / rows.count(train), factors)
     blocks = {
       name: block._replace(eigenvalues=share[name])
       for name, block in state.blocks.items()
@@ -103,7 +107,9 @@ def _in_the_eigenbasis(inverse: Inverse) -> Method:
     product = functools.partial(gram.weighted_row_products, blocks=blocks)
     return self_products(problem, run.params, train, product)
 
-  return Method(prepare, score, self_influence=self_influence)
+  return Method(
+    prepare, score, self_influence=self_influence, fit=fit, fits_as=inverse
+  )
 
 
 def _rotated_gradients(layer, a, g, aux):
@@ -123,20 +129,34 @@ def _rotated_products(layer, a, g, aux):
   )
 
 
+def fit_of(inverse: Inverse) -> Fit:
+  """The fit of a method that solves by the given inverse."""
+
+  def fit(problem, run, train, key):
+    fit_key, _ = jax.random.split(key)
+    return inverse.fit(problem, run.params, train, fit_key)
+
+  return fit
+
+
 def solved(
   inverse: Inverse,
+  state: PyTree,
   problem: Problem,
   params: PyTree,
   train: PyTree,
   vectors: PyTree,
   key: jax.Array,
-) -> tuple[PyTree, Solution]:
-  """(fitted state, Solution for a stack of vectors [Q, ...])."""
-  fit_key, solve_key = jax.random.split(key)
-  state = inverse.fit(problem, params, train, fit_key)
+) -> Solution:
+  """The Solution for a stack of vectors [Q, ...].
+
+  Args:
+    state: of `fit_of`, with the same key.
+  """
+  _, solve_key = jax.random.split(key)
   solution = inverse.solve(state, problem, params, train, vectors, solve_key)
   finite = jnp.isfinite(trees.norms(solution.x))
-  return state, solution._replace(diverged=solution.diverged | ~finite)
+  return solution._replace(diverged=solution.diverged | ~finite)
 
 
 def inner_products(

@@ -58,29 +58,36 @@ def logra(
       f'rank={rank}: give two whole numbers of at least 1, for example (16, 16)'
     )
 
-  def prepare(problem, run, train, queries, key):
-    inverse_lib.check_damping(damping, problem.l2)
+  def fit(problem, run, train, key):
+    """(bases, Fisher in them) of each layer."""
     params, stack = run.params, rows_lib.stacked(train, batch_size)
     if basis == 'pca':
       bases = _leading(problem, params, stack, key, labels, rank)
     else:
       bases = _random(_layers(problem, params, train), key, rank)
-    n = rows_lib.count(train)
     with jax.default_matmul_precision('highest'):
       total = _fisher(
         problem, params, stack, jax.random.fold_in(key, 2), labels, bases
       )
+    n = rows_lib.count(train)
+    return bases, {name: block / n for name, block in total.items()}
+
+  def prepare(problem, run, train, queries, key, fitted=None):
+    inverse_lib.check_damping(damping, problem.l2)
+    fitted = fit(problem, run, train, key) if fitted is None else fitted
+    bases, fisher = fitted
+    with jax.default_matmul_precision('highest'):
       of_queries = taps.collect_rows(
         _gradients,
         problem,
         problem.measure,
-        params,
+        run.params,
         rows_lib.whole(queries),
         bases,
       )
     x, shifts = {}, []
-    for name, block in total.items():
-      x[name], shift = _solved(block / n, of_queries[name], damping, problem.l2)
+    for name, block in fisher.items():
+      x[name], shift = _solved(block, of_queries[name], damping, problem.l2)
       shifts.append(shift)
     finite = jnp.stack(
       [
@@ -90,7 +97,8 @@ def logra(
     )
     solution = inverse_lib.closed_form(finite.T, jnp.stack(shifts).mean())
     solution = solution._replace(x=(), diverged=~finite.all(0))
-    return Prepared((bases, trees.scaled(-1 / n, x)), solution)
+    scaled = trees.scaled(-1 / rows_lib.count(train), x)
+    return Prepared((bases, scaled), solution)
 
   def score(problem, run, prepared, batch):
     bases, x = prepared.state
@@ -100,7 +108,7 @@ def logra(
         _products, problem, problem.loss, run.params, batch, aux, total=True
       )
 
-  return Method(prepare, score)
+  return Method(prepare, score, fit=fit, solve_only=('damping',))
 
 
 def _fisher(problem, params, stack, key, labels, bases):

@@ -14,6 +14,8 @@ from tda_jax import chosen, door, memory, parallel, settings, trees
 from tda_jax.data import rows as rows_lib
 from tda_jax.data.rows import Batch
 from tda_jax.inverses import inverse as inverse_lib
+from tda_jax.methods import fitted as fitted_lib
+from tda_jax.methods.fitted import Fitted
 from tda_jax.problem import Problem, bound
 from tda_jax.run import Run, members_of
 from tda_jax.settings import Settings
@@ -31,6 +33,7 @@ class Prepare(Protocol):
     queries: PyTree,
     key: jax.Array,
     /,
+    *fitted: PyTree,
   ) -> 'Prepared':
     """What the method keeps of its queries.
 
@@ -40,7 +43,19 @@ class Prepare(Protocol):
       train: all training rows, leaves [N, ...].
       queries: query rows, leaves [Q, ...].
       key: for solvers that draw labels or minibatches.
+      fitted: of a method with a `fit`, what that returned for the same problem,
+        run, rows and key; None: it is fitted here.
     """
+    ...
+
+
+class Fit(Protocol):
+  """Computes what does not depend on the queries."""
+
+  def __call__(
+    self, problem: Problem, run: Run, train: PyTree, key: jax.Array, /
+  ) -> PyTree:
+    """A tree of arrays; arguments as for `Prepare`."""
     ...
 
 
@@ -84,6 +99,11 @@ class Method(NamedTuple):
     settings: what it was made with (`settings.kept`); None: not known.
     factors: methods whose product it is, and whose means over members make the
       scores of an ensemble (TRAK); empty: those are the mean of its scores.
+    fit: the part of `prepare` that does not depend on the queries; None: there is
+      none, or it is not apart.
+    fits_as: the inverse whose fit that is, and by whose settings it is known;
+      None: by the method's own.
+    solve_only: names of its arguments that its fit does not read.
   """
 
   prepare: Prepare
@@ -94,6 +114,9 @@ class Method(NamedTuple):
   self_influence: SelfInfluence | None = None
   settings: Settings | None = None
   factors: tuple['Factor', ...] = ()
+  fit: Fit | None = None
+  fits_as: inverse_lib.Inverse | None = None
+  solve_only: tuple[str, ...] = ()
 
 
 class Factor(NamedTuple):
@@ -121,6 +144,7 @@ def attribute(
   *,
   key: jax.Array | int | None = None,
   batch_size: int = 256,
+  fitted: Fitted | None = None,
 ) -> np.ndarray:
   """Scores of all training rows for all queries, in memory, [N, Q].
 
@@ -130,19 +154,22 @@ def attribute(
     train, queries: rows (see `data.rows`), leaves [N, ...] and [Q, ...].
     key: for solvers that draw labels or minibatches; an integer is the seed of
       one; None: key 0.
+    fitted: what `tda_jax.fit` returned for the same method, problem, run, rows and
+      key; None: the method is fitted here.
 
   Raises:
     ValueError: what `door.enter` refuses; a solver that diverged; scores that
-      are not finite.
+      are not finite; `fitted` is of something else.
   """
   entered = door.enter(method, problem, run, train, queries, key)
   door.check_batch_size(batch_size)
-  run, train, queries, key, _ = entered
-  run, train, queries = parallel.replicate((run, train, queries))
   name = name_of(method)
+  state = fitted_lib.state_of(fitted, method, problem, entered, name)
+  run, train, queries, key, _ = entered
+  run, train, queries, state = parallel.replicate((run, train, queries, state))
   with memory.explained('prepare', name):
     call = jax.jit(prepare, static_argnums=(0, 1))
-    prepared = call(method, problem, run, train, queries, key)
+    prepared = call(method, problem, run, train, queries, key, state)
     check_solution(prepared, name, method.hint)
   blocks = []
   with memory.explained('score', name):
@@ -175,15 +202,32 @@ def prepare(
   train: PyTree,
   queries: PyTree,
   key: jax.Array,
+  fitted: PyTree = None,
 ) -> Prepared:
   """`method.prepare` in the parameters that rows are scored by.
+
+  Args:
+    fitted: what `fit` returned; None: it is fitted here.
 
   Matrix products are full float32: an accelerator's default rounds their factors
   to 10 bits, which an inverse amplifies in the directions of little curvature.
   """
   part, run = _scored_part(method, problem, run)
   with jax.default_matmul_precision('highest'):
-    return method.prepare(part, run, train, queries, key)
+    if method.fit is None:
+      return method.prepare(part, run, train, queries, key)
+    return method.prepare(part, run, train, queries, key, fitted)
+
+
+def fit(
+  method: Method, problem: Problem, run: Run, train: PyTree, key: jax.Array
+) -> PyTree:
+  """`method.fit` in the parameters that rows are scored by; None if it has none."""
+  if method.fit is None:
+    return None
+  part, run = _scored_part(method, problem, run)
+  with jax.default_matmul_precision('highest'):
+    return method.fit(part, run, train, key)
 
 
 def score(
@@ -252,15 +296,27 @@ def ensemble(method: Method) -> Method:
     )
   door.check_method(method)
 
-  def prepare(problem, run, train, queries, key):
+  def fit(problem, run, train, key):
     keys = jax.random.split(key, trees.count(run.params))
+    of_one = method.fit
+    assert of_one is not None  # or the ensemble has none
 
     def one(member):
       run, key = member
-      part, run = attributed(problem, run)
-      return method.prepare(part, run, train, queries, key)
+      return of_one(*attributed(problem, run), train, key)
 
     return jax.lax.map(one, (members_of(run), keys))
+
+  def prepare(problem, run, train, queries, key, fitted=None):
+    keys = jax.random.split(key, trees.count(run.params))
+
+    def one(member):
+      run, key, fitted = member
+      part, run = attributed(problem, run)
+      more = () if method.fit is None else (fitted,)
+      return method.prepare(part, run, train, queries, key, *more)
+
+    return jax.lax.map(one, (members_of(run), keys, fitted))
 
   def score(problem, run, prepared, batch):
     def one(member):
@@ -285,6 +341,7 @@ def ensemble(method: Method) -> Method:
     score=score,
     members=True,
     self_influence=self_influence if method.self_influence else None,
+    fit=fit if method.fit else None,
   )
 
 

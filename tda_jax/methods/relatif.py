@@ -17,7 +17,6 @@ import jax.numpy as jnp
 from tda_jax import door, trees
 from tda_jax.curvature import gram, products
 from tda_jax.data import rows
-from tda_jax.inverses.coordinates import Fitted
 from tda_jax.inverses.inverse import Inverse
 from tda_jax.layers import taps
 from tda_jax.methods import influence as influence_lib
@@ -44,27 +43,30 @@ def relatif(inverse: Inverse, norm: str = 'loss') -> Method:
   if norm not in POWERS:
     raise ValueError(f'norm={norm!r} is unknown: use one of {[*POWERS]}')
 
-  def prepare(problem, run, train, queries, key):
+  kronecker = inverse.fits_as or inverse
+  scale = kronecker.scale
+  if scale is None:
+    raise ValueError(
+      'relatif needs a norm for every training row, which only Kronecker'
+      ' factors give without a solve for each: use kfac, ekfac or diagonal,'
+      ' or precondition the solver with one of them'
+    )
+  fit = influence_lib.fit_of(inverse)
+
+  def prepare(problem, run, train, queries, key, fitted=None):
+    fitted = fit(problem, run, train, key) if fitted is None else fitted
     params = run.params
     vectors = products.gradients(problem.measure, problem, params, queries)
-    state, solution = influence_lib.solved(
-      inverse, problem, params, train, vectors, key
+    solution = influence_lib.solved(
+      inverse, fitted, problem, params, train, vectors, key
     )
-    if not isinstance(state, Fitted):
-      raise ValueError(
-        'relatif needs a norm for every training row, which only Kronecker'
-        ' factors give without a solve for each: use kfac, ekfac or diagonal,'
-        ' or precondition the solver with one of them'
-      )
     matrices = gram.layer_matrices(
       problem, params, rows.take(train, 0), trees.scaled(-1.0, solution.x)
     )
+    factors = scale(fitted, problem).factors
     weights = {
-      name: block._replace(
-        eigenvalues=(block.eigenvalues + problem.l2 + state.damping[name])
-        ** -POWERS[norm]
-      )
-      for name, block in state.blocks.items()
+      name: block._replace(eigenvalues=factors[name] ** POWERS[norm])
+      for name, block in fitted.blocks.items()
     }
     aux = {name: (w, weights[name]) for name, w in matrices.items()}
     return Prepared(aux, solution._replace(x=()))
@@ -82,7 +84,7 @@ def relatif(inverse: Inverse, norm: str = 'loss') -> Method:
     norms = jnp.sqrt(squares)[:, None]
     return jnp.where(norms == 0, 0.0, scores / jnp.where(norms == 0, 1, norms))
 
-  return Method(prepare, score, unit='none')
+  return Method(prepare, score, unit='none', fit=fit, fits_as=inverse)
 
 
 def _both(layer, a, g, aux):

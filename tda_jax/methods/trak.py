@@ -41,9 +41,9 @@ def trak(projection_dim: int = 512, **kwargs: Any) -> Method:
   """
   kernel, slopes = trak_kernel(projection_dim, **kwargs), trak_slopes()
 
-  def prepare(problem, run, train, queries, key):
+  def prepare(problem, run, train, queries, key, fitted=None):
     _check_slope(problem, run.params, train)
-    return kernel.prepare(problem, run, train, queries, key)
+    return kernel.prepare(problem, run, train, queries, key, fitted)
 
   def score(problem, run, prepared, batch):
     slope = slopes.score(problem, run, Prepared(jnp.ones(1)), batch)  # [B, 1]
@@ -62,6 +62,8 @@ def trak(projection_dim: int = 512, **kwargs: Any) -> Method:
     hint=kernel.hint,
     self_influence=self_influence,
     factors=factors,
+    fit=kernel.fit,
+    solve_only=kernel.solve_only,
   )
 
 
@@ -119,11 +121,9 @@ def trak_kernel(
     ValueError: the kernel is singular, which it is for k > N without a ridge.
   """
 
-  def solved(problem, run, train, vectors, key):
-    """(features φ [V, k] of the rows `vectors`, (K + ridge)⁻¹ φ / N)."""
-    n = rows_lib.count(train)
-    _check_ridge(ridge, projection_dim, n)
-    project = functools.partial(
+  def projection_of(problem, run, key):
+    """batch -> its features φ [B, k]."""
+    return functools.partial(
       projections.project,
       problem.measure,
       problem,
@@ -133,26 +133,39 @@ def trak_kernel(
       kind=projection,
     )
 
+  def fit(problem, run, train, key):
+    """K [k, k]."""
+    project = projection_of(problem, run, key)
+
     def gram(batch):
       features = project(batch)
       weights = _slopes(problem, run.params, batch)[1] if weighted else 1.0
       weighed = (weights * features.T).T
       return jnp.matmul(features.T, weighed, precision='highest')
 
-    kernel = rows_lib.total(gram, rows_lib.stacked(train, batch_size)) / n
+    total = rows_lib.total(gram, rows_lib.stacked(train, batch_size))
+    return total / rows_lib.count(train)
+
+  def solved(kernel, problem, run, train, vectors, key):
+    """(features φ [V, k] of the rows `vectors`, (K + ridge)⁻¹ φ / N)."""
+    n = rows_lib.count(train)
+    _check_ridge(ridge, projection_dim, n)
+    project = projection_of(problem, run, key)
     features = rows_lib.each(project, vectors, batch_size)
     x = _solved(kernel + ridge * jnp.eye(projection_dim), features)
     return features, x / n
 
-  def prepare(problem, run, train, queries, key):
-    _, x = solved(problem, run, train, queries, key)
+  def prepare(problem, run, train, queries, key, fitted=None):
+    kernel = fit(problem, run, train, key) if fitted is None else fitted
+    _, x = solved(kernel, problem, run, train, queries, key)
     solution = inverse_lib.closed_form(x, ridge)._replace(
       x=(), diverged=~jnp.isfinite(x).all(-1)
     )
     return Prepared((x, key), solution)
 
   def self_influence(problem, run, train, key):
-    features, x = solved(problem, run, train, train, key)
+    kernel = fit(problem, run, train, key)
+    features, x = solved(kernel, problem, run, train, train, key)
     return jnp.einsum('nk,nk->n', features, x, precision='highest')
 
   def score(problem, run, prepared, batch):
@@ -168,6 +181,8 @@ def trak_kernel(
     unit='none',
     hint='raise ridge or lower projection_dim',
     self_influence=self_influence,
+    fit=fit,
+    solve_only=('ridge',),
   )
 
 

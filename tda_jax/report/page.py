@@ -13,9 +13,9 @@ import jinja2
 import matplotlib.image
 import numpy as np
 
-from tda_jax import parallel
 from tda_jax.report import table
 from tda_jax.report.cards import Query
+from tda_jax.storage import files
 
 COLUMNS = 12  # shown of a table's row; further ones are counted
 
@@ -94,11 +94,7 @@ def render(path: str | os.PathLike, template: str, **content: Any) -> str:
     The path.
   """
   text = _environment().get_template(template).render(**content)
-  path = pathlib.Path(path)
-  aside = path.with_name(f'.{path.name}.{os.getpid()}')
-  if parallel.owner():
-    aside.write_text(text, encoding='utf-8')
-    os.replace(aside, path)
+  files.show(path, text.encode())
   return str(path)
 
 

@@ -2,6 +2,7 @@
 
 from tda_jax.scoring.about import about_of as about_of
 from tda_jax.scoring.diagonal import self_influence as self_influence
+from tda_jax.scoring.fits import fit as fit
 from tda_jax.scoring.models import by_model as by_model
 from tda_jax.scoring.models import facts as facts
 from tda_jax.scoring.models import kept_uncertainty as kept_uncertainty

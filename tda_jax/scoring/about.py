@@ -7,6 +7,7 @@ import jax
 from tda_jax import door, settings
 from tda_jax.data import rows as rows_lib
 from tda_jax.methods import method as method_lib
+from tda_jax.methods.fitted import about_inputs
 from tda_jax.methods.method import Method
 from tda_jax.problem import Problem
 from tda_jax.run import Run
@@ -24,7 +25,7 @@ def about_of(
       self-influence.
     one: the run that `method.prepare` gets.
   """
-  run, train, queries, key, member = entered
+  _, train, queries, key, member = entered
   query_rows = train if queries is None else queries
   functions = fingerprint.of_problem(
     problem, member[0], train, member[1], query_rows
@@ -39,19 +40,8 @@ def about_of(
     'settings': {} if recorded is None else settings.readable(recorded.data),
     'functions': functions,
     'unit': method.unit,
-    'sign': 'positive supports',
-    'reduction': 'mean loss',
-    'l2': problem.l2,
-    'models': digest(run.params),
-    'checkpoints': digest((run.checkpoints, run.learning_rates, run.steps)),
-    'train': digest(train),
     'queries': digest(queries),
-    'key': digest(key),
-    **({} if run.frozen is None else {'frozen': digest(run.frozen)}),
-    **({'as_leaf': [*problem.as_leaf]} if problem.as_leaf else {}),
-    **({'only': [*problem.only]} if problem.only else {}),
-    **({'leave_out': [*problem.leave_out]} if problem.leave_out else {}),
-    'versions': fingerprint.versions(),
+    **about_inputs(problem, entered),
   }
 
 

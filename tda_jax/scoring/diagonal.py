@@ -11,6 +11,7 @@ from tda_jax.methods import method as method_lib
 from tda_jax.methods.method import Method
 from tda_jax.problem import Problem
 from tda_jax.run import Run
+from tda_jax.scoring import programs
 from tda_jax.trees import PyTree
 
 
@@ -35,13 +36,12 @@ def self_influence(
   Grad-Dot, Grad-Cos, influence by Kronecker factors, TracIn, TRAK and representer
   points need no gradient of a query for it (`Method.self_influence`), but one pass over
   the rows. Other methods take `batch_size` rows as queries and score only these rows
-  for them. The method is prepared on all rows for each of these blocks, with the
-  same key, so that what it fits is the same.
+  for them. What they fit is fitted once, or, where a method cannot fit apart from
+  its queries, for each of these blocks, with the same key.
 
   Args:
     run: one model; or members, for an `ensemble` method.
-    batch_size: rows of a block. Memory grows with it; what the method fits is
-      fitted N / batch_size times.
+    batch_size: rows of a block. Memory grows with it.
     name: of the method, for errors and the progress bar; None: `name_of` it.
 
   Raises:
@@ -59,23 +59,27 @@ def self_influence(
     return door.finite(np.asarray(diagonal(run, rows, key)), name, method.hint)
 
   @jax.jit
-  def block(run, rows, batch, key):
+  def block(run, rows, batch, key, fitted):
     prepared = method_lib.prepare(
-      method, problem, run, rows, batch.examples, key
+      method, problem, run, rows, batch.examples, key, fitted
     )
     scores = method_lib.score(method, problem, run, prepared, batch)
     return jnp.diagonal(scores), prepared
 
+  fitted = None
+  if method.fit is not None:
+    fitted = programs.fit(method, problem, run, rows, key)
   blocks, short, worst = [], [], []
   size = min(batch_size, rows_lib.count(train))
   batches = rows_lib.batches(train, size)
   total = -(-rows_lib.count(train) // size)
   for batch in tqdm.tqdm(batches, name, total, disable=not progress):
-    scores, prepared = block(run, rows, jax.tree.map(jnp.asarray, batch), key)
+    batch = jax.tree.map(jnp.asarray, batch)
+    scores, prepared = block(run, rows, batch, key, fitted)
     method_lib.check_solution(prepared, name, method.hint)
     blocks.append(np.asarray(scores)[batch.mask > 0])
     if prepared.solution is not None:
-      counts = batch.mask > 0
+      counts = np.flatnonzero(batch.mask > 0)  # a report may have more
       short.append(~np.asarray(prepared.solution.converged)[..., counts])
       residuals = np.asarray(prepared.solution.residuals)
       if residuals.size:

@@ -99,6 +99,7 @@ def facts(path: str | os.PathLike, count: int) -> list[dict]:
   for e in range(count):
     fields = record.read_json(pathlib.Path(path) / str(e) / 'facts.json')
     fields.pop('store')
+    fields.pop('blocks', None)  # of queries
     seconds = fields.pop('prepare_seconds') + fields.pop('score_seconds')
     out.append({**fields, 'seconds': seconds})
   return out

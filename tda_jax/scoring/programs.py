@@ -8,5 +8,6 @@ import jax
 
 from tda_jax.methods import method as method_lib
 
+fit = jax.jit(method_lib.fit, static_argnums=(0, 1))
 prepare = jax.jit(method_lib.prepare, static_argnums=(0, 1))
 score = jax.jit(method_lib.score, static_argnums=(0, 1))

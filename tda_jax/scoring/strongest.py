@@ -1,8 +1,10 @@
 """The strongest supporters of each query, without the N x Q matrix."""
 
+import functools
 import os
 import pathlib
 import time
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,9 @@ import tqdm
 
 from tda_jax import door, memory, parallel
 from tda_jax.data import rows as rows_lib
+from tda_jax.methods import fitted as fitted_lib
 from tda_jax.methods import method as method_lib
+from tda_jax.methods.fitted import Fitted
 from tda_jax.methods.method import Method
 from tda_jax.problem import Problem
 from tda_jax.run import Run
@@ -34,6 +38,8 @@ def top_k(
   key: jax.Array | int | None = None,
   path: str | os.PathLike | None = None,
   batch_size: int = 256,
+  queries_at_once: int | None = None,
+  fitted: Fitted | None = None,
   save_seconds: float = 30.0,
   progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -49,20 +55,64 @@ def top_k(
     key: see `attribute`.
     path: a folder that keeps the strongest so far; the same call continues from
       it. None: nothing is kept.
+    queries_at_once: queries that are prepared together; all rows are gone through
+      for each block of them. None: all.
+    fitted: see `attribute`.
 
   Raises:
     ValueError: what `door.enter` refuses, or k; a solver diverged; `path` was
-      computed by something else.
+      computed by something else, or `fitted`.
   """
   entered = door.enter(method, problem, run, train, queries, key)
   door.check_batch_size(batch_size)
-  run, train, queries, key, _ = entered
   name = name or method_lib.name_of(method)
-  n, q = rows_lib.count(train), rows_lib.count(queries)
+  n, q = rows_lib.count(entered.train), rows_lib.count(entered.queries)
   door.check_batch_size(k, 'k')
   door.check_path(path)
   if k > n:
     raise ValueError(f'k={k} of {n} training rows: give 1 to {n}')
+  size = q if queries_at_once is None else queries_at_once
+  door.check_batch_size(size, 'queries_at_once')
+  state = fitted_lib.state_of(fitted, method, problem, entered, name)
+  if state is None and size < q and method.fit is not None:
+    given = parallel.replicate((entered.run, entered.train))
+    state = programs.fit(method, problem, *given, entered.key)
+  of_blocks = []
+  for first in range(0, q, size):
+    part = slice(first, min(first + size, q))
+    block = entered._replace(queries=rows_lib.take(entered.queries, part))
+    folder = path if path is None or size >= q else f'{path}/{first}'
+    of_blocks.append(
+      _of_queries(
+        Search(method, problem, block, name, state, k, batch_size),
+        folder,
+        save_seconds,
+        progress,
+      )
+    )
+  values, rows = zip(*of_blocks, strict=True)
+  return np.concatenate(values), np.concatenate(rows)
+
+
+class Search(NamedTuple):
+  """What is looked for, of one block of queries."""
+
+  method: Method
+  problem: Problem
+  entered: door.Entered
+  name: str
+  fitted: PyTree
+  k: int
+  batch_size: int
+
+
+def _of_queries(
+  search: Search, path, save_seconds: float, progress: bool
+) -> tuple[np.ndarray, np.ndarray]:
+  """(scores, rows) [Q, k] of one block of queries; kept in `path`."""
+  method, problem, entered, name, fitted, k, batch_size = search
+  run, train, queries, key, _ = entered
+  n, q = rows_lib.count(train), rows_lib.count(queries)
   start = {
     'values': np.full((q, k), -np.inf, np.float32),
     'rows': np.zeros((q, k), np.int32),
@@ -72,24 +122,11 @@ def top_k(
   if path is not None:
     about = about_of(method, problem, entered, name, run)
     best = parallel.in_turn(lambda: _top_so_far(path, start, about))
-  run, train_rows, queries = parallel.replicate((run, train, queries))
+  given = parallel.replicate((run, train, queries))
   with memory.explained('prepare', name):
-    prepared = programs.prepare(method, problem, run, train_rows, queries, key)
+    prepared = programs.prepare(method, problem, *given, key, fitted)
     method_lib.check_solution(prepared, name, method.hint)
-
-  @jax.jit
-  def merge(best, batch):
-    block = method_lib.score(method, problem, run, prepared, batch)
-    block = block.astype(best['values'].dtype)
-    block = jnp.where(batch.mask[:, None] > 0, block, -jnp.inf)
-    index = jnp.broadcast_to(batch.index, (q, len(batch.index)))
-    values, place = jax.lax.top_k(
-      jnp.concatenate([best['values'], block.T], 1), k
-    )
-    index = jnp.concatenate([best['rows'], index], 1)
-    rows = jnp.take_along_axis(index, place, 1)
-    return {'values': values, 'rows': rows, 'next': batch.index[-1] + 1}
-
+  merge = functools.partial(_merge, method, problem, k, given[0], prepared)
   saved = time.monotonic()
   first = int(best['next'])
   total = -(-(n - first) // batch_size)
@@ -104,6 +141,21 @@ def top_k(
   door.warn_unconverged(prepared.solution, name)
   values = door.finite(np.asarray(best['values']), name, method.hint)
   return values, np.asarray(best['rows'])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _merge(method, problem, k, run, prepared, best, batch):
+  """The strongest so far, with those of a batch."""
+  block = method_lib.score(method, problem, run, prepared, batch)
+  block = block.astype(best['values'].dtype)
+  block = jnp.where(batch.mask[:, None] > 0, block, -jnp.inf)
+  index = jnp.broadcast_to(batch.index, (block.shape[1], len(batch.index)))
+  values, place = jax.lax.top_k(
+    jnp.concatenate([best['values'], block.T], 1), k
+  )
+  index = jnp.concatenate([best['rows'], index], 1)
+  rows = jnp.take_along_axis(index, place, 1)
+  return {'values': values, 'rows': rows, 'next': batch.index[-1] + 1}
 
 
 def _top_so_far(path, start, about):

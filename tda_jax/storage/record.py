@@ -81,17 +81,22 @@ def complete(path: str | os.PathLike) -> None:
 
 def check_same(recorded: dict, current: dict, name: str) -> None:
   """Raises ValueError if two records differ, naming fields and both values."""
+  differ = differences(recorded, current)
+  if differ:
+    raise ValueError(
+      f'{name} is of another run ({differ}): give another folder,'
+      ' or delete that one'
+    )
+
+
+def differences(recorded: dict, current: dict) -> str:
+  """The fields in which two records differ, with both values; '' if none."""
   recorded, current = _flat(recorded), _flat(current)
-  differ = [
+  return '; '.join(
     _difference(field, recorded.get(field), current.get(field))
     for field in sorted({*recorded, *current})
     if recorded.get(field) != current.get(field)
-  ]
-  if differ:
-    raise ValueError(
-      f'{name} is of another run ({"; ".join(differ)}): give another folder,'
-      ' or delete that one'
-    )
+  )
 
 
 def join_attributes(

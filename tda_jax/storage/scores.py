@@ -1,9 +1,10 @@
-"""The score store: a zarr v3 array written in blocks of rows, with resume.
+"""The score store: a zarr v3 array written in blocks, with resume.
 
-NaN means not done yet. One block is one chunk, so a chunk has one writer; the
-marker of a block, `done/<number>`, is written after its chunk is durable and
-holds the checksum of its values and of the store's attributes. A block that is
-absent, damaged or of another store is not done.
+A block is some rows of some columns (queries); most stores have all columns in one
+block. NaN means not done yet. One block is one chunk, so a chunk has one writer; the
+marker of a block, `done/<number>` or `done/<number>.<column>`, is written after its
+chunk is durable and holds the checksum of its values and of the store's attributes.
+A block that is absent, damaged or of another store is not done.
 """
 
 import contextlib
@@ -28,6 +29,7 @@ class Store(NamedTuple):
     array: the tensorstore array, float32, `shape`.
     shape: (rows, ...).
     rows_per_block: rows of a block; the last block may have fewer.
+    columns_per_block: likewise, of the second axis.
     about: its attributes, as text.
   """
 
@@ -35,6 +37,7 @@ class Store(NamedTuple):
   array: Any
   shape: tuple[int, ...]
   rows_per_block: int
+  columns_per_block: int
   about: str
 
 
@@ -44,12 +47,14 @@ def create(
   rows_per_block: int,
   attributes: dict,
   holder: str | os.PathLike | None = None,
+  columns_per_block: int | None = None,
 ) -> Store:
   """Opens the store at `path`, or creates it.
 
-  A store with a finished block keeps its `rows_per_block`.
+  A store with a finished block keeps the sizes of its blocks.
 
   Args:
+    columns_per_block: None: all columns.
     holder: the folder to delete where a store of something else is there; None:
       `path`.
 
@@ -65,19 +70,20 @@ def create(
       f'a score store of shape {shape} in blocks of {rows_per_block} rows'
       ' holds nothing: give at least one row and one query'
     )
+  chunk = _chunk(shape, rows_per_block, columns_per_block)
   wanted = record.plain({**attributes, 'shape': shape})
   if (path / 'zarr.json').exists():
     store = open(path)
     recorded = {**_attributes(path), 'shape': list(store.shape)}
     record.check_same(recorded, wanted, f'the score store {holder or path}')
-    if (
-      store.rows_per_block == min(rows_per_block, shape[0]) or done(store).any()
+    same = _chunk(store.shape, store.rows_per_block, store.columns_per_block)
+    if same == chunk or any(
+      done(store, c).any() for c in range(columns(store))
     ):
       return store
     # No block is done: other blocks, perhaps smaller for memory, are possible.
     (path / 'zarr.json').unlink()
     shutil.rmtree(path / 'c', ignore_errors=True)
-  chunk = (min(rows_per_block, shape[0]), *shape[1:])
   metadata = {
     'shape': shape,
     'data_type': 'float32',
@@ -99,6 +105,14 @@ def create(
   return open(path)
 
 
+def _chunk(shape, rows, columns) -> tuple[int, ...]:
+  """The shape of a whole block."""
+  chunk = [min(rows, shape[0]), *shape[1:]]
+  if columns is not None and len(shape) > 1:
+    chunk[1] = min(columns, shape[1])
+  return tuple(chunk)
+
+
 def open(path: str | os.PathLike) -> Store:
   """Opens the store at `path`.
 
@@ -118,17 +132,33 @@ def open(path: str | os.PathLike) -> Store:
       f'the score store {path} cannot be read: delete {path / "zarr.json"} and'
       ' run the same command again, which keeps the blocks that are whole'
     ) from error
-  rows = cast(Any, array).chunk_layout.write_chunk.shape[0]
-  return Store(path, array, tuple(array.shape), rows, about)
+  chunk = (*cast(Any, array).chunk_layout.write_chunk.shape, 1)
+  return Store(path, array, tuple(array.shape), chunk[0], chunk[1], about)
 
 
 def blocks(store: Store) -> int:
-  """Number of blocks."""
+  """Number of blocks, of one block of columns."""
   return -(-store.shape[0] // store.rows_per_block)
 
 
-def write(store: Store, start: int, block: np.ndarray) -> None:
+def columns(store: Store) -> int:
+  """Number of blocks of columns."""
+  if len(store.shape) == 1:
+    return 1
+  return -(-store.shape[1] // store.columns_per_block)
+
+
+def span(store: Store, column: int) -> slice:
+  """The columns of a block of columns."""
+  first = column * store.columns_per_block
+  return slice(first, min(first + store.columns_per_block, store.shape[1]))
+
+
+def write(store: Store, start: int, block: np.ndarray, column: int = 0) -> None:
   """Writes one block [rows, ...] at row `start`, then marks it done.
+
+  Args:
+    column: number of its block of columns.
 
   Raises:
     ValueError: `start` and the length are not one block's, the shape differs,
@@ -136,31 +166,33 @@ def write(store: Store, start: int, block: np.ndarray) -> None:
   """
   block = np.asarray(block, np.float32)
   number, within = divmod(start, store.rows_per_block)
-  rows = min(store.rows_per_block, store.shape[0] - start)
-  if within or block.shape != (rows, *store.shape[1:]):
+  where = _where(store, number, column)
+  wanted = tuple(part.stop - part.start for part in where)
+  if within or block.shape != wanted:
     raise ValueError(
       f'a block at row {start} of shape {block.shape} does not fit a store'
-      f' of shape {store.shape} in blocks of {store.rows_per_block} rows:'
-      ' write whole blocks'
+      f' of shape {store.shape} in blocks of {store.rows_per_block} rows, here'
+      f' {wanted}: write whole blocks'
     )
   if not np.isfinite(block).all():
     raise ValueError(
       f'the block at row {start} has a value that is not finite, and NaN'
       ' means not done yet: find its cause before writing'
     )
-  if _values(store, number) is not None:
+  if _values(store, number, column) is not None:
     raise ValueError(
       f'the block at row {start} of {store.path} is written already, by another'
       ' process: wait until it ends and run the same command again'
     )
   # Writing a part of a chunk would read what is there, which may be damaged.
-  zeros = ['0'] * len(store.shape[1:])
-  store.path.joinpath('c', str(number), *zeros).unlink(missing_ok=True)
+  place = [number, column, *[0] * len(store.shape)][: len(store.shape)]
+  file = store.path.joinpath('c', *map(str, place))
+  file.unlink(missing_ok=True)
   with _writing(store.path):
-    store.array[start : start + rows].write(block).result()
-  marker = _marker(store, number)
+    store.array[where].write(block).result()
+  marker = _marker(store, number, column)
   marker.parent.mkdir(exist_ok=True)
-  files.write(marker, _checksum(store, number, block), by_all=True)
+  files.write(marker, _checksum(store, marker.name, block), by_all=True)
 
 
 def read(store: Store, first: int = 0, last: int | None = None) -> np.ndarray:
@@ -169,12 +201,14 @@ def read(store: Store, first: int = 0, last: int | None = None) -> np.ndarray:
   values = np.full((last - first, *store.shape[1:]), np.nan, np.float32)
   size = store.rows_per_block
   for number in range(first // size, -(-last // size)):
-    block = _values(store, number)
-    if block is not None:
-      start = number * size
-      part = block[max(first - start, 0) : max(last - start, 0)]
-      at = max(start, first) - first
-      values[at : at + len(part)] = part
+    for column in range(columns(store)):
+      block = _values(store, number, column)
+      if block is not None:
+        start = number * size
+        part = block[max(first - start, 0) : max(last - start, 0)]
+        at = max(start, first) - first
+        rest = _where(store, number, column)[1:]
+        values[(slice(at, at + len(part)), *rest)] = part
   return values
 
 
@@ -267,10 +301,16 @@ def _whole(store, first=0, last=None) -> np.ndarray:
   return values
 
 
-def done(store: Store) -> np.ndarray:
-  """Which blocks are done and whole, [n_blocks] bool; reads them all."""
+def done(store: Store, column: int | None = None) -> np.ndarray:
+  """Which blocks are done and whole, [n_blocks] bool; reads them all.
+
+  Args:
+    column: number of a block of columns; None: those done in all of them.
+  """
+  if column is None:
+    return np.all([done(store, c) for c in range(columns(store))], 0)
   numbers = range(blocks(store))
-  return np.array([_values(store, b) is not None for b in numbers])
+  return np.array([_values(store, b, column) is not None for b in numbers])
 
 
 def forget(store: Store) -> None:
@@ -288,18 +328,26 @@ def _attributes(path):
   return json.loads((path / 'zarr.json').read_text()).get('attributes', {})
 
 
-def _values(store, number) -> np.ndarray | None:
+def _where(store, number, column) -> tuple[slice, ...]:
+  """Where the values of a block are in the array."""
+  first = number * store.rows_per_block
+  rows = slice(first, min(first + store.rows_per_block, store.shape[0]))
+  rest = [slice(0, size) for size in store.shape[1:]]
+  if rest:
+    rest[0] = span(store, column)
+  return (rows, *rest)
+
+
+def _values(store, number, column=0) -> np.ndarray | None:
   """A block [rows, ...] that is done and whole, or None."""
-  marker = _marker(store, number)
+  marker = _marker(store, number, column)
   if not marker.is_file():
     return None
-  first = number * store.rows_per_block
-  last = min(first + store.rows_per_block, store.shape[0])
   try:
-    values = store.array[first:last].read().result()
+    values = store.array[_where(store, number, column)].read().result()
   except ValueError:  # short, or of another checksum
     return None
-  wanted = _checksum(store, number, values)
+  wanted = _checksum(store, marker.name, values)
   return values if marker.read_bytes() == wanted else None
 
 
@@ -313,14 +361,15 @@ def _writing(path):
     raise OSError(f'the score store {path} cannot be written: {why}') from error
 
 
-def _checksum(store, number, values) -> bytes:
-  sha = hashlib.sha256(f'{store.about} {number} {values.shape}'.encode())
+def _checksum(store, name, values) -> bytes:
+  sha = hashlib.sha256(f'{store.about} {name} {values.shape}'.encode())
   sha.update(cast(Any, np.ascontiguousarray(values, '<f4')))
   return sha.hexdigest().encode()
 
 
-def _marker(store, number):
-  return store.path / 'done' / str(number)
+def _marker(store, number, column):
+  part = f'.{column}' if columns(store) > 1 else ''
+  return store.path / 'done' / f'{number}{part}'
 
 
 def _real(path):

@@ -16,6 +16,11 @@ KEY = jax.random.key(2)
 FORMS = {'mlp': set(), 'conv': {'conv'}, 'scan': {'layers'}}
 
 
+def preconditioner(inverse, t):
+  state = inverse.fit(t.problem, t.params, t.train, KEY)
+  return coordinates.preconditioner(inverse, state, t.problem)
+
+
 def formed_layers(rows):
   return {
     name
@@ -33,8 +38,8 @@ def test_products_are_those_of_the_dense_ggn(name, formed, kept, monkeypatch):
   monkeypatch.setattr(coordinates, '_rows_pay', lambda *_: True)
   t = tiny.model(name)
   v = tiny.vectors(t, q=5)
-  blocks = ekfac.kfac(0.1, batch_size=3).fit(t.problem, t.params, t.train, KEY)
-  space = coordinates.coordinates(blocks, t.problem, t.params, t.train)
+  basis = preconditioner(ekfac.kfac(0.1, batch_size=3), t)
+  space = coordinates.coordinates(basis, t.problem, t.params, t.train)
   # Of 5 rows by 3: the last batch has padding.
   product = inverse.batch_product(space, t.train, 5, batch_size=3)
   got = jax.jit(inverse.damped(space, product, t.train, 3, 0.1))(
@@ -54,8 +59,8 @@ def test_products_through_the_parameters_are_the_same(name, monkeypatch):
   monkeypatch.setattr(coordinates, '_rows_pay', lambda *_: False)
   t = tiny.model(name)
   v = tiny.vectors(t, q=5)
-  blocks = ekfac.kfac(0.1, batch_size=3).fit(t.problem, t.params, t.train, KEY)
-  space = coordinates.coordinates(blocks, t.problem, t.params, t.train)
+  basis = preconditioner(ekfac.kfac(0.1, batch_size=3), t)
+  space = coordinates.coordinates(basis, t.problem, t.params, t.train)
   assert space.row_factors is None
   product = inverse.batch_product(space, t.train, 5, batch_size=3)
   got = jax.jit(inverse.damped(space, product, t.train, 3, 0.1))(
@@ -81,8 +86,8 @@ def test_rows_drawn_twice_count_twice(monkeypatch):
   monkeypatch.setattr(coordinates, '_rows_pay', lambda *_: True)
   t = tiny.model('conv')
   v = tiny.vectors(t, q=5)
-  blocks = ekfac.kfac(0.1).fit(t.problem, t.params, t.train, KEY)
-  space = coordinates.coordinates(blocks, t.problem, t.params, t.train)
+  basis = preconditioner(ekfac.kfac(0.1), t)
+  space = coordinates.coordinates(basis, t.problem, t.params, t.train)
   index = np.array([3, 0, 3, 1])
   batch = rows_lib.Batch(rows_lib.take(t.train, index), index, np.ones(4))
   product = inverse.batch_product(space, t.train, 5, 256)
