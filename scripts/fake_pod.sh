@@ -20,6 +20,7 @@ pids=()
 for ((p = 0; p < processes; p++)); do
   TDA_NUM_PROCESSES=$processes TDA_PROCESS_ID=$p \
     TDA_COORDINATOR=127.0.0.1:$port JAX_PLATFORMS=cpu \
+    JAX_NUM_CPU_DEVICES=$devices NPROC=${NPROC:-32} \
     XLA_FLAGS="--xla_force_host_platform_device_count=$devices ${XLA_FLAGS:-}" \
     "$@" > "$logs/$p.log" 2>&1 &
   pids+=($!)

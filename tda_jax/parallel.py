@@ -9,7 +9,9 @@ its share as an entry of a leading axis, over which the program is mapped. Param
 Hosts run the same program and share a folder. What is one piece of work (training
 a stack of models, a record) process 0 does, and the others read it (`in_turn`).
 What is many pieces (rows to score, models to retrain) they share (`share`), and
-wait for each other (`barrier`). They never send arrays to each other. A host that
+wait for each other (`barrier`). A fit and a solve are one program on the devices of
+all hosts (`by_all_hosts`), the one place where hosts send arrays to each other. A
+host that
 ends takes the others with it, within seconds and with a sentence (`together`).
 """
 
@@ -28,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax._src import distributed
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tda_jax.trees import PyTree
 
@@ -228,6 +230,13 @@ def _most_devices() -> int | None:
   return int(given)
 
 
+def no_mesh() -> contextlib.AbstractContextManager:
+  """Within it, what is traced is the same whatever the devices."""
+  if not jax.sharding.get_abstract_mesh().axis_names:
+    return contextlib.nullcontext()
+  return jax.set_mesh(None)
+
+
 def devices() -> int:
   """Over how many devices work is divided here; 1 within a share of it."""
   here = jax.sharding.get_abstract_mesh()
@@ -241,6 +250,33 @@ def replicate(tree: PyTree) -> PyTree:
   if devices() == 1:
     return jax.tree.map(jnp.asarray, tree)
   return jax.device_put(tree, PartitionSpec())
+
+
+def by_all_hosts(program: Callable[..., PyTree], *given: PyTree) -> PyTree:
+  """`program(*given)`, to which the devices of all hosts contribute.
+
+  All hosts must call it, with equal arguments, and each gets the result.
+  """
+  given = replicate(given)
+  if jax.process_count() == 1:
+    return program(*given)
+  everywhere = NamedSharding(mesh(jax.devices()), PartitionSpec())
+  with jax.set_mesh(everywhere.mesh):
+    given = jax.tree.map(functools.partial(_on_hosts, everywhere), given)
+    result = jax.jit(lambda x: x, out_shardings=everywhere)(program(*given))
+    local = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), result)
+  return replicate(local)
+
+
+def _on_hosts(everywhere, leaf):
+  """An array that all hosts have, as one array on all devices."""
+  if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    data = _on_hosts(everywhere, jax.random.key_data(leaf))
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+  values = np.asarray(leaf)
+  return jax.make_array_from_callback(
+    values.shape, everywhere, lambda index: values[index]
+  )
 
 
 def copied(tree: PyTree) -> PyTree:

@@ -255,20 +255,14 @@ def test_the_fit_of_a_score_is_kept_for_other_queries(tmp_path, monkeypatch):
   score(few, tmp_path / 'few', fits=tmp_path / 'fits')
   want = np.asarray(score(t, tmp_path / 'all'))
 
-  def no_fit(*args):
-    assert not isinstance(args[2].params['layer0']['w'], np.ndarray)
+  def keep(*args):
     raise AssertionError('fitted again')
 
-  monkeypatch.setattr(
-    streaming.fits_lib.parallel, 'in_turn', lambda work: work()
-  )
-  kept = streaming.fits_lib._kept
-  monkeypatch.setattr(
-    streaming.fits_lib.checkpoints, 'keep', lambda *args: no_fit(*args)
-  )
+  monkeypatch.setattr(streaming.fits_lib.checkpoints, 'keep', keep)
   found = score(t, tmp_path / 'again', fits=tmp_path / 'fits')
-  assert kept is streaming.fits_lib._kept
   near(np.asarray(found), want)
+  with pytest.raises(ValueError, match='grad_dot fits nothing'):
+    score(t, tmp_path / 'dot', tda_jax.grad_dot(), fits=tmp_path / 'other')
 
 
 def test_a_block_has_as_many_queries_as_fit(monkeypatch):

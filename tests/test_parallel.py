@@ -24,6 +24,7 @@ from tda_jax.methods import influence
 from tda_jax.methods import method as method_lib
 from tda_jax.run import Run
 from tda_jax.scoring import programs
+from tda_jax.storage import fingerprint
 from tda_jax.training import fit, members
 from tda_jax.training.fit import Recipe
 
@@ -234,6 +235,23 @@ def test_training_goes_on_with_other_devices(tmp_path, monkeypatch):
     on(8, lambda: train(directory=tmp_path, save_seconds=0))
   monkeypatch.setattr(members, '_train_segment', stopped)
   test_members.near(train(directory=tmp_path).params, whole.params)
+
+
+def test_a_fingerprint_knows_no_devices():
+  t, recipe = tiny.classification(), test_members.recipe()
+
+  def hashes():
+    fingerprint._of_problem.cache_clear()
+    fingerprint._of_training.cache_clear()
+    params = parallel.replicate(t.params)
+    return (
+      fingerprint.of_problem(t.problem, params, t.train),
+      fingerprint.of_training(
+        test_members.PROBLEM, recipe, 9, test_members.rows()
+      ),
+    )
+
+  assert on(8, hashes) == hashes()
 
 
 def flops(program, *args):

@@ -1,5 +1,6 @@
 """What a method fits, apart from the queries, and kept for later ones."""
 
+import functools
 import os
 import pathlib
 
@@ -65,23 +66,23 @@ def computed(
   about = fitted_lib.about_fit(method, problem, entered, name)
   run, train, _, key, _ = entered
 
+  program = functools.partial(programs.fit, method, problem)
+
   def work():
-    given = parallel.replicate((run, train))
     with memory.explained('fit', name):
-      return programs.fit(method, problem, *given, key)
+      return parallel.by_all_hosts(program, run, train, key)
 
   if path is None:
     return Fitted(work(), about)
-  return Fitted(parallel.in_turn(lambda: _kept(path, about, work)), about)
-
-
-def _kept(path, about, work) -> PyTree:
-  """What is kept in the folder `path`, or else computed and kept there."""
-  path = pathlib.Path(path)
-  record.begin(path, about)
-  if checkpoints.newest(path, 'fit') is None:
+  if not parallel.in_turn(lambda: _is_kept(path, about)):
     checkpoints.keep(path, 'fit', 0, work())
-  like = jax.eval_shape(work)
-  state = checkpoints.load(path / 'fit_0', like)
-  record.complete(path)
-  return state
+    record.complete(path)
+    parallel.barrier()
+  like = jax.eval_shape(program, run, train, key)
+  return Fitted(checkpoints.load(pathlib.Path(path) / 'fit_0', like), about)
+
+
+def _is_kept(path, about) -> bool:
+  """Whether the fit is in the folder `path`, whole; it begins there if not."""
+  record.begin(path, about)
+  return checkpoints.newest(path, 'fit') is not None

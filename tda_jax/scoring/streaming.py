@@ -140,9 +140,9 @@ def _of_member(work: Work) -> None:
   fitted = None
   for column in range(store_lib.columns(work.store)):
     missing = np.flatnonzero(~store_lib.done(work.store, column))
-    own = parallel.share(missing)
-    if not own.size and not (missing.size and parallel.owner()):
-      continue  # the first host writes the facts
+    parallel.barrier()  # all have looked before one writes
+    if not missing.size:
+      continue
     started = time.monotonic()
     if fitted is None and _fits_apart(work):
       fitted = fits_lib.computed(
@@ -157,7 +157,7 @@ def _of_member(work: Work) -> None:
     _write_facts(work.store, column, facts)
     started = time.monotonic()
     with memory.explained('score', work.name):
-      _fill(work, column, own, prepared)
+      _fill(work, column, parallel.share(missing), prepared)
     seconds = time.monotonic() - started
     _write_facts(work.store, column, {**facts, 'score_seconds': seconds})
 
@@ -172,10 +172,10 @@ def _prepared(work: Work, column: int, fitted: PyTree) -> method_lib.Prepared:
   """The method's prepared queries of one block of columns."""
   run, train, queries, key, _ = work.entered
   queries = rows_lib.take(queries, store_lib.span(work.store, column))
-  run, queries = parallel.replicate((run, queries))
   with memory.explained('prepare', work.name):
-    prepared = programs.prepare(
-      work.method, work.problem, run, train, queries, key, fitted
+    prepared = parallel.by_all_hosts(
+      functools.partial(programs.prepare, work.method, work.problem),
+      *(run, train, queries, key, fitted),
     )
     method_lib.check_solution(prepared, work.name, work.method.hint)
     return jax.block_until_ready(prepared)

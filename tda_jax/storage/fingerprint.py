@@ -17,7 +17,7 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
-from tda_jax import shapes, sources
+from tda_jax import parallel, shapes, sources
 from tda_jax.problem import Problem, bound
 from tda_jax.trees import PyTree
 from tda_jax.version import __version__
@@ -88,7 +88,8 @@ def of_problem(
   """
   queries = rows if queries is None else queries
   shapes = abstract(params), of_rows(rows), of_rows(queries), abstract(frozen)
-  return dict(_of_problem(problem, *map(_hashable, shapes)))
+  with parallel.no_mesh():
+    return dict(_of_problem(problem, *map(_hashable, shapes)))
 
 
 def of_training(
@@ -103,12 +104,14 @@ def of_training(
     frozen: of one model.
   """
   shapes = of_rows(rows), abstract(frozen)
-  return dict(_of_training(problem, recipe, n, *map(_hashable, shapes)))
+  with parallel.no_mesh():
+    return dict(_of_training(problem, recipe, n, *map(_hashable, shapes)))
 
 
 def of_function(function: Callable, *shapes: PyTree) -> str:
   """Hash of a function at the given shapes, constants included."""
-  return of_jaxpr(jax.make_jaxpr(function)(*shapes))
+  with parallel.no_mesh():
+    return of_jaxpr(jax.make_jaxpr(function)(*shapes))
 
 
 def of_jaxpr(closed: jax.extend.core.ClosedJaxpr) -> str:
