@@ -153,6 +153,28 @@ def of(product: NamedTuple) -> Settings | None:
   )
 
 
+_first_of: dict[tuple, Any] = {}
+
+
+def same(product: Any) -> Any:
+  """The first product with these settings, by which compiled programs are known.
+
+  JAX compiles a program again for a method that is another object. Two with equal
+  settings compute the same, if the settings have everything.
+  """
+  settings = of(product)
+  if settings is None or not settings.known:
+    return product
+  return _first_of.setdefault(_typed(settings.data), product)
+
+
+def _typed(data):
+  """Settings with the types of their values: 1, 1.0 and True are equal numbers."""
+  if isinstance(data, tuple):
+    return tuple(_typed(value) for value in data)
+  return type(data), data
+
+
 def of_fit(product: NamedTuple) -> Settings | None:
   """The settings that what a method or an inverse fits depends on.
 

@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 import tda_jax
+from tda_jax import settings
 from tda_jax.data import rows as rows_lib
 from tda_jax.methods import method as method_lib
 from tda_jax.scoring import streaming
@@ -176,6 +177,28 @@ def test_what_fits_nothing_and_what_is_no_fit():
     ValueError, match='a dict: give what tda_jax.fit returned'
   ):
     attribute(EKFAC, t, fitted={})
+
+
+def test_a_method_made_again_is_not_compiled_again(tmp_path):
+  t, traces = tiny.classification(), []
+
+  def outputs(params, example):
+    traces.append(1)
+    return t.problem.outputs(params, example)
+
+  counted = t._replace(problem=t.problem._replace(outputs=outputs))
+  make = lambda damping: tda_jax.influence(
+    tda_jax.ekfac(damping, labels='data')
+  )
+  score(counted, tmp_path / '0', make(0.1))
+  attribute(make(0.1), counted)
+  before = len(traces)
+  score(counted, tmp_path / '1', make(0.1))
+  attribute(make(0.1), counted)
+  assert len(traces) == before
+  attribute(make(0.2), counted)
+  assert len(traces) > before
+  assert settings.same(make(1)) is not settings.same(make(1.0))
 
 
 # --- blocks of queries -------------------------------------------------------

@@ -52,11 +52,7 @@ def logra(
     raise ValueError(f"basis={basis!r} is unknown: use 'pca' or 'random'")
   if labels not in ('sampled', 'data'):
     raise ValueError(f"labels={labels!r} is unknown: use 'sampled' or 'data'")
-  pair = isinstance(rank, (tuple, list)) and len(rank) == 2
-  if not pair or not all(isinstance(r, int) and r >= 1 for r in rank):
-    raise ValueError(
-      f'rank={rank}: give two whole numbers of at least 1, for example (16, 16)'
-    )
+  _check_rank(rank)
 
   def fit(problem, run, train, key):
     """(bases, Fisher in them) of each layer."""
@@ -89,12 +85,7 @@ def logra(
     for name, block in fisher.items():
       x[name], shift = _solved(block, of_queries[name], damping, problem.l2)
       shifts.append(shift)
-    finite = jnp.stack(
-      [
-        jnp.isfinite(one).all(-1).reshape(-1, one.shape[-2]).all(0)
-        for one in x.values()
-      ]
-    )
+    finite = jnp.stack([_finite(one) for one in x.values()])
     solution = inverse_lib.closed_form(finite.T, jnp.stack(shifts).mean())
     solution = solution._replace(x=(), diverged=~finite.all(0))
     scaled = trees.scaled(-1 / rows_lib.count(train), x)
@@ -109,6 +100,20 @@ def logra(
       )
 
   return Method(prepare, score, fit=fit, solve_only=('damping',))
+
+
+def _check_rank(rank) -> None:
+  """Raises ValueError unless the rank is two whole numbers from 1."""
+  pair = isinstance(rank, (tuple, list)) and len(rank) == 2
+  if not pair or not all(isinstance(r, int) and r >= 1 for r in rank):
+    raise ValueError(
+      f'rank={rank}: give two whole numbers of at least 1, for example (16, 16)'
+    )
+
+
+def _finite(x):
+  """Which queries have no value that is not finite, [Q], of x [*stack, Q, ...]."""
+  return jnp.isfinite(x).all(-1).reshape(-1, x.shape[-2]).all(0)
 
 
 def _fisher(problem, params, stack, key, labels, bases):

@@ -167,6 +167,7 @@ def attribute(
   state = fitted_lib.state_of(fitted, method, problem, entered, name)
   run, train, queries, key, _ = entered
   run, train, queries, state = parallel.replicate((run, train, queries, state))
+  method = settings.same(method)  # so that it is compiled once
   with memory.explained('prepare', name):
     call = jax.jit(prepare, static_argnums=(0, 1))
     prepared = call(method, problem, run, train, queries, key, state)

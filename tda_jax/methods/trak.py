@@ -121,24 +121,18 @@ def trak_kernel(
     ValueError: the kernel is singular, which it is for k > N without a ridge.
   """
 
-  def projection_of(problem, run, key):
-    """batch -> its features φ [B, k]."""
-    return functools.partial(
-      projections.project,
-      problem.measure,
-      problem,
-      run.params,
-      key=key,
-      size=projection_dim,
-      kind=projection,
+  def features_of(problem, run, batch, key):
+    """φ [B, k] of the rows of a batch."""
+    of, params = problem.measure, run.params
+    return projections.project(
+      of, problem, params, batch, key, projection_dim, projection
     )
 
   def fit(problem, run, train, key):
     """K [k, k]."""
-    project = projection_of(problem, run, key)
 
     def gram(batch):
-      features = project(batch)
+      features = features_of(problem, run, batch, key)
       weights = _slopes(problem, run.params, batch)[1] if weighted else 1.0
       weighed = (weights * features.T).T
       return jnp.matmul(features.T, weighed, precision='highest')
@@ -150,7 +144,7 @@ def trak_kernel(
     """(features φ [V, k] of the rows `vectors`, (K + ridge)⁻¹ φ / N)."""
     n = rows_lib.count(train)
     _check_ridge(ridge, projection_dim, n)
-    project = projection_of(problem, run, key)
+    project = lambda batch: features_of(problem, run, batch, key)
     features = rows_lib.each(project, vectors, batch_size)
     x = _solved(kernel + ridge * jnp.eye(projection_dim), features)
     return features, x / n
@@ -170,9 +164,7 @@ def trak_kernel(
 
   def score(problem, run, prepared, batch):
     x, key = prepared.state
-    features = projections.project(
-      problem.measure, problem, run.params, batch, key, x.shape[-1], projection
-    )
+    features = features_of(problem, run, batch, key)
     return jnp.matmul(features, x.T, precision='highest')
 
   return Method(

@@ -4,10 +4,27 @@ Jitted once, at module level, so that a method is not compiled again for other
 data of the same shapes.
 """
 
+import functools
+from collections.abc import Callable
+
 import jax
 
+from tda_jax import settings
 from tda_jax.methods import method as method_lib
 
-fit = jax.jit(method_lib.fit, static_argnums=(0, 1))
-prepare = jax.jit(method_lib.prepare, static_argnums=(0, 1))
-score = jax.jit(method_lib.score, static_argnums=(0, 1))
+
+def _compiled(function: Callable) -> Callable:
+  """A jitted function of (method, problem, arrays...), one for equal settings."""
+  program = jax.jit(function, static_argnums=(0, 1))
+
+  @functools.wraps(function)
+  def run(method, problem, *arrays):
+    return program(settings.same(method), problem, *arrays)
+
+  run.lower = program.lower  # of the program itself
+  return run
+
+
+fit = _compiled(method_lib.fit)
+prepare = _compiled(method_lib.prepare)
+score = _compiled(method_lib.score)
