@@ -386,7 +386,9 @@ def eigh(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
   On a CPU within the program: JAX does not keep programs that call back into
   Python, so that every process would compile them again.
   """
-  return jax.lax.platform_dependent(matrix, cpu=_eigh_of_cpu, default=_eigh_back)
+  return jax.lax.platform_dependent(
+    matrix, cpu=_eigh_of_cpu, default=_eigh_back
+  )
 
 
 def _eigh_of_cpu(matrix):
