@@ -29,6 +29,8 @@ format: $(ENVIRONMENT)
 
 benchmark: $(ENVIRONMENT)
 	$(PY) -m scripts.benchmark
+	$(PY) -m scripts.roofline
+	$(PY) -m scripts.cold
 
 results: $(ENVIRONMENT)
 	$(PY) -m scripts.results

@@ -242,7 +242,7 @@ def parameters(params: PyTree, name: str = 'the parameters') -> None:
       ' compiles its own steps'
     )
   if not any(isinstance(leaf, UNKNOWN) for leaf in arrays):
-    finite = np.asarray(_finite([as_array(leaf) for leaf in arrays]))
+    finite = _finite([as_array(leaf) for leaf in arrays])
     if not finite.all():
       bad = place_of(leaves[int(np.argmin(finite))][0])
       raise ValueError(
@@ -368,6 +368,28 @@ def kind_of(given: Any) -> str:
   return f'an {name}' if name[0] in 'AEIOU' else f'a {name}'
 
 
-@jax.jit
 def _finite(leaves):
+  """Whether all entries of each leaf are finite, as JAX has them, [leaves]."""
+  if not all(map(_on_host, leaves)):
+    return np.asarray(_finite_on_device(leaves))
+  # Without a program to compile, which takes longer than the check.
+  with np.errstate(over='ignore'):  # what float32 cannot hold is infinite
+    return np.array([np.isfinite(_plain_leaf(x)).all() for x in leaves])
+
+
+def _plain_leaf(leaf):
+  dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+  return np.asarray(leaf).astype(dtype, copy=False)
+
+
+def _on_host(leaf):
+  """Whether the host reads an array without copying it from a device."""
+  if not isinstance(leaf, jax.Array):
+    return True
+  devices = leaf.devices()
+  return len(devices) == 1 and next(iter(devices)).platform == 'cpu'
+
+
+@jax.jit
+def _finite_on_device(leaves):
   return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])

@@ -21,7 +21,6 @@ from experiments.shared import (
   arguments,
   dampings,
   evidence,
-  launch,
   results,
   stages,
   tasks,
@@ -70,7 +69,6 @@ class Part(NamedTuple):
 def main(config, workdir: pathlib.Path) -> None:
   """Runs the Bayesian TDA experiment and writes its results into the workdir."""
   settings_lib.check(config, 'bayesian_tda')
-  launch.keep_programs(workdir)
   scored_lib.named(config)  # an unknown one ends the command here
   found = {}
   parts = {

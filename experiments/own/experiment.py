@@ -13,7 +13,6 @@ from experiments.shared import (
   dampings,
   ensembles,
   evidence,
-  launch,
   results,
   tasks,
 )
@@ -30,7 +29,6 @@ from tda_jax.run import Run
 def main(config, workdir: pathlib.Path) -> None:
   """Runs the methods on a user's own task and writes its results into the workdir."""
   settings_lib.check(config, 'own')
-  launch.keep_programs(workdir)
   task = tasks.load(config)
   if config.truth.subsets and isinstance(task.recipe, Run):
     raise ValueError(

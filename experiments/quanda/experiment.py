@@ -16,7 +16,6 @@ from experiments.quanda import page as page_lib
 from experiments.quanda import worlds as worlds_lib
 from experiments.quanda.worlds import Scores, World
 from experiments.shared import (
-  launch,
   results,
 )
 from experiments.shared import scored as scored_lib
@@ -29,7 +28,6 @@ from tda_jax.storage import record
 def main(config, workdir: pathlib.Path) -> None:
   """Runs the Quanda experiment and writes its results into the workdir."""
   settings_lib.check(config, 'quanda')
-  launch.keep_programs(workdir)
   worlds = worlds_lib.trained(config, workdir)
   truth, left = worlds_lib.ground_truth(config, worlds)
   found, costs, best = {}, {}, None

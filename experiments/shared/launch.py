@@ -38,6 +38,7 @@ def launch(main: Callable) -> None:
       workdir = _folder(_WORKDIR.value)
       sentences.check_config(_CONFIG.value)
       with files.lock(workdir):
+        keep_programs(workdir)
         each = _recorded if files.writable(workdir) else _read
         if not parallel.owner():
           each = _beside
@@ -150,7 +151,12 @@ def _read(main, config, workdir):
 
 
 def keep_programs(workdir: pathlib.Path) -> None:
-  """Keeps compiled programs in the workdir for the next command."""
+  """Keeps compiled programs in the workdir for the next command.
+
+  Unless the user has said where to: JAX_COMPILATION_CACHE_DIR.
+  """
+  if jax.config.jax_compilation_cache_dir:
+    return
   jax.config.update('jax_compilation_cache_dir', str(workdir / 'programs'))
   least = 0.0 if files.writable(workdir) else float('inf')  # of what is kept
   jax.config.update('jax_persistent_cache_min_compile_time_secs', least)

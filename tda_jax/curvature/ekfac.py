@@ -384,7 +384,28 @@ def _eigh(factor, stack):
 
 
 def eigh(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Ascending eigenvalues and eigenvectors, on the host in float64."""
+  """Ascending eigenvalues and eigenvectors, on the host in float64.
+
+  On a CPU within the program: JAX does not keep programs that call back into
+  Python, so that every process would compile them again.
+  """
+  return jax.lax.platform_dependent(
+    matrix, cpu=_eigh_of_cpu, default=_eigh_back
+  )
+
+
+def _eigh_of_cpu(matrix):
+  with jax.enable_x64(True):
+    wide = jax.lax.convert_element_type(matrix, jnp.float64)
+    values, vectors = jnp.linalg.eigh(wide, symmetrize_input=False)
+    # Not a number where an entry is none: the solution will say so.
+    none = 0 * wide.sum((-2, -1))
+    values, vectors = values + none[..., None], vectors + none[..., None, None]
+    narrow = lambda x: jax.lax.convert_element_type(x, matrix.dtype)
+    return narrow(values), narrow(vectors)
+
+
+def _eigh_back(matrix):
   shapes = (matrix.shape[:-1], matrix.shape)
   return jax.pure_callback(
     _host_eigh,

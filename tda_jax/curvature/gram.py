@@ -101,9 +101,10 @@ def _pairs(layer, first, second):
   if layer.stack:
     return _pairs_of_stack(layer, first, second)
   if first.g.shape[2] == second.g.shape[2] == 1:
-    return _similarity(layer, first.a, second.a)[:, :, :, 0, None] * jnp.einsum(
-      'kbo,lco->bkcl', first.g[:, :, 0], second.g[:, :, 0]
-    )
+    # Rows are put before outputs here, not in the product, which is larger.
+    g, h = (f.g[:, :, 0].swapaxes(0, 1) for f in (first, second))
+    alike = _similarity(layer, first.a, second.a)[:, :, :, 0, None]
+    return alike * jnp.einsum('bko,clo->bkcl', g, h)
   if layer.kind == 'embed' or _cheaper_by_position(layer, first.g, second.g):
     alike = _similarity(layer, first.a, second.a)
     return jnp.einsum(

@@ -290,3 +290,22 @@ def test_an_expectation_over_too_many_labels_is_refused(monkeypatch):
   with pytest.raises(ValueError, match=words):
     fit(t, labels='exact', size=5)
   fit(t, labels='sampled', size=5)
+
+
+def test_eigenvectors_on_a_cpu_are_numpys_without_a_call_into_python():
+  """Programs that call back are not kept for the next process."""
+  random = np.random.default_rng(0)
+  a = random.standard_normal((2, 5, 5)).astype(np.float32)
+  a = a @ a.swapaxes(-1, -2)
+  eigh = jax.jit(jax.vmap(ekfac.eigh))
+  values, vectors = eigh(a)
+  expected, _ = np.linalg.eigh(a.astype(np.float64))
+  np.testing.assert_allclose(values, expected, rtol=1e-6)
+  again = vectors * values[:, None] @ vectors.swapaxes(-1, -2)
+  np.testing.assert_allclose(again, a, atol=1e-5)
+  assert values.dtype == vectors.dtype == np.float32
+  assert 'callback' not in eigh.lower(a).as_text()
+  a[1, 2, 3] = np.nan
+  values, vectors = eigh(a)
+  assert np.isfinite(values[0]).all() and np.isfinite(vectors[0]).all()
+  assert np.isnan(values[1]).all() and np.isnan(vectors[1]).all()
