@@ -59,6 +59,7 @@ def verb(stage: str, knob: str = 'batch_size') -> Callable:
         parallel.all_devices(),
         memory.explained(stage, 'this call', knob),
       ):
+        args, kwargs = parallel.taken_in((args, kwargs))
         try:
           return function(*args, **kwargs)
         except Exception as error:

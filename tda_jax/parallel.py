@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax._src import distributed
@@ -250,6 +251,33 @@ def replicate(tree: PyTree) -> PyTree:
   if devices() == 1:
     return jax.tree.map(jnp.asarray, tree)
   return jax.device_put(tree, PartitionSpec())
+
+
+def taken_in(given: PyTree) -> PyTree:
+  """What a user gave, with arrays that are bound to other devices copied to these.
+
+  Other things, and what is no tree that JAX knows, stay as they are.
+  """
+  if devices() == 1:
+    return given
+  here = set(jax.sharding.get_mesh().devices.flat)
+
+  def placed(leaf):
+    elsewhere = (
+      isinstance(leaf, jax.Array)
+      and not isinstance(leaf, jax.core.Tracer)
+      and leaf.committed
+      and leaf.sharding.device_set != here
+    )
+    return jax.device_put(leaf, PartitionSpec()) if elsewhere else leaf
+
+  try:
+    return jax.tree.map(placed, given)
+  except (
+    TypeError,
+    ValueError,
+  ):  # keys that cannot be sorted; the door says so
+    return given
 
 
 def by_all_hosts(program: Callable[..., PyTree], *given: PyTree) -> PyTree:

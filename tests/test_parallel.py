@@ -106,6 +106,29 @@ def test_passes_over_rows_are_divided(n):
   assert len(total.sharding.device_set) == 8
 
 
+def test_pieces_are_dealt_each_to_one_device():
+  asked = []
+
+  def count(x):
+    asked.append(float(x))
+    return np.asarray(2 * x)
+
+  def doubled(x):
+    like = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    return {'twice': jax.pure_callback(count, like, x)}
+
+  names = [str(i) for i in range(11)]
+
+  def dealt(x):
+    items = {name: (x + i,) for i, name in enumerate(names)}
+    return parallel.dealt(dict.fromkeys(names, doubled), items)
+
+  found = on(8, lambda: jax.jit(dealt)(jnp.zeros(())))
+  jax.block_until_ready(found)
+  assert sorted(asked) == list(range(11))  # not once for every device
+  assert [float(found[n]['twice']) for n in names] == [2 * i for i in range(11)]
+
+
 def test_a_source_is_read_by_parts():
   """Those that the devices are at, and those that follow, ahead."""
   n, read_rows = 64, []
@@ -158,6 +181,18 @@ def test_eight_devices_give_the_scores_of_one(name):
   score = lambda: test_methods.attribute(name, t)
   want = score()
   np.testing.assert_allclose(on(8, score), want, atol=1e-5 * np.abs(want).max())
+
+
+def test_arrays_that_are_bound_to_a_device_are_taken():
+  t = tiny.classification()
+  bound = lambda tree, number: jax.device_put(tree, jax.devices()[number])
+  params = bound(t.params, 0)
+  params['layer1'] = bound(t.params['layer1'], 2)
+  given = (t.problem, params, bound(t.train, 1), t.queries)
+  method = METHODS['ekfac']
+  want = test_methods.attribute('ekfac', t)
+  found = on(8, lambda: method_lib.attribute(method, *given))
+  np.testing.assert_allclose(found, want, atol=1e-5 * np.abs(want).max())
 
 
 @pytest.mark.parametrize('solver', ['astra', 'pcg'])
