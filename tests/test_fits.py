@@ -252,6 +252,16 @@ def test_blocks_of_queries_are_resumed(tmp_path, monkeypatch):
   np.testing.assert_array_equal(np.asarray(found), want)
 
 
+def test_blocks_of_queries_do_not_draw_the_same(tmp_path):
+  t = tiny.classification(q=7)
+  method = tda_jax.random()
+  found = np.asarray(score(t, tmp_path, method, queries_at_once=3))[0]
+  assert len(np.unique(found)) == found.size
+  given = (method, t.problem, t.params, t.train, t.queries, 11)
+  values, _ = tda_jax.top_k(*given, key=KEY, queries_at_once=3)
+  assert len(np.unique(values)) == values.size
+
+
 def test_a_store_says_which_block_is_damaged(tmp_path):
   store = store_lib.create(tmp_path, (5, 4), 2, {}, columns_per_block=3)
   values = np.arange(20, dtype=np.float32).reshape(5, 4)

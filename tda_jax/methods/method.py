@@ -175,7 +175,7 @@ def attribute(
   blocks = []
   with memory.explained('score', name):
     call = jax.jit(score, static_argnums=(0, 1))
-    for batch in rows_lib.batches(train, batch_size):
+    for batch in rows_lib.batches(entered.train, batch_size):
       block = np.asarray(call(method, problem, run, prepared, batch))
       blocks.append(block[batch.mask > 0])
   door.warn_unconverged(prepared.solution, name)

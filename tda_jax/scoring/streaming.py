@@ -39,6 +39,7 @@ class Work(NamedTuple):
   method: Method
   problem: Problem
   entered: door.Entered  # with the member's own run and key
+  train: PyTree  # as it was given, of which batches are taken
   name: str
   store: store_lib.Store
   fits: pathlib.Path | None
@@ -76,7 +77,8 @@ def score(
     key: see `attribute`; it is folded by the member's number.
     queries_at_once: queries that are prepared together, for each of which memory
       holds about a gradient; all rows are gone through for each block of them.
-      None: as many as take 2 GB.
+      None: as many as take 2 GB. A method that cannot fit apart draws anew for
+      each block.
     fits: a folder that keeps what the method fits of each member, for other
       queries, and for other arguments of its solver; see `tda_jax.fit`.
     attributes: further fields of the stores' records; they must agree on resume.
@@ -103,27 +105,24 @@ def score(
   about = record.join_attributes({**about, 'member': 0}, attributes)
   shape = (rows_lib.count(entered.train), rows_lib.count(entered.queries))
   columns = queries_at_once or _columns(entered.member[0])
-  entered = entered._replace(train=parallel.replicate(entered.train))
+  on_devices = entered._replace(train=parallel.replicate(entered.train))
   members = range(trees.count(runs.params))
   stores = []
   for member in tqdm.tqdm(members, name, unit='model', disable=not progress):
     run = trees.row(runs, member)
-    own = entered._replace(
+    own = on_devices._replace(
       run=run,
       key=jax.random.fold_in(entered.key, member),
       member=(run.params, run.frozen),
     )
-    folder, own_about = (
-      pathlib.Path(path) / str(member),
-      {**about, 'member': member},
-    )
+    folder = pathlib.Path(path) / str(member)
+    block, own_about = (batch_size, columns), {**about, 'member': member}
     store = parallel.in_turn(
-      functools.partial(
-        _opened, folder, shape, (batch_size, columns), own_about, path
-      )
+      functools.partial(_opened, folder, shape, block, own_about, path)
     )
     kept = None if fits is None else pathlib.Path(fits) / str(member)
-    _of_member(Work(method, problem, own, name, store, kept))
+    work = Work(method, problem, own, entered.train, name, store, kept)
+    _of_member(work)
     parallel.barrier()
     stores.append(store)
   _say_unconverged(path, members, name)
@@ -172,6 +171,8 @@ def _prepared(work: Work, column: int, fitted: PyTree) -> method_lib.Prepared:
   """The method's prepared queries of one block of columns."""
   run, train, queries, key, _ = work.entered
   queries = rows_lib.take(queries, store_lib.span(work.store, column))
+  if column and work.method.fit is None:  # else blocks would have equal draws
+    key = jax.random.fold_in(key, column)
   with memory.explained('prepare', work.name):
     prepared = parallel.by_all_hosts(
       functools.partial(programs.prepare, work.method, work.problem),
@@ -181,11 +182,11 @@ def _prepared(work: Work, column: int, fitted: PyTree) -> method_lib.Prepared:
     return jax.block_until_ready(prepared)
 
 
-def _opened(folder, shape, block, about, path):
+def _opened(folder, shape, block, about, holder):
   """The member's store, without blocks of which it is not known how they went."""
   rows, columns = block
   store = store_lib.create(
-    folder, shape, rows, about, holder=path, columns_per_block=columns
+    folder, shape, rows, about, holder=holder, columns_per_block=columns
   )
   if not _has_facts(store) and parallel.owner():
     store_lib.forget(store)  # else its seconds would be unknown
@@ -258,12 +259,12 @@ def _joined(blocks: dict[str, dict]) -> dict:
 
 def _fill(work: Work, column, numbers, prepared) -> None:
   """Writes the blocks of these numbers; the next is computed meanwhile."""
-  run, train = parallel.replicate(work.entered.run), work.entered.train
+  run = parallel.replicate(work.entered.run)
   score = functools.partial(programs.score, work.method, work.problem, run)
   store, pending = work.store, None
   for number in numbers:
     first = int(number) * store.rows_per_block
-    batch = next(rows_lib.batches(train, store.rows_per_block, first))
+    batch = next(rows_lib.batches(work.train, store.rows_per_block, first))
     block = score(prepared, jax.tree.map(jnp.asarray, batch))
     if pending is not None:
       _write(store, column, *pending)

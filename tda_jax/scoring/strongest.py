@@ -81,6 +81,8 @@ def top_k(
   for first in range(0, q, size):
     part = slice(first, min(first + size, q))
     block = entered._replace(queries=rows_lib.take(entered.queries, part))
+    if first and method.fit is None:  # else blocks would have equal draws
+      block = block._replace(key=jax.random.fold_in(entered.key, first))
     folder = path if path is None or size >= q else f'{path}/{first}'
     of_blocks.append(
       _of_queries(
