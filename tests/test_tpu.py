@@ -22,7 +22,7 @@ from scripts import jobset
 ROOT = pathlib.Path(__file__).parents[1]
 SCRIPTS = ('tpu.sh', 'tpu_host.sh')
 SLICE = ('--name=pod', '--zone=us-west4-a')
-HARD = '--config.note=it\'s a "b" $HOME $(date) `id` \\ * & #;'
+HARD = '--config.note=it\'s a "b" $HOME $(COMMIT) $$ `id` \\ * & #;'
 COMMAND = ('experiments.astra', '--config=configs/astra/digits.py', HARD)
 
 GCLOUD = f"""#!{sys.executable}
