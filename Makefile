@@ -6,7 +6,7 @@ PY := .venv/bin/python
 ENVIRONMENT := .venv/installed
 
 .PHONY: quickstart test test-all lint format benchmark results release-check \
-  clean
+  tpu clean
 
 quickstart: $(ENVIRONMENT)
 	$(PY) -m experiments.astra --config=configs/astra/digits.py:quick \
@@ -37,6 +37,11 @@ results: $(ENVIRONMENT)
 
 release-check: $(ENVIRONMENT)
 	$(PY) -m scripts.release
+
+# JAX for TPUs, in the version of requirements.lock; for scripts/tpu_host.sh.
+tpu: $(ENVIRONMENT)
+	$(PY) -m pip install --quiet --disable-pip-version-check \
+	  -c requirements.lock 'jax[tpu]'
 
 clean:
 	rm -rf build .pytest_cache .ruff_cache

@@ -35,7 +35,7 @@ def test_ten_questions_are_answered_two_clicks_from_the_readme():
   assert 'def damped' in (ROOT / 'tda_jax/inverses/inverse.py').read_text()
 
 
-@pytest.mark.parametrize('name', ['maths.md', 'AGENTS.md'])
+@pytest.mark.parametrize('name', ['maths.md', 'hosts.md', 'AGENTS.md'])
 def test_the_files_that_are_named_are_there(name):
   page = ROOT / name if name == 'AGENTS.md' else ROOT / 'docs' / name
   named = re.findall(r'`([a-z_/]+\.py)', page.read_text())
