@@ -1,18 +1,20 @@
 """How cost grows with rows beyond memory and with the model's outputs.
 
-  python -m scripts.scale [--rows=1000000]
+  python -m scripts.scale rows [--rows=1000000]   # an hour, 5 GB in build/scale
+  python -m scripts.scale outputs                 # a minute
 
-Writes results/scale.json: seconds and peak memory of fitting EKFAC and scoring
-1,000 queries over rows on the disk, each in a process of its own; and seconds of a
-step of CG, of preconditioned CG and of ASTRA by number of outputs K.
+`rows` writes results/scale_rows.json: seconds and peak memory of fitting EKFAC and
+scoring 1,000 queries over rows on the disk, each in a process of its own. `outputs`
+writes results/scale_outputs.json: seconds of a step of CG, of preconditioned CG and of
+ASTRA by number of outputs K.
 """
 
 import argparse
+import functools
 import pathlib
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 
 import jax
@@ -25,10 +27,13 @@ from tda_jax import scoring
 from tda_jax.curvature import products
 from tda_jax.storage import record
 
-RESULTS = benchmark.RESULTS.with_name('scale.json')
 QUERIES, WIDTH, HIDDEN, CLASSES = 1000, 64, 1024, 32  # 98,000 parameters
 POSITIONS, INNER = 64, 64  # of the model whose outputs are counted
 KEY = jax.random.key(0)
+STEPS = 'steps in the time of 1.5 plain ones'
+LESS = 'MB less at the peak'
+GOALS = {STEPS: 1, LESS: -200}
+SETTINGS = {'rows': 'rows beyond memory', 'outputs': 'many outputs'}
 
 
 def from_disk(folder: pathlib.Path, n: int) -> None:
@@ -62,27 +67,32 @@ def from_disk(folder: pathlib.Path, n: int) -> None:
   print(f'{spent} {peak}')
 
 
-def rows_beyond_memory(sizes) -> list[dict]:
-  """Seconds and peak memory by number of rows, and what the most take more."""
+def rows_beyond_memory(sizes, folder: pathlib.Path) -> list[dict]:
+  """Seconds and peak memory by number of rows, and what the most take more.
+
+  Args:
+    folder: keeps the rows and the scores; an interrupted run goes on there.
+  """
   found, peaks = [], []
-  with tempfile.TemporaryDirectory() as folder:
-    random = np.random.default_rng(0)
-    n = max(sizes)
-    x = random.standard_normal((n, WIDTH), dtype=np.float32)
-    np.save(pathlib.Path(folder) / 'x.npy', x)
-    y = random.integers(0, CLASSES, n).astype(np.int32)
-    np.save(pathlib.Path(folder) / 'y.npy', y)
-    del x
-    for n in sizes:
-      command = [sys.executable, '-m', 'scripts.scale', '--measure', folder]
-      text = subprocess.check_output([*command, f'--rows={n}'], text=True)
-      spent, peak = map(float, text.split()[-2:])
-      name = f'EKFAC, {QUERIES:,} queries, {n:,} rows on the disk'
-      found.append(benchmark.figure(name, 'seconds', spent))
-      found.append(benchmark.figure(name, 'peak MB', peak))
-      peaks.append(peak)
+  folder.mkdir(parents=True, exist_ok=True)
+  random = np.random.default_rng(0)
+  n = max(sizes)
+  x = random.standard_normal((n, WIDTH), dtype=np.float32)
+  np.save(folder / 'x.npy', x)
+  y = random.integers(0, CLASSES, n).astype(np.int32)
+  np.save(folder / 'y.npy', y)
+  del x
+  for n in sizes:
+    command = [sys.executable, '-m', 'scripts.scale', 'rows', f'--rows={n}']
+    command += ['--measure', str(folder)]
+    text = subprocess.check_output(command, text=True)
+    spent, peak = map(float, text.split()[-2:])
+    name = f'EKFAC, {QUERIES:,} queries, {n:,} rows on the disk'
+    found.append(benchmark.figure(name, 'seconds', spent))
+    found.append(benchmark.figure(name, 'peak MB', peak))
+    peaks.append(peak)
   name = f'EKFAC, {max(sizes):,} rows on the disk against {min(sizes):,}'
-  less = benchmark.figure(name, 'MB less at the peak', peaks[0] - peaks[-1])
+  less = benchmark.figure(name, LESS, peaks[0] - peaks[-1])
   return [*found, less]
 
 
@@ -142,33 +152,40 @@ def outputs(vocabulary: int) -> list[dict]:
     benchmark.figure(f'preconditioned CG, {of}', 'seconds a step', better),
     benchmark.figure(f'ASTRA, {of}', 'seconds a step', astra),
     benchmark.figure(
-      f'preconditioned CG, {of}', 'steps in the time of 1.5 plain ones',
-      1.5 * plain / better,
+      f'preconditioned CG, {of}', STEPS, 1.5 * plain / better
     ),
   ]  # fmt: skip
 
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('part', choices=[*SETTINGS])
   parser.add_argument('--rows', type=int, default=1_000_000)
+  parser.add_argument(
+    '--folder', type=pathlib.Path, default=pathlib.Path('build/scale')
+  )
   parser.add_argument('--measure', type=pathlib.Path, help='internal')
   given = parser.parse_args()
   if given.measure:
     from_disk(given.measure, given.rows)
     return
   start, facts = time.monotonic(), record.environment()
-  rows = benchmark.measured(
-    *(lambda v=v: outputs(v) for v in (8, 80, 784)),
-    lambda: rows_beyond_memory((10_000, given.rows)),
-  )
+  if given.part == 'rows':
+    sizes = (10_000, given.rows)
+    works = [lambda: rows_beyond_memory(sizes, given.folder)]
+  else:
+    works = [functools.partial(outputs, v) for v in (8, 80, 784)]
+  rows = benchmark.measured(*works)
   goals = [
-    (row['method'], row['metric'], 1)
+    (row['method'], row['metric'], GOALS[row['metric']])
     for row in rows
-    if row['metric'].startswith('steps in')
+    if row['metric'] in GOALS
   ]
-  goals += [(rows[-1]['method'], rows[-1]['metric'], -200)]
-  record.results(RESULTS, 'scale', 'speed', rows, benchmark.judged(rows, goals))
-  benchmark.sign(RESULTS, start, facts)
+  name = f'scale_{given.part}'
+  file = benchmark.RESULTS.with_name(f'{name}.json')
+  claims = benchmark.judged(rows, goals)
+  record.results(file, 'benchmark', SETTINGS[given.part], rows, claims)
+  benchmark.sign(file, start, facts)
 
 
 if __name__ == '__main__':

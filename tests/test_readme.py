@@ -29,7 +29,7 @@ def test_examples_run(capsys, tmp_path, monkeypatch):
     exec(compile(block, 'README.md', 'exec'), names)
     assert np.isfinite(names['scores']).all()
     assert names['scores'].shape[-2:] == (1000, 200)
-  assert len(others) == 3
+  assert len(others) == 4
   assert names['sure'].p.shape == (200, 10)
   said = re.findall(r'(\d+)%', capsys.readouterr().out)
   assert int(said[0]) > 50 and int(said[1]) > 10 * int(said[2])
