@@ -284,13 +284,28 @@ def update(
     n: number of rows that the run trains on, from which its length follows.
     weights: [B], or None for ones.
   """
-  optimizer = recipe.optimizer(total_steps(recipe, n))
   scale = batch.share if weights is None else batch.share * weights
+  found, _ = gradient(problem, state.params, batch.examples, scale)
+  return stepped(problem, recipe, n, state, found)
+
+
+def gradient(
+  problem: Problem, params: PyTree, examples: PyTree, scale: Array
+) -> tuple[PyTree, jax.Array]:
+  """(the gradient of Σ_b scale_b·loss_b, without l2; the losses [B])."""
 
   def objective(params):
-    return jnp.sum(scale * losses(problem, params, batch.examples))
+    each = losses(problem, params, examples)
+    return jnp.sum(scale * each), each
 
-  gradient = jax.grad(objective)(state.params)
+  return jax.grad(objective, has_aux=True)(params)
+
+
+def stepped(
+  problem: Problem, recipe: Recipe, n: int, state: State, gradient: PyTree
+) -> State:
+  """The state after the optimizer's step along `gradient` and that of l2."""
+  optimizer = recipe.optimizer(total_steps(recipe, n))
   if problem.l2:
     gradient = trees.add(gradient, state.params, problem.l2)
   updates, moments = optimizer.update(gradient, state.optimizer, state.params)
