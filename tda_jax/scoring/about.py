@@ -48,6 +48,11 @@ def about_of(
     'queries': digest(queries),
     'key': digest(key),
     **({} if run.frozen is None else {'frozen': digest(run.frozen)}),
+    **(
+      {}
+      if run.second_moments is None
+      else {'second_moments': digest(run.second_moments)}
+    ),
     **({'as_leaf': [*problem.as_leaf]} if problem.as_leaf else {}),
     **({'only': [*problem.only]} if problem.only else {}),
     **({'leave_out': [*problem.leave_out]} if problem.leave_out else {}),

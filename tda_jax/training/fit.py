@@ -312,6 +312,34 @@ def stepped(
   return State(optax.apply_updates(state.params, updates), moments)
 
 
+def second_moments(
+  optimizer: optax.GradientTransformation, state: State
+) -> PyTree:
+  """Adam's second moments v/(1 − β₂^t), shaped like params; None: no Adam.
+
+  β₂ is what a gradient of zero leaves of a second moment of one.
+  """
+  is_adam = lambda x: isinstance(x, optax.ScaleByAdamState)
+  nodes = jax.tree.leaves(state.optimizer, is_leaf=is_adam)
+  found = [node for node in nodes if is_adam(node)]
+  if len(found) != 1:
+    return None
+  zero, one = (
+    jax.tree.map(lambda x, v=v: jnp.full_like(x, v), state.params)
+    for v in (0, 1)
+  )
+  before = jax.tree.map(
+    lambda node: node._replace(mu=zero, nu=one) if is_adam(node) else node,
+    state.optimizer,
+    is_leaf=is_adam,
+  )
+  _, after = optimizer.update(zero, before, zero)
+  nodes = jax.tree.leaves(after, is_leaf=is_adam)
+  (decay,) = (node.nu for node in nodes if is_adam(node))
+  time = found[0].count
+  return jax.tree.map(lambda v, d: v / (1 - d**time), found[0].nu, decay)
+
+
 def _order_without(index, n, row):
   """(the order of n rows without `row`, the number of other rows).
 
