@@ -23,6 +23,8 @@ class Run(NamedTuple):
       is not known.
     frozen: what each model has besides its trained parameters, leaves [E, ...]:
       the key of a dropout mask, the base of LoRA adapters; None: nothing.
+    second_moments: Adam's at each checkpoint, v/(1 − β₂^t), leaves like those of
+      `checkpoints`; None: not known, or another optimizer.
   """
 
   params: PyTree
@@ -31,6 +33,7 @@ class Run(NamedTuple):
   steps: Array | None = None
   keys: jax.Array | None = None
   frozen: PyTree = None
+  second_moments: PyTree = None
 
 
 def as_run(given: Run | PyTree) -> Run:
@@ -56,4 +59,5 @@ def ensemble_of_one(run: Run) -> Run:
     checkpoints=with_axis(run.checkpoints),
     keys=with_axis(run.keys),
     frozen=with_axis(run.frozen),
+    second_moments=with_axis(run.second_moments),
   )

@@ -138,6 +138,7 @@ RULES = {  # argument of a factory -> (name, value) -> the value, made plain
     (
       *('batch_size', 'max_steps', 'steps', 'rounds', 'reports', 'repeats'),
       *('decay_every', 'columns', 'projection_dim', 'segments'),
+      'queries_at_once',
     ),
     _whole,
   ),

@@ -26,6 +26,11 @@ ARGUMENTS = [  # factory, its arguments, words of the sentence
   (tda.arnoldi, {'rank': 2.5, 'damping': 0.1}, 'rank=2.5'),
   (tda.logra, {'rank': 2}, 'rank=2: give two whole numbers'),
   (tda.trak, {'projection_dim': 2.5}, 'projection_dim=2.5'),
+  (
+    tda.unrolled,
+    {'recipe': None, 'queries_at_once': 0},
+    'queries_at_once=0: give a whole number from 1',
+  ),
   (tda.additional_step, {'optimizer': 0.1}, 'optimizer=0.1: give one of optax'),
   (tda.classification, {'apply': len, 'only': None}, 'are names, and None is'),
   (

@@ -41,6 +41,7 @@ ARGUMENTS = {  # of all kinds; `OF_KIND` has those that differ
   'decay_every': whole(1),
   'rank': whole(1),
   'columns': whole(1),
+  'queries_at_once': whole(1),
   'memory_limit': POSITIVE,
   'project_above': either(NOT_NEGATIVE, nothing()),
   'residual': flag,

@@ -39,7 +39,10 @@ KINDS = ('ekfac', 'kfac', 'diagonal')
 
 
 class Block(NamedTuple):
-  """Eigenbasis and eigenvalues of one layer's block; None is the identity."""
+  """Eigenbasis and eigenvalues of one layer's block; None is the identity.
+
+  With `scales` (see `fit_average`) the bases are D_p Q_A and D_q Q_S.
+  """
 
   inputs: jax.Array | None  # Q_A [*stack, I, I]
   outputs: jax.Array | None  # Q_S [*stack, O, O]
@@ -82,6 +85,7 @@ def fit_average(
   frozen: PyTree = None,
   kind: str = 'ekfac',
   labels: str = 'sampled',
+  scales: dict[str, tuple[jax.Array, jax.Array]] | None = None,
 ) -> dict[str, Block]:
   """Fits the blocks of the mean Fisher of C checkpoints, in one basis.
 
@@ -94,6 +98,10 @@ def fit_average(
     checkpoints: parameters, leaves [C, ...].
     frozen: what to bind to the problem at each of them, [C, ...]; None: nothing.
     stack, kind, labels: see `fit`, which raises the same errors.
+    scales: layer -> (p [*stack, I], q [*stack, O]): the Fisher is that of the
+      gradients D_p ∇W D_q, the ones in D_p⁻¹ W D_q⁻¹. An axis whose factor is
+      diagonal keeps the identity, and the eigenvalues are then without its
+      scale; None: ones.
   """
   count = trees.count(checkpoints)
 
@@ -107,10 +115,11 @@ def fit_average(
     return jax.tree.map(lambda x: x / count, total)
 
   first = trees.row(checkpoints, 0)
-  return _fitted(mean, problem, first, stack, key, kind=kind, labels=labels)
+  options = {'kind': kind, 'labels': labels, 'scales': scales}
+  return _fitted(mean, problem, first, stack, key, **options)
 
 
-def _fitted(mean, problem, params, stack, key, *, kind, labels):
+def _fitted(mean, problem, params, stack, key, *, kind, labels, scales=None):
   """The blocks of all layers.
 
   Args:
@@ -135,9 +144,10 @@ def _fitted(mean, problem, params, stack, key, *, kind, labels):
     if labels == 'exact':  # each of the K passes added the inputs
       k = num_outputs(problem, params, example)
       moments = {n: (a / k, s, t / k) for n, (a, s, t) in moments.items()}
+    scales = scales or dict.fromkeys(layers, (None, None))
     blocks = parallel.dealt(
       {n: functools.partial(_kfac, layer) for n, layer in layers.items()},
-      moments,
+      {n: (scales[n], *moments[n]) for n in layers},
     )
   if kind != 'kfac':
     second = jax.random.fold_in(key, 1)
@@ -156,6 +166,7 @@ def apply(
   params: PyTree,
   example: PyTree,
   vectors: PyTree,
+  back: dict[str, Block] | None = None,
 ) -> PyTree:
   """f(F) v for a stack of vectors: Q_A [f(Λ) ∘ (Q_Aᵀ V Q_S)] Q_Sᵀ, per layer.
 
@@ -164,6 +175,7 @@ def apply(
       1/(Λ + damping) is the damped inverse, exp(−t·Λ) a decay, Λ**-.5 a root.
     example: one row, from which the layers are found.
     vectors: parameter trees, leaves [Q, ...].
+    back: the blocks with the bases Q_A and Q_S of the left side; None: the same.
   """
   layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
 
@@ -173,7 +185,7 @@ def apply(
       name: function(name, block.eigenvalues) * matrices[name]
       for name, block in blocks.items()
     }
-    return unrotated(blocks, layers, scaled, params)
+    return unrotated(back or blocks, layers, scaled, params)
 
   return jax.vmap(one)(vectors)
 
@@ -276,9 +288,11 @@ def _embedding_squares(layer, ids, g):
   return zero.at[ids.ravel()].add(flat, mode='drop')
 
 
-def _kfac(layer, inputs, outputs, count):
+def _kfac(layer, scales, inputs, outputs, count):
   """The block of a layer from its summed second moments."""
-  (a, qa), (s, qs) = _eigh(inputs, layer.stack), _eigh(outputs, layer.stack)
+  p, q = scales
+  a, qa = _eigh(inputs, layer.stack, p)
+  s, qs = _eigh(outputs, layer.stack, q)
   # T·(A ⊗ S) from factors that are summed, not averaged, over T positions. An
   # expert to which nothing was sent has none, and factors of zero.
   t = jnp.where(count == 0, 1, count)[..., None, None]
@@ -375,12 +389,20 @@ def loss_hessian_root(
   return vectors * jnp.sqrt(jnp.maximum(values, 0))
 
 
-def _eigh(factor, stack):
-  """Eigenvalues of a factor, at least 0, and eigenvectors; None if diagonal."""
+def _eigh(factor, stack, scale=None):
+  """Eigenvalues of a factor F, at least 0, and eigenvectors; None if diagonal.
+
+  Args:
+    scale: the diagonal of D: those of D F D, and D times the eigenvectors.
+  """
   if factor.ndim == len(stack) + 1:
     return factor, None
-  values, vectors = eigh(factor)
-  return jnp.maximum(values, 0), vectors
+  if scale is None:
+    values, vectors = eigh(factor)
+    return jnp.maximum(values, 0), vectors
+  column = scale[..., :, None]
+  values, vectors = eigh(column * factor * scale[..., None, :])
+  return jnp.maximum(values, 0), column * vectors
 
 
 def eigh(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -249,6 +249,17 @@ def moved_axes(e: jex.JaxprEqn, axes: tuple) -> tuple | None:
   return tuple(next(rest) if n != 1 else None for n in after)
 
 
+def nested(jaxpr: jex.Jaxpr) -> Iterator[jex.JaxprEqn]:
+  """All equations of a jaxpr, those of the jaxprs within them too."""
+  for e in jaxpr.eqns:
+    yield e
+    for value in jax.tree.leaves(
+      list(e.params.values()), is_leaf=lambda v: hasattr(v, 'eqns')
+    ):
+      if hasattr(value, 'eqns'):  # a ClosedJaxpr has them too
+        yield from nested(value)
+
+
 # --- equations that choose --------------------------------------------------
 
 

@@ -33,6 +33,11 @@ def about_inputs(problem: Problem, entered: door.Entered) -> dict:
     'train': digest(train),
     'key': digest(key),
     **({} if run.frozen is None else {'frozen': digest(run.frozen)}),
+    **(
+      {}
+      if run.second_moments is None
+      else {'second_moments': digest(run.second_moments)}
+    ),
     **({'as_leaf': [*problem.as_leaf]} if problem.as_leaf else {}),
     **({'only': [*problem.only]} if problem.only else {}),
     **({'leave_out': [*problem.leave_out]} if problem.leave_out else {}),

@@ -268,13 +268,21 @@ def attributed(problem: Problem, run: Run) -> tuple[Problem, Run]:
   """
   part = chosen.precise(bound(problem, run.frozen), run.params)
   params, checkpoints = widened((run.params, run.checkpoints))
-  run = run._replace(params=params, checkpoints=checkpoints, frozen=None)
+  run = run._replace(
+    params=params,
+    checkpoints=checkpoints,
+    frozen=None,
+    second_moments=widened(run.second_moments),
+  )
   if not part.only and not part.leave_out:
     return part, run
   kept, held = chosen.split(part, run.params)
   if run.checkpoints is not None:
     checkpoints, others = chosen.split(part, run.checkpoints)
     run = run._replace(checkpoints=checkpoints, frozen=others)
+  if run.second_moments is not None:
+    moments, _ = chosen.split(part, run.second_moments)
+    run = run._replace(second_moments=moments)
   return chosen.part(part, kept, held), run._replace(params=kept)
 
 

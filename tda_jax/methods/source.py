@@ -13,6 +13,18 @@ segment's checkpoints, plus l2. With a solver, r_l is (G_l + 1/(η_l K_l))⁻¹ 
 solved at the mean of the segment's weights (ASTRA-SOURCE: Wang et al. 2025, App. C,
 option 3, https://arxiv.org/abs/2507.14740). L = 1 is then influence with damping
 1/(ηK).
+
+A step of Adam goes along P g, P = diag(v)^(−1/2) of its second moments v (ε is
+neglected), which are taken as constant in a segment too. In φ = P^(−1/2) θ that is
+SGD, so that
+
+  r_l = P^½ (1 − exp(−η_l K_l G′)) G′⁻¹ P^½,   u_{l−1} = P^(−½) exp(−η_l K_l G′) P^½ u_l,
+
+G′ = P^½ G P^½. An EKFAC of G′ needs a P^½ that scales inputs and output gradients
+apart: in each layer v_io ≈ r_i c_o / mean(v), r and c the means of its rows and
+columns (Adafactor: Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235), so
+P^½ = D_p ⊗ D_q, and G′ is the EKFAC of inputs a D_p and output gradients δ D_q.
+Where v = 0 a parameter has not moved, and P is 0.
 """
 
 from collections.abc import Callable
@@ -27,19 +39,24 @@ from tda_jax.curvature.gram import layer_matrices
 from tda_jax.data import rows
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.inverses.inverse import Inverse, Solution
+from tda_jax.layers import find as layers_lib
 from tda_jax.methods.influence import inner_products
 from tda_jax.methods.method import Method, Prepared, check_checkpoints
 from tda_jax.problem import bound
 from tda_jax.settings import kept
 from tda_jax.trees import PyTree
 
+OPTIMIZERS = ('sgd', 'adam')
+
 
 class Segment(NamedTuple):
-  """A part of training that has one curvature."""
+  """A part of training that has one curvature G′; G for SGD."""
 
   params: PyTree  # of its first checkpoint
   span: jax.Array  # η_l K_l, the sum of its learning rates
-  blocks: dict[str, ekfac.Block]  # the EKFAC of its checkpoints
+  blocks: dict[str, ekfac.Block]  # the EKFAC of its checkpoints, and l2
+  back: dict[str, ekfac.Block]  # with the bases P^(−½) Q
+  weights: dict[str, jax.Array]  # P on axes that have no basis
 
 
 @kept
@@ -48,31 +65,40 @@ def source(
   momentum: float = 0.9,
   solver: Callable[[jax.Array], Inverse] | None = None,
   *,
+  optimizer: str = 'sgd',
   labels: str = 'sampled',
   batch_size: int = 256,
 ) -> Method:
   """SOURCE by EKFAC, or with a solver ASTRA-SOURCE and the like.
 
-  It is made for SGD; the steps of other optimizers are not proportional to their
-  learning rate.
-
   Args:
     segments: L, of equally many checkpoints each.
-    momentum: of the optimizer, whose rate it multiplies by 1/(1 − momentum)
-      (terminal velocity).
+    momentum: of SGD, whose rate it multiplies by 1/(1 − momentum) (terminal
+      velocity).
     solver: damping -> Inverse, for example `exact`, `cg` or `astra`, for r_l at
       the damping 1/(η_l K_l), which is a traced number; None: r_l of the EKFAC.
       exp(−η_l K_l G_l) is EKFAC's either way.
+    optimizer: 'sgd' or 'adam', which needs the run's `second_moments`; AdamW is
+      'adam', without the decay of its weights.
     labels, batch_size: of the EKFAC; see `curvature.ekfac.fit`.
 
   Raises:
-    ValueError: the run has no checkpoints, or not a multiple of `segments`;
-      `momentum` is not in [0, 1).
+    ValueError: the run has no checkpoints, or not a multiple of `segments`, or
+      no second moments for Adam; `momentum` is not in [0, 1); Adam with a solver.
   """
+  if optimizer not in OPTIMIZERS:
+    raise ValueError(f'optimizer={optimizer!r}: use one of {OPTIMIZERS}')
+  adam = optimizer == 'adam'
+  if adam and solver is not None:
+    raise ValueError(
+      "optimizer='adam' goes by EKFAC alone, whose damping differs for every"
+      ' parameter: leave the solver out'
+    )
 
   def prepare(problem, run, train, queries, key):
     parts = _parts(run, segments)
-    spans = _spans(run, segments, momentum)
+    spans = _spans(run, segments, 0.0 if adam else momentum)
+    moments = _mean_moments(run, segments) if adam else None
     example = rows.take(train, 0)
     stack = rows.stacked(train, batch_size)
     u = products.gradients(problem.measure, problem, run.params, queries)
@@ -80,20 +106,22 @@ def source(
     for i in reversed(range(segments)):
       part, span = trees.row(parts, i), spans[i]
       segment_key = jax.random.fold_in(key, i)
-      checkpoints, held = part
-      blocks = ekfac.fit_average(
-        problem, checkpoints, stack, segment_key, frozen=held, labels=labels
+      scales = None
+      if moments is not None:
+        v = trees.row(moments, i)
+        scales = _scales(problem, trees.row(part[0], 0), example, v)
+      segment = _segment(
+        problem, part, stack, segment_key, span, labels, scales
       )
-      segment = Segment(trees.row(checkpoints, 0), span, blocks)
       if solver is None:
-        responded = _filtered(response, segment, problem, example, u)
+        responded = _responded(segment, problem, example, u)
         x = inverse_lib.closed_form(responded, 1 / span)
       else:
         x = _solved(solver(1 / span), problem, part, train, u, segment_key)
       finite = jnp.isfinite(trees.norms(x.x))
       solutions.append(x._replace(diverged=x.diverged | ~finite))
       if i:
-        u = _filtered(decay, segment, problem, example, u)
+        u = _decayed(segment, problem, example, u)
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *reversed(solutions))
     scale = -1 / (rows.count(train) * trees.count(trees.row(parts[0], 0)))
     vectors = jax.vmap(
@@ -127,14 +155,91 @@ def response(values: jax.Array, span: jax.Array) -> jax.Array:
 
 
 def decay(values: jax.Array, span: jax.Array) -> jax.Array:
-  """exp(−span·s), on eigenvalues s."""
-  return jnp.exp(-span * values)
+  """exp(−span·s) − 1, on eigenvalues s."""
+  return jnp.expm1(-span * values)
 
 
-def _filtered(function, segment: Segment, problem, example, u):
-  """f(G_l) u for a stack of vectors, f one of `response` and `decay`."""
-  scale = lambda _, values: function(values + problem.l2, segment.span)
-  return ekfac.apply(segment.blocks, scale, problem, segment.params, example, u)
+def _responded(segment: Segment, problem, example, u):
+  """r_l u for a stack of vectors."""
+  of = lambda name, s: segment.weights[name] * response(s, segment.span)
+  return ekfac.apply(segment.blocks, of, problem, segment.params, example, u)
+
+
+def _decayed(segment: Segment, problem, example, u):
+  """u_{l−1} of u_l for a stack of vectors."""
+  of = lambda _, s: decay(s, segment.span)
+  change = ekfac.apply(
+    segment.blocks, of, problem, segment.params, example, u, segment.back
+  )
+  return trees.add(u, change)
+
+
+def _segment(problem, part, stack, key, span, labels, scales) -> Segment:
+  """Fits the curvature of a segment.
+
+  Args:
+    part: (checkpoints, their frozen values).
+    scales: of `_scales`; None: ones.
+  """
+  checkpoints, held = part
+  blocks = ekfac.fit_average(
+    problem,
+    checkpoints,
+    stack,
+    key,
+    frozen=held,
+    labels=labels,
+    scales=scales,
+  )
+  back, weights = {}, {}
+  for name, block in blocks.items():
+    p, q = scales[name] if scales else (jnp.ones(()), jnp.ones(()))
+    a, norms_a, back_a = _axis(block.inputs, p)
+    s, norms_s, back_s = _axis(block.outputs, q)
+    weights[name] = a[..., :, None] * s[..., None, :]
+    norms = norms_a[..., :, None] * norms_s[..., None, :]
+    values = weights[name] * block.eigenvalues + problem.l2 * norms
+    blocks[name] = block._replace(eigenvalues=values)
+    back[name] = ekfac.Block(back_a, back_s, values)
+  return Segment(trees.row(checkpoints, 0), span, blocks, back, weights)
+
+
+def _axis(basis, scale):
+  """What an axis of a layer adds to P and l2·P: (P without a basis, the diagonal
+  of QᵀPQ, the basis P^(−½) Q).
+
+  Args:
+    basis: P^½ Q, or None, where the axis has no basis.
+    scale: P^½ of the axis, or a single 1.
+  """
+  scale = jnp.atleast_1d(scale)
+  if basis is None:
+    return scale**2, scale**2, None
+  inverse = jnp.where(scale > 0, 1 / jnp.where(scale > 0, scale, 1) ** 2, 0)
+  norms = jnp.sum(basis**2, -2)
+  return jnp.ones(1, norms.dtype), norms, inverse[..., None] * basis
+
+
+def _scales(problem, params, example, moments):
+  """(p, q) of each layer, P^½ = D_p ⊗ D_q: [*stack, I] and [*stack, O].
+
+  Args:
+    moments: second moments v, a tree like the parameters.
+  """
+  layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
+
+  def of_layer(layer):
+    v = layers_lib.matrix(layer, moments)
+    mean = v.mean((-2, -1))[..., None]
+    columns = v.mean(-2) / jnp.where(mean > 0, mean, 1)
+    return _root(v.mean(-1)), _root(columns)
+
+  return {name: of_layer(layer) for name, layer in layers.items()}
+
+
+def _root(v):
+  """v^(−1/4), 0 where v is 0: the part of an axis in v^(−1/2) = P, rooted."""
+  return jnp.where(v > 0, jnp.where(v > 0, v, 1) ** -0.25, 0)
 
 
 def _solved(inverse, problem, part, train, u, key):
@@ -171,6 +276,19 @@ def _parts(run, segments):
   return jax.tree.map(
     lambda x: jnp.reshape(x, (*shape, *x.shape[1:])),
     (run.checkpoints, run.frozen),
+  )
+
+
+def _mean_moments(run, segments):
+  """The mean of each segment's second moments, leaves [L, ...]."""
+  if run.second_moments is None:
+    raise ValueError(
+      "source with optimizer='adam' reads the second moments of Adam, and this"
+      ' run has none: train with optax.adam or adamw and checkpoints=C, or give a'
+      ' Run with `second_moments`'
+    )
+  return jax.tree.map(
+    lambda x: x.reshape(segments, -1, *x.shape[1:]).mean(1), run.second_moments
   )
 
 

@@ -5,13 +5,24 @@
 w_i the weight of row i's loss at every step. The run is replayed from its key
 (initialisation, order of rows, augmentation) and differentiated in reverse: the
 adjoint of (parameters, optimizer state) goes back through one step after
-another, for all queries at once, and a step adds what its own rows get. Nothing
-is approximated but the removal of a row, by the first order in its weight. The
+another, for all queries, and a step adds what its own rows get. Nothing is
+approximated but the removal of a row, by the first order in its weight. The
 target is this run with its seed, not the mean over seeds. Ilyas & Engstrom 2025
 (MAGIC), https://arxiv.org/abs/2504.16430.
 
+A step is θ⁺, s⁺ = U(θ, s, g), with the optimizer's state s and the gradient
+g(θ) = Σ_i w_i·share_i ∇loss_i(θ). Its adjoint (a, b) goes back in mixed mode,
+
+  (ā, b̄, u) = (∂U)ᵀ (a, b)               (arithmetic of the update, no network),
+  a ← ā + ∇g u,  b ← b̄,  score_i += share_i ∇loss_i · u,
+
+where ∇g is a Hessian, hence symmetric: ∇g u and all ∇loss_i · u are one forward
+derivative of θ -> (g, losses) along u. For transformers that is cheaper than the
+derivative of a gradient in reverse. Kemaev et al. 2025 (MixFlow-MG),
+https://arxiv.org/abs/2505.00793.
+
 √T of the T states are kept and the others computed again, √T at a time, so a
-run costs about two trainings and, per query, a backward pass of each gradient.
+run costs about three trainings and, per query, a derivative of each gradient.
 """
 
 import math
@@ -24,8 +35,9 @@ from jax.typing import ArrayLike
 from tda_jax import trees
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import inverse as inverse_lib
+from tda_jax.layers import equations
 from tda_jax.methods.method import Method, Prepared
-from tda_jax.problem import Problem, bound
+from tda_jax.problem import Problem, bound, losses, measure_of
 from tda_jax.settings import kept
 from tda_jax.training import fit
 from tda_jax.training.fit import Member, Recipe, State
@@ -35,6 +47,9 @@ from tda_jax.trees import PyTree
 # compilation of the same run amplifies, stays well below it; another order of
 # rows does not.
 TOLERANCE = 0.05
+# Queries that go back through a step together. The adjoints of all are in memory
+# anyway, the derivatives of activations those of one block of queries.
+QUERIES = 8
 
 
 @kept
@@ -43,6 +58,7 @@ def unrolled(
   *,
   subset: ArrayLike | None = None,
   weights: ArrayLike | None = None,
+  queries_at_once: int = QUERIES,
 ) -> Method:
   """The exact derivative through the training run, for any optax optimizer.
 
@@ -56,6 +72,8 @@ def unrolled(
     subset, weights: [n] row numbers and [N] weights of the losses that the run
       was trained with, or None: all rows, ones. w_i multiplies the weight of
       row i; a row outside the subset has score 0.
+    queries_at_once: how many go back through a step together, at most: more
+      take more memory, and keep an accelerator busier.
 
   Raises:
     ValueError: the run's keys are not known.
@@ -79,7 +97,15 @@ def unrolled(
     member = Member(run.keys, *jax.tree.map(jnp.asarray, (subset, weights)))
     n = fit.row_count(train, member)
     stops = jnp.array([fit.total_steps(recipe, n)])
-    scores, end = contributions(problem, recipe, member, train, queries, stops)
+    scores, end = contributions(
+      problem,
+      recipe,
+      member,
+      train,
+      queries,
+      stops,
+      queries_at_once=queries_at_once,
+    )
     begin = fit.start(recipe, n, run.keys).params
     off = _distance(end, run.params) / _distance(run.params, begin)
     off = jnp.full(scores.shape[2], off)
@@ -111,6 +137,8 @@ def contributions(
   train: PyTree,
   queries: PyTree,
   stops: jax.Array,
+  *,
+  queries_at_once: int = QUERIES,
 ) -> tuple[jax.Array, PyTree]:
   """What each part of the training adds to the scores.
 
@@ -118,6 +146,7 @@ def contributions(
     member: one member (`training.fit.Member`), not a stack.
     stops: [C] increasing step numbers, the last of them T, the number of all
       steps: for example `run.steps`, or 1, 2, ..., T for every step.
+    queries_at_once: see `unrolled`.
 
   Returns:
     (parts [C, N, Q], final parameters of the replay). parts[c] is what steps
@@ -129,6 +158,9 @@ def contributions(
   n = fit.row_count(train, member)
   total = fit.total_steps(recipe, n)
   length = math.isqrt(total - 1) + 1  # steps of a leg: √T, rounded up
+  blocks = _blocks(queries, queries_at_once)
+  shape = jax.eval_shape(lambda: _weighted_batch(recipe, train, member, n, 0))
+  derivative = _derivative_for(problem, recipe, shape.examples)
 
   def step(s, state):
     batch = _weighted_batch(recipe, train, member, n, s)
@@ -141,9 +173,12 @@ def contributions(
 
   def step_back(s, state, adjoint, parts):
     batch = _weighted_batch(recipe, train, member, n, s)
-    adjoint, gained = _pulled_back(problem, recipe, n, state, batch, adjoint)
+    back = jax.vmap(_step_back(problem, recipe, n, state, batch, derivative))
     part = jnp.searchsorted(stops, s, side='right')
-    return adjoint, parts.at[part, batch.index].add(gained.T)
+
+    adjoint, gained = jax.lax.map(back, adjoint)
+    gained = jnp.moveaxis(gained, 2, 0)
+    return adjoint, parts.at[part, batch.index].add(gained)
 
   def leg_back(carry, leg):
     """Computes the states of a leg again and goes back through them."""
@@ -160,14 +195,29 @@ def contributions(
 
   firsts = jnp.arange(0, total, length)
   end, kept = jax.lax.scan(leg, fit.start(recipe, n, member.key), firsts)
-  adjoint = _final_adjoint(problem, end, queries)
-  dtype = _weighted_batch(recipe, train, member, n, 0).share.dtype
-  rows = rows_lib.count(train)
-  zero = jnp.zeros((len(stops), rows, trees.count(queries)), dtype)
+  adjoint = jax.lax.map(lambda b: _final_adjoint(problem, end, b), blocks)
+  size = (len(stops), rows_lib.count(train), *_block_shape(blocks))
+  zero = jnp.zeros(size, shape.share.dtype)
   (_, parts), _ = jax.lax.scan(
     leg_back, (adjoint, zero), (firsts, kept), reverse=True
   )
+  parts = parts.reshape(*size[:2], -1)[:, :, : trees.count(queries)]
   return parts, end.params
+
+
+def _blocks(queries, size):
+  """The queries in equal blocks of at most `size`, leaves [blocks, k, ...].
+
+  The last block is filled up with the first queries.
+  """
+  count = trees.count(queries)
+  blocks = -(-count // size)
+  index = jnp.resize(jnp.arange(count), (blocks, -(-count // blocks)))
+  return trees.row(queries, index)
+
+
+def _block_shape(blocks):
+  return jax.tree.leaves(blocks)[0].shape[:2]
 
 
 def _weighted_batch(recipe, train, member, n, s):
@@ -180,37 +230,87 @@ def _weighted_batch(recipe, train, member, n, s):
   return batch._replace(share=batch.share * member.weights[batch.index])
 
 
-def _pulled_back(problem, recipe, n, state, batch, adjoint):
-  """One step back: (adjoint before it, derivatives in the rows' weights [Q, B]).
+def _step_back(problem, recipe, n, state, batch, derivative):
+  """Goes back through one step.
 
   Args:
     state: before the step.
-    adjoint: after it, a stack of Q.
+    derivative: one of `_mixed` and `_in_reverse`.
+
+  Returns:
+    adjoint after the step -> (adjoint before it, [B] derivatives in the rows'
+    weights), for one query. An adjoint is a State: of the parameters, and a list
+    of those leaves of the optimizer's state that have a derivative.
   """
-  numbers, join = _split(state)
+  gradient, product = derivative(problem, batch, state.params)
+  moments, join = _split(state.optimizer)
 
-  def forward(numbers, weights):
-    after = fit.update(problem, recipe, n, join(numbers), batch, weights)
-    return _split(after)[0]
+  def moved(params, moments, gradient):
+    before = State(params, join(moments))
+    after = fit.stepped(problem, recipe, n, before, gradient)
+    return State(after.params, _split(after.optimizer)[0])
 
-  _, pull = jax.vjp(forward, numbers, jnp.ones_like(batch.share))
-  return jax.vmap(pull)(adjoint)
+  _, pull = jax.vjp(moved, state.params, moments, gradient)
+
+  def back(adjoint):
+    params, moments, u = pull(adjoint)
+    curved, gained = product(u)
+    return State(trees.add(params, curved), moments), gained
+
+  return back
+
+
+def _derivative_for(problem, recipe, examples):
+  """`_mixed`, or `_in_reverse` for a model with a `jax.custom_vjp`.
+
+  What such a function has for a gradient need not be one (gradients that are
+  reversed or clipped), so that ∇g need not be symmetric.
+  """
+  params = jax.eval_shape(lambda: recipe.init(jax.random.key(0)))
+  every_loss = lambda params, examples: losses(problem, params, examples)
+  jaxpr = jax.make_jaxpr(every_loss)(params, examples).jaxpr
+  given = any(
+    equations.name(e).startswith('custom_vjp') for e in equations.nested(jaxpr)
+  )
+  return _in_reverse if given else _mixed
+
+
+def _mixed(problem, batch, params):
+  """(gradient g of the batch, u -> (∇g u, [B] ∇loss_b · u times share_b))."""
+  of = lambda p: fit.gradient(problem, p, batch.examples, batch.share)
+  (gradient, _), tangents = jax.linearize(of, params)
+
+  def product(u):
+    curved, slopes = tangents(u)
+    return curved, batch.share * slopes
+
+  return gradient, product
+
+
+def _in_reverse(problem, batch, params):
+  """`_mixed` by (∇g)ᵀ u, which is right for any ∇g."""
+
+  def weighted(params, weights):
+    scale = batch.share * weights
+    return fit.gradient(problem, params, batch.examples, scale)[0]
+
+  return jax.vjp(weighted, params, jnp.ones_like(batch.share))
 
 
 def _final_adjoint(problem, state: State, queries):
   """∂measure_q in the numbers of the final state, a stack [Q, ...]."""
-  numbers, join = _split(state)
+  zeros = jax.tree.map(jnp.zeros_like, _split(state.optimizer)[0])
 
-  def measure(numbers, query):
-    outputs = problem.outputs(join(numbers).params, query)
-    return problem.measure(outputs, query)
+  def of_query(query):
+    measure = lambda params: measure_of(problem, params, query)
+    return State(jax.grad(measure)(state.params), zeros)
 
-  return jax.vmap(jax.grad(measure), (None, 0))(numbers, queries)
+  return jax.vmap(of_query)(queries)
 
 
-def _split(state: State):
-  """Splits a state: (leaves that have a derivative, such leaves -> the state)."""
-  leaves, structure = jax.tree.flatten(state)
+def _split(tree: PyTree):
+  """Splits a tree: (leaves that have a derivative, such leaves -> the tree)."""
+  leaves, structure = jax.tree.flatten(tree)
   smooth = [jnp.issubdtype(x.dtype, jnp.inexact) for x in leaves]
 
   def join(numbers):

@@ -93,7 +93,9 @@ def members_at(run: Run, index: jax.Array | np.ndarray | slice) -> Run:
   return run._replace(
     **{
       name: jax.tree.map(lambda leaf: leaf[index], getattr(run, name))
-      for name in ('params', 'checkpoints', 'keys', 'frozen')
+      for name in (
+        *('params', 'checkpoints', 'keys', 'frozen', 'second_moments'),
+      )
     }
   )
 

@@ -284,19 +284,68 @@ def update(
     n: number of rows that the run trains on, from which its length follows.
     weights: [B], or None for ones.
   """
-  optimizer = recipe.optimizer(total_steps(recipe, n))
   scale = batch.share if weights is None else batch.share * weights
+  found, _ = gradient(problem, state.params, batch.examples, scale)
+  return stepped(problem, recipe, n, state, found)
 
-  def gradient_of(rows):
+
+def gradient(
+  problem: Problem, params: PyTree, examples: PyTree, scale: Array
+) -> tuple[PyTree, jax.Array]:
+  """(the gradient of Σ_b scale_b·loss_b, without l2; the losses [B])."""
+
+  def of_rows(rows):
     examples, scale = rows
-    objective = lambda p: jnp.sum(scale * losses(problem, p, examples))
-    return jax.grad(objective)(state.params)
 
-  gradient = parallel.summed(gradient_of, (batch.examples, scale))
+    def objective(params):
+      each = losses(problem, params, examples)
+      return jnp.sum(scale * each), each
+
+    return jax.grad(objective, has_aux=True)(params)
+
+  if parallel.devices() == 1:
+    return of_rows((examples, scale))
+  total = parallel.summed(lambda rows: of_rows(rows)[0], (examples, scale))
+  return total, losses(problem, params, examples)
+
+
+def stepped(
+  problem: Problem, recipe: Recipe, n: int, state: State, gradient: PyTree
+) -> State:
+  """The state after the optimizer's step along `gradient` and that of l2."""
+  optimizer = recipe.optimizer(total_steps(recipe, n))
   if problem.l2:
     gradient = trees.add(gradient, state.params, problem.l2)
   updates, moments = optimizer.update(gradient, state.optimizer, state.params)
   return State(optax.apply_updates(state.params, updates), moments)
+
+
+def second_moments(
+  optimizer: optax.GradientTransformation, state: State
+) -> PyTree:
+  """Adam's second moments v/(1 − β₂^t), shaped like params; None: no Adam.
+
+  β₂ is what a gradient of zero leaves of a second moment of one.
+  """
+  is_adam = lambda x: isinstance(x, optax.ScaleByAdamState)
+  nodes = jax.tree.leaves(state.optimizer, is_leaf=is_adam)
+  found = [node for node in nodes if is_adam(node)]
+  if len(found) != 1:
+    return None
+  zero, one = (
+    jax.tree.map(lambda x, v=v: jnp.full_like(x, v), state.params)
+    for v in (0, 1)
+  )
+  before = jax.tree.map(
+    lambda node: node._replace(mu=zero, nu=one) if is_adam(node) else node,
+    state.optimizer,
+    is_leaf=is_adam,
+  )
+  _, after = optimizer.update(zero, before, zero)
+  nodes = jax.tree.leaves(after, is_leaf=is_adam)
+  (decay,) = (node.nu for node in nodes if is_adam(node))
+  time = found[0].count
+  return jax.tree.map(lambda v, d: v / (1 - d**time), found[0].nu, decay)
 
 
 def _order_without(index, n, row):

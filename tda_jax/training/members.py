@@ -44,7 +44,7 @@ class Progress(NamedTuple):
 
   state: State  # of all members
   done: int  # steps
-  snapshots: dict[int, PyTree]  # step -> parameters [E, ...] after it
+  snapshots: dict[int, tuple]  # step -> `_snapshot` of the state after it
 
 
 @functools.partial(jax.jit, static_argnames=('recipe', 'n'))
@@ -114,7 +114,8 @@ def train(
       the number of rows, so that weight 0 is a row without gradient.
     frozen: what each model has besides its parameters, leaves [E, ...] (see
       `Run`), or None.
-    checkpoints: C equally spaced snapshots, the last of the final parameters.
+    checkpoints: C equally spaced snapshots, the last of the final parameters;
+      of Adam with its second moments (`Run.second_moments`).
     directory: where the state is kept (in `directory`/state); the same call
       continues from it and ends with the same numbers.
     progress: shows a bar.
@@ -158,9 +159,10 @@ def train(
   state, _, snapshots = work() if folder is None else parallel.in_turn(work)
   stack = [snapshots[step] for step in steps]
   stack = jax.tree.map(lambda *x: np.stack(x, 1), *stack) if steps else None
+  stack, moments = stack or (None, None)
   rates = _rates(recipe, total, steps)
   steps = np.array(steps)
-  return Run(state.params, stack, rates, steps, members.key, frozen)
+  return Run(state.params, stack, rates, steps, members.key, frozen, moments)
 
 
 def train_segments(
@@ -310,9 +312,9 @@ def _train_resumably(
       name = 'member {}'.format
       state = _train_segment(problem, recipe, rows, members, state, part, name)
       if part.done in steps:
-        snapshots[part.done] = jax.device_get(state.params)
+        snapshot = snapshots[part.done] = _snapshot(recipe, total, state)
         if folder is not None:
-          _keep_snapshot(folder, part.done, state.params)
+          _keep_snapshot(folder, part.done, snapshot)
       due = part.done == total or time.monotonic() - last_save >= save_seconds
       if folder is not None and due:
         storage.keep(folder, 'step', part.done, state)
@@ -343,25 +345,48 @@ def _resumed(recipe, n, members, steps, folder) -> Progress:
   Training starts again if no state is saved, or if a snapshot is lost.
   """
   step = None if folder is None else storage.newest(folder, 'step')
-  steps_there = [s for s in steps if step is not None and s <= step]
+  if step is None:
+    return Progress(start(recipe, n, members.key), 0, {})
+  steps_there = [s for s in steps if s <= step]
   folder = cast(pathlib.Path, folder)  # None: no step is there
-  paths = {s: folder / f'snapshot_{s}' for s in steps_there}
-  lost = [path for path in paths.values() if not storage.whole(path)]
+  like = jax.eval_shape(lambda keys: start(recipe, n, keys), members.key)
+  of = functools.partial(_second_moments, recipe, fit.total_steps(recipe, n))
+  parts = like.params, jax.eval_shape(of, like)
+  paths = {s: _paths(folder, s, parts) for s in steps_there}
+  lost = [p for path in paths.values() for p in path if not storage.whole(p)]
   if lost:
     _log.warning('%s is lost or damaged: training starts again', lost[0])
-  if step is None or lost:
+  if lost:
     return Progress(start(recipe, n, members.key), 0, {})
-  like = jax.eval_shape(lambda keys: start(recipe, n, keys), members.key)
   state = on_device(storage.load(folder / f'step_{step}', like))
-  snapshots = {s: storage.load(path, like.params) for s, path in paths.items()}
+  load = lambda path: tuple(map(storage.load, path, parts))
+  snapshots = {s: (*load(path), None)[:2] for s, path in paths.items()}
   return Progress(state, step, snapshots)
 
 
-def _keep_snapshot(folder, step, params):
+def _snapshot(recipe, total, state):
+  """(parameters, Adam's second moments or None) of all members, on the host."""
+  moments = _second_moments(recipe, total, state)
+  return jax.device_get((state.params, moments))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _second_moments(recipe, total, state):
+  optimizer = recipe.optimizer(total)
+  return jax.vmap(lambda one: fit.second_moments(optimizer, one))(state)
+
+
+def _keep_snapshot(folder, step, parts):
   """Saves a snapshot; replaces one that a killed process has saved before."""
-  path = folder / f'snapshot_{step}'
-  shutil.rmtree(path, ignore_errors=True)
-  storage.save(path, params)
+  for path, part in zip(_paths(folder, step, parts), parts, strict=False):
+    shutil.rmtree(path, ignore_errors=True)
+    storage.save(path, part)
+
+
+def _paths(folder, step, parts):
+  """Where the parts of a snapshot are that it has."""
+  names = ('snapshot', 'moments')[: 1 + (parts[1] is not None)]
+  return [folder / f'{name}_{step}' for name in names]
 
 
 def row_count(rows: PyTree, members: Member) -> int:

@@ -13,6 +13,7 @@ from tda_jax import problem as problem_lib
 from tda_jax import scoring, trees
 from tda_jax.data import rows as rows_lib
 from tda_jax.methods import method as method_lib
+from tda_jax.methods import unrolled as unrolled_lib
 from tda_jax.methods.unrolled import contributions, unrolled
 from tda_jax.run import members_of
 from tda_jax.training import fit, members
@@ -74,12 +75,14 @@ CASES = {
 }
 
 
-def parts_of(t, made, member, stops):
+def parts_of(t, made, member, stops, **options):
   train, queries, member = jax.tree.map(
     jnp.asarray, (t.train, t.queries, member)
   )
   call = jax.jit(
-    lambda: contributions(t.problem, made, member, train, queries, stops)
+    lambda: contributions(
+      t.problem, made, member, train, queries, stops, **options
+    )
   )
   return call()
 
@@ -108,6 +111,136 @@ def test_scores_are_the_derivative_of_training(case):
       )  # of the second epoch, step 4
       given = np.flatnonzero(np.abs(every[4]).max(1))
       assert sorted(np.asarray(order[1])) == given.tolist()
+
+
+def decoupled(batch_size=4):
+  """AdamW with clipping: an update in which everything meets everything."""
+  schedule = lambda total: optax.cosine_decay_schedule(0.05, total)
+
+  def optimizer(total):
+    return optax.chain(
+      optax.clip_by_global_norm(0.5),
+      optax.adamw(schedule(total), weight_decay=0.1, eps_root=1e-4),
+    )
+
+  init = lambda key: tiny.mlp_init((5, 4, 3), key)
+  return Recipe(init, optimizer, schedule, batch_size, 3, noisy)
+
+
+def one_step(t, made):
+  """(state before a step, its batch, adjoints after it), one row of padding."""
+  member = Member(KEYS[0], weights=jnp.linspace(0.5, 1.5, 11))
+  state = fit.start(made, 11, member.key)
+  train = jax.tree.map(jnp.asarray, t.train)
+  for s in (0, 1):
+    batch = unrolled_lib._weighted_batch(made, train, member, 11, s)
+    state = fit.update(t.problem, made, 11, state, batch, None)
+  numbers = unrolled_lib._split(state.optimizer)[0]
+  leaves, tree = jax.tree.flatten(fit.State(state.params, numbers))
+  keys = jax.random.split(KEYS[1], len(leaves))
+  draw = lambda k, x: jax.random.normal(k, (4, *x.shape), x.dtype)
+  adjoints = tree.unflatten(map(draw, keys, leaves))
+  batch = unrolled_lib._weighted_batch(made, train, member, 11, 2)
+  return state, batch, adjoints
+
+
+def in_one(problem, made, n, state, batch, adjoints):
+  """The step's derivative by JAX's reverse mode, through gradient and update."""
+  numbers, join = unrolled_lib._split(state.optimizer)
+
+  def forward(params, numbers, weights):
+    before = fit.State(params, join(numbers))
+    after = fit.update(problem, made, n, before, batch, weights)
+    return fit.State(after.params, unrolled_lib._split(after.optimizer)[0])
+
+  ones = jnp.ones_like(batch.share)
+  _, pull = jax.vjp(forward, state.params, numbers, ones)
+  params, numbers, weights = jax.vmap(pull)(adjoints)
+  return fit.State(params, numbers), weights
+
+
+@pytest.mark.parametrize('wide, accuracy', [(True, 1e-12), (False, 1e-5)])
+@pytest.mark.parametrize('kind', ['sgd', 'adamw'])
+@pytest.mark.parametrize('derivative', ['_mixed', '_in_reverse'])
+def test_a_step_back_is_the_derivative_of_the_step(
+  wide, accuracy, kind, derivative
+):
+  """Of momentum and of AdamW, with l2, weights, augmentation and padding."""
+  with jax.enable_x64(wide):
+    t = tiny.classification(l2=0.02)
+    made = decoupled() if kind == 'adamw' else recipe(augment=noisy)
+    way = getattr(unrolled_lib, derivative)
+
+    def both():
+      state, batch, adjoints = one_step(t, made)
+      step = t.problem, made, 11, state, batch
+      back = jax.vmap(unrolled_lib._step_back(*step, way))
+      return back(adjoints), in_one(*step, adjoints)
+
+    got, want = jax.jit(both)()
+    assert got[1].shape == (4, 4) and not got[1][:, -1].any()
+    for x, y in zip(*map(jax.tree.leaves, (got, want)), strict=True):
+      np.testing.assert_allclose(x, y, atol=accuracy * np.abs(y).max())
+
+
+@jax.custom_vjp
+def bent(x):
+  return x
+
+
+bent.defvjp(lambda x: (x, x), lambda x, g: (jnp.sin(g) * (2 + jnp.roll(x, 1)),))
+
+
+def test_a_gradient_that_is_none_is_differentiated_in_reverse(monkeypatch):
+  """The loss has a rule whose ∇g is not symmetric, within a scan under remat."""
+  with jax.enable_x64(True):
+    made, member = recipe('sgd'), Member(KEYS[0])
+    t = tiny.classification()
+    plain = t.problem.loss
+    once = jax.checkpoint(lambda x, _: (bent(x), None))
+    loss = lambda o, e: plain(jax.lax.scan(once, o, None, 1)[0], e)
+    t = t._replace(problem=t.problem._replace(loss=loss))
+    want = differences(t, made, member)
+    parts, _ = parts_of(t, made, member, jnp.array([9]))
+    np.testing.assert_allclose(parts[0], want, atol=1e-6 * np.abs(want).max())
+    mixed = lambda *_: unrolled_lib._mixed
+    monkeypatch.setattr(unrolled_lib, '_derivative_for', mixed)
+    wrong, _ = parts_of(t, made, member, jnp.array([9]))
+    assert np.abs(wrong[0] - want).max() > 0.1 * np.abs(want).max()
+
+
+def test_blocks_of_queries_do_not_change_the_scores():
+  t = tiny.classification(q=5)
+  every, some = (
+    parts_of(t, recipe(), Member(KEYS[0]), jnp.array([4, 9]), queries_at_once=k)
+    for k in (5, 2)
+  )
+  assert some[0].shape == (2, 11, 5)
+  scale = np.abs(every[0]).max()
+  np.testing.assert_allclose(some[0], every[0], atol=1e-5 * scale)
+
+
+@pytest.mark.slow
+def test_memory_of_activations_is_that_of_the_queries_at_once():
+  t = tiny.classification(n=64, q=32, widths=(5, 256, 3))
+  init = lambda key: tiny.mlp_init((5, 256, 3), key)
+  made = recipe(batch_size=64)._replace(init=init)
+
+  def temporary(count):
+    call = lambda train, queries: contributions(
+      t.problem,
+      made,
+      Member(KEYS[0]),
+      train,
+      queries,
+      jnp.array([3]),
+      queries_at_once=count,
+    )
+    compiled = jax.jit(call).lower(t.train, t.queries).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  few, many = temporary(4), temporary(32)
+  assert few < 0.5 * many, (few, many)
 
 
 @pytest.mark.slow

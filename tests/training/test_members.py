@@ -11,7 +11,7 @@ from killed import killed
 
 from tda_jax.problem import classification, regression
 from tda_jax.storage import files
-from tda_jax.training import fit, members
+from tda_jax.training import ensembles, fit, members
 from tda_jax.training.fit import Recipe, epoch_order, steps_per_epoch
 
 KEYS = jax.random.split(jax.random.key(3), 3)
@@ -182,6 +182,48 @@ def test_checkpoints_are_where_they_say(count):
   near(run.params, plain.params, 1e-6)
   if count == 5:  # a snapshot within an epoch: step 2 of 12
     assert not np.allclose(run.checkpoints['w'][:, 0], run.params['w'])
+
+
+@functools.cache
+def by_adam():
+  def optimizer(total):
+    del total
+    return optax.chain(
+      optax.clip_by_global_norm(0.5),
+      optax.add_decayed_weights(0.1),
+      optax.adam(0.05, b2=0.9),
+    )
+
+  return recipe()._replace(optimizer=optimizer)
+
+
+def test_second_moments_of_adam_are_the_means_of_squared_gradients(tmp_path):
+  """v/(1 − β₂^t) of the state at each checkpoint, on disk as in memory."""
+  train = lambda **options: members.train(
+    PROBLEM, by_adam(), rows(), KEYS, checkpoints=2, **options
+  )
+  run, kept, again = train(), *[train(directory=tmp_path) for _ in range(2)]
+  near(run.second_moments, kept.second_moments, 0)
+  near(kept.second_moments, again.second_moments, 0)
+  for e in range(2):
+    state = fit.start(by_adam(), 18, KEYS[e])
+    member = fit.Member(KEYS[e])
+    for c, (epoch, last) in enumerate([(1, 2), (2, 4)]):
+      for part in range(epoch + 1) if c == 0 else [1, 2]:
+        first = 2 if c and part == 1 else 0
+        state = fit.train_steps(
+          PROBLEM, by_adam(), rows(), member, state, epoch=part, first=first,
+          last=last if part == epoch else 4,
+        )  # fmt: skip
+      want = jax.tree.map(
+        lambda v, c=c: v / (1 - 0.9 ** (6 * c + 6)), state.optimizer[2][0].nu
+      )
+      got = jax.tree.map(lambda v, c=c, e=e: v[e, c], run.second_moments)
+      near(got, want, 1e-4)
+  few = ensembles.members_at(run, np.array([2, 0]))
+  near(few.second_moments['w'], run.second_moments['w'][[2, 0]], 0)
+  plain = members.train(PROBLEM, recipe(), rows(), KEYS, checkpoints=1)
+  assert plain.second_moments is None
 
 
 def test_a_diverged_member_is_named(tmp_path):
