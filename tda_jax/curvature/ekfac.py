@@ -135,10 +135,7 @@ def _fitted(mean, problem, params, stack, key, *, kind, labels):
     if labels == 'exact':  # each of the K passes added the inputs
       k = num_outputs(problem, params, example)
       moments = {n: (a / k, s, t / k) for n, (a, s, t) in moments.items()}
-    blocks = parallel.dealt(
-      {n: functools.partial(_kfac, layer) for n, layer in layers.items()},
-      moments,
-    )
+    blocks = _bases(layers, moments)
   if kind != 'kfac':
     second = jax.random.fold_in(key, 1)
     values = mean(second, labels, squares, blocks)
@@ -276,13 +273,25 @@ def _embedding_squares(layer, ids, g):
   return zero.at[ids.ravel()].add(flat, mode='drop')
 
 
-def _kfac(layer, inputs, outputs, count):
-  """The block of a layer from its summed second moments."""
-  (a, qa), (s, qs) = _eigh(inputs, layer.stack), _eigh(outputs, layer.stack)
-  # T·(A ⊗ S) from factors that are summed, not averaged, over T positions. An
-  # expert to which nothing was sent has none, and factors of zero.
-  t = jnp.where(count == 0, 1, count)[..., None, None]
-  return Block(qa, qs, a[..., :, None] * s[..., None, :] / t)
+def _bases(layers, moments):
+  """The blocks of all layers from their summed second moments."""
+  factors = {
+    (name, side): moments[name][side]
+    for name, layer in layers.items()
+    for side in (0, 1)
+    if moments[name][side].ndim == len(layer.stack) + 2  # else it is diagonal
+  }
+  spectra = parallel.dealt(eigh, factors)
+  blocks = {}
+  for name, (inputs, outputs, count) in moments.items():
+    a, qa = spectra.get((name, 0), (inputs, None))
+    s, qs = spectra.get((name, 1), (outputs, None))
+    a, s = jnp.maximum(a, 0), jnp.maximum(s, 0)
+    # T·(A ⊗ S) from factors that are summed, not averaged, over T positions. An
+    # expert to which nothing was sent has none, and factors of zero.
+    t = jnp.where(count == 0, 1, count)[..., None, None]
+    blocks[name] = Block(qa, qs, a[..., :, None] * s[..., None, :] / t)
+  return parallel.held(blocks)
 
 
 def _refuse_many(k):
@@ -375,23 +384,11 @@ def loss_hessian_root(
   return vectors * jnp.sqrt(jnp.maximum(values, 0))
 
 
-def _eigh(factor, stack):
-  """Eigenvalues of a factor, at least 0, and eigenvectors; None if diagonal."""
-  if factor.ndim == len(stack) + 1:
-    return factor, None
-  values, vectors = eigh(factor)
-  return jnp.maximum(values, 0), vectors
-
-
 def eigh(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Ascending eigenvalues and eigenvectors, on the host in float64."""
   shapes = (matrix.shape[:-1], matrix.shape)
-  return jax.pure_callback(
-    _host_eigh,
-    tuple(jax.ShapeDtypeStruct(s, matrix.dtype) for s in shapes),
-    matrix,
-    vmap_method='broadcast_all',
-  )
+  like = tuple(jax.ShapeDtypeStruct(s, matrix.dtype) for s in shapes)
+  return parallel.asked(_host_eigh, like, matrix)
 
 
 def _host_eigh(matrix):
