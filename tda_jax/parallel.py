@@ -297,7 +297,9 @@ def rows_placed(tree: PyTree) -> PyTree:
 
 def _put(tree, specs):
   """The tree with these shardings, whether it is of arrays or of shapes."""
-  if not any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(tree)):
+  if not any(
+    isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(tree)
+  ):
     return jax.device_put(tree, specs)
   here = jax.sharding.get_mesh()
   return jax.tree.map(

@@ -258,8 +258,8 @@ def inner_products(
   ):
     # Rounded once more than position by position.
     with jax.default_matmul_precision('highest'):
-      full = jnp.einsum('bsi,bso->bio', a, g)
-    return jnp.einsum('bio,qio->bq', full, queries)
+      full = parallel.held(jnp.einsum('bsi,bso->bio', a, g))
+    return jnp.einsum('bio,qio->bq', full, queries)  # divided in the same way
   # Query by query: a V_q stays in the cache.
   one = lambda v: jnp.einsum('bso,bso->b', a @ v, g)
   together = max(1, AT_ONCE // (a.size * layer.num_out))

@@ -230,6 +230,7 @@ def _tap_example(statistic, y, x, mask, aux, slot):
       (y, x),
       tuple(batched[:2]),
     )
+    y, x = parallel.spread((y, x))
     return _tap(statistic, y, x, (mask, aux), slot), True
 
   return identity(y, x, mask, aux, slot)
