@@ -274,7 +274,7 @@ def in_a_process(folder: pathlib.Path, name: str, topology: str) -> list[dict]:
   """`measured` in a process of its own, or what one wrote into `folder` before."""
   done = folder / f'{name}_{topology.replace(":", "_")}.json'
   if done.exists():
-    return record.read_json(done)
+    return record.read_json(done)['programs']
   command = [sys.executable, '-m', 'scripts.compile_for_tpu', '--measure']
   out = subprocess.run(
     [*command, name, topology],
@@ -285,7 +285,7 @@ def in_a_process(folder: pathlib.Path, name: str, topology: str) -> list[dict]:
   ).stdout
   found = json.loads(out.splitlines()[-1])
   folder.mkdir(parents=True, exist_ok=True)
-  record.write_json(done, found)
+  record.write_json(done, {'programs': found})
   return found
 
 
