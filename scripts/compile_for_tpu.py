@@ -67,26 +67,26 @@ def mlp_case() -> Case:
   row = {'x': ((64,), jnp.float32), 'y': ((), jnp.int32)}
   n = 16_384
   return Case(
-    tda.classification(apply), params, row, lambda _: n, lambda _: n, 512
+    tda.classification(apply), params, row, lambda _: n, lambda _: n, 1024
   )
 
 
 def blocks_case() -> Case:
   """Two layers of the decoder, small, whose parameters are copies."""
   rows = lambda _: 1024
-  case = _decoder(layers=2, width=128, length=64, vocabulary=512)
+  case = decoder(layers=2, width=128, length=64, vocabulary=512)
   return case._replace(rows=rows, batch=rows, queries=256)
 
 
 def decoder_case() -> Case:
   """A decoder of a billion parameters in bfloat16; a row a chip, in one batch."""
-  case = _decoder(layers=18, width=2048, length=512, vocabulary=32_768)
+  case = decoder(layers=18, width=2048, length=512, vocabulary=32_768)
   return case._replace(
     rows=lambda chips: chips, batch=lambda _: 64, queries=64, model=64
   )
 
 
-def _decoder(layers, width, length, vocabulary):
+def decoder(layers, width, length, vocabulary):
   """A decoder whose layers are scanned; embedding and head are held fixed."""
   w = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.bfloat16)
   square = {name: w(layers, width, width) for name in 'qkvo'}

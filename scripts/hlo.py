@@ -1,7 +1,7 @@
 """Reads a compiled program's text: its products, loops and exchanges.
 
 XLA's own count of operations takes the body of a loop once; here it is multiplied
-by how often the loop runs, which is read off its condition.
+by how often the loop runs, which XLA notes or its condition says.
 """
 
 import itertools
@@ -112,7 +112,9 @@ def _count(computations, times, name, repeats):
     called = dict(_CALLED.findall(instruction.text))
     inner = repeats
     if instruction.kind == 'while':
-      inner *= _trips(computations[called.pop('condition')])
+      condition = computations[called.pop('condition')]
+      known = re.search(r'"known_trip_count":\{"n":"(\d+)"', instruction.text)
+      inner *= int(known[1]) if known else _trips(condition)
     others = _BRANCHES.findall(instruction.text)
     branches = re.findall(r'%([\w.\-]+)', others[0]) if others else []
     for other in (*called.values(), *branches):

@@ -319,7 +319,8 @@ def _axes(sharding):
 
 def _by_rule(shape):
   """Of an array: the last of its largest axes that `parts` divides over `model`."""
-  number, spec = parts(), [None] * len(shape)
+  number = parts()
+  spec: list[str | None] = [None] * len(shape)
   fit = [i for i, length in enumerate(shape) if length % number == 0]
   if number > 1 and fit and np.prod(shape) >= LEAST:
     spec[max(fit, key=lambda i: (shape[i], i))] = MODEL
@@ -382,7 +383,7 @@ def apart(function: Callable[[PyTree], PyTree], parts: PyTree) -> PyTree:
   return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], values)
 
 
-def asked(host: Callable, like: PyTree, *args: Any) -> PyTree:
+def from_host(host: Callable, like: PyTree, *args: Any) -> PyTree:
   """`jax.pure_callback` by each device for its own share; a tree like `like`.
 
   Within a share of the rows, or within `dealt`. All results get the same rank:

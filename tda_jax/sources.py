@@ -158,7 +158,7 @@ def take(source: Source, index: Any) -> PyTree:
       lambda s: jax.ShapeDtypeStruct((*index.shape, *s.shape), s.dtype),
       example(source),
     )
-    return parallel.asked(_Ahead(source), like, index)
+    return parallel.from_host(_Ahead(source), like, index)
   if isinstance(index, slice):
     index = np.arange(*index.indices(source.count))
   return _read(source, np.asarray(index))

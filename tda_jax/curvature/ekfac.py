@@ -388,7 +388,7 @@ def eigh(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Ascending eigenvalues and eigenvectors, on the host in float64."""
   shapes = (matrix.shape[:-1], matrix.shape)
   like = tuple(jax.ShapeDtypeStruct(s, matrix.dtype) for s in shapes)
-  return parallel.asked(_host_eigh, like, matrix)
+  return parallel.from_host(_host_eigh, like, matrix)
 
 
 def _host_eigh(matrix):
