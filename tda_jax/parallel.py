@@ -2,9 +2,14 @@
 
 The devices of a process divide what has a leading axis and is many: the batches of
 a pass over the rows (`summed`, `apart`), the rows of a scored batch, the members of
-an ensemble (`apart`), the layers whose eigenvectors are wanted (`dealt`). Each has
-its share as an entry of a leading axis, over which the program is mapped. Parameters and factors are copies on each. A verb uses all devices of its process
-(`all_devices`), or the mesh that the user has set.
+an ensemble (`apart`), the matrices whose eigenvectors are wanted (`dealt`). Each
+has its share as an entry of a leading axis, over which the program is mapped. A verb
+uses all devices of its process (`all_devices`), or the mesh that the user has set.
+
+What is large and that every share needs, parameters, factors and queries, is a copy
+on each device, unless the mesh has a second axis, `model`: then the devices along it
+have a part of each such array (`placed`, `held`) and of the rows of a share
+(`spread`), and XLA exchanges what is missing, layer by layer.
 
 Hosts run the same program and share a folder. What is one piece of work (training
 a stack of models, a record) process 0 does, and the others read it (`in_turn`).
@@ -36,6 +41,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from tda_jax.trees import PyTree
 
 DATA = 'data'  # of rows, batches, members: what is divided
+MODEL = 'model'  # of the entries of large arrays: parameters, factors, queries
+LEAST = 2**14  # entries of an array that is divided over `model`
 BEAT = 2.0  # seconds between two signs of life of a host
 PATIENCE = 15.0  # seconds without one, after which a host counts as ended
 LONGEST = 7 * 24 * 3600  # seconds that hosts wait for each other's work
@@ -192,16 +199,27 @@ def _client() -> Any:
 # --- devices ----------------------------------------------------------------
 
 
-def mesh(devices: Sequence[Any] | None = None) -> Mesh:
-  """Devices in a row.
+def mesh(devices: Sequence[Any] | None = None, model: int = 1) -> Mesh:
+  """Devices in a row, or in a grid whose second axis divides large arrays.
 
   Args:
     devices: None: those of this process.
+    model: devices along the axis `model`; 1: there is no such axis.
+
+  Raises:
+    ValueError: `model` does not divide their number.
   """
   devices = jax.local_devices() if devices is None else devices
-  return jax.make_mesh(
-    (len(devices),), (DATA,), (AxisType.Auto,), devices=devices
-  )
+  count = len(devices)
+  if model < 1 or count % model:
+    raise ValueError(
+      f'model={model} does not divide {count} devices: give a number that does'
+    )
+  shape, names = ((count,), (DATA,))
+  if model > 1:
+    shape, names = (count // model, model), (DATA, MODEL)
+  kinds = (AxisType.Auto,) * len(shape)
+  return jax.make_mesh(shape, names, kinds, devices=devices)
 
 
 @contextlib.contextmanager
@@ -246,11 +264,40 @@ def devices() -> int:
   return here.shape[DATA]
 
 
+def parts() -> int:
+  """Over how many devices a large array is divided: those of the axis `model`."""
+  here = jax.sharding.get_abstract_mesh()
+  return here.shape[MODEL] if MODEL in here.axis_names else 1
+
+
+def placed(params: PyTree, rule: PyTree = None) -> PyTree:
+  """Parameters divided over the axis `model` of the mesh that is set.
+
+  Args:
+    params: arrays, or their shapes (`jax.ShapeDtypeStruct`), which are returned
+      with shardings.
+    rule: a tree like `params` of `jax.sharding.PartitionSpec`; None: the largest
+      axis, of those that the number of devices divides, of each leaf of LEAST
+      entries or more; smaller leaves are copies.
+  """
+  if rule is None:
+    rule = jax.tree.map(lambda x: _by_rule(x.shape), params)
+  return _put(params, rule)
+
+
 def replicate(tree: PyTree) -> PyTree:
-  """Copies the arrays of `tree` to every device, once for many calls."""
-  if devices() == 1:
+  """Copies the arrays of `tree` to every device, once for many calls.
+
+  Those that are divided over `model` (`placed`) stay so.
+  """
+  if devices() == 1 and parts() == 1:
     return jax.tree.map(jnp.asarray, tree)
-  return jax.device_put(tree, PartitionSpec())
+
+  def spec(x):
+    divided = _axes(getattr(x, 'sharding', None))
+    return x.sharding if MODEL in divided else PartitionSpec()
+
+  return _put(tree, jax.tree.map(spec, tree))
 
 
 def taken_in(given: PyTree) -> PyTree:
@@ -258,7 +305,7 @@ def taken_in(given: PyTree) -> PyTree:
 
   Other things, and what is no tree that JAX knows, stay as they are.
   """
-  if devices() == 1:
+  if devices() == 1 and parts() == 1:
     return given
   here = set(jax.sharding.get_mesh().devices.flat)
 
@@ -273,10 +320,7 @@ def taken_in(given: PyTree) -> PyTree:
 
   try:
     return jax.tree.map(placed, given)
-  except (
-    TypeError,
-    ValueError,
-  ):  # keys that cannot be sorted; the door says so
+  except (TypeError, ValueError):  # keys without an order: the door says so
     return given
 
 
@@ -307,11 +351,68 @@ def _on_hosts(everywhere, leaf):
   )
 
 
-def copied(tree: PyTree) -> PyTree:
-  """Within a program: values that each device has all of from here on."""
-  if devices() == 1:
+def rows_placed(tree: PyTree) -> PyTree:
+  """Rows [N, ...] divided over the axis `data`, for rows too many to copy."""
+  return _put(tree, jax.tree.map(lambda _: PartitionSpec(DATA), tree))
+
+
+def _put(tree, specs):
+  """The tree with these shardings, whether it is of arrays or of shapes."""
+  if not any(
+    isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(tree)
+  ):
+    return jax.device_put(tree, specs)
+  here = jax.sharding.get_mesh()
+  return jax.tree.map(
+    lambda x, spec: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=NamedSharding(here, spec)
+    ),
+    tree,
+    specs,
+  )
+
+
+def _axes(sharding):
+  """The axes of the mesh that an array is divided over."""
+  spec = sharding.spec if isinstance(sharding, NamedSharding) else ()
+  return set(jax.tree.leaves(tuple(spec)))
+
+
+def _by_rule(shape):
+  """Of an array: the last of its largest axes that `parts` divides over `model`."""
+  number = parts()
+  spec: list[str | None] = [None] * len(shape)
+  fit = [i for i, length in enumerate(shape) if length % number == 0]
+  if number > 1 and fit and np.prod(shape) >= LEAST:
+    spec[max(fit, key=lambda i: (shape[i], i))] = MODEL
+  return PartitionSpec(*spec)
+
+
+def held(tree: PyTree) -> PyTree:
+  """Within a program: values of which every share of the rows needs all.
+
+  Each device has a copy, or, of arrays of LEAST entries or more, its part along
+  the axis `model`.
+  """
+  if devices() == 1 and parts() == 1:
     return tree
-  return jax.lax.with_sharding_constraint(tree, PartitionSpec())
+  return jax.lax.with_sharding_constraint(
+    tree, jax.tree.map(lambda x: _by_rule(x.shape), tree)
+  )
+
+
+def spread(tree: PyTree) -> PyTree:
+  """Within a program: rows [B, ...], whose work the axis `model` divides too."""
+  number = parts()
+  if number == 1 or _count(tree) % number:
+    return tree
+  specs = jax.tree.map(lambda x: _leading(MODEL, x), tree)
+  return jax.lax.with_sharding_constraint(tree, specs)
+
+
+def _leading(axes, x):
+  """The spec of an array whose leading axis is divided; XLA chooses the others."""
+  return PartitionSpec(axes, *[PartitionSpec.UNCONSTRAINED] * (x.ndim - 1))
 
 
 def summed(function: Callable[[PyTree], PyTree], parts: PyTree) -> PyTree:
@@ -343,49 +444,85 @@ def apart(function: Callable[[PyTree], PyTree], parts: PyTree) -> PyTree:
   return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], values)
 
 
-def by_each(function: Callable) -> Callable:
-  """A function that every device calls for its own share.
+def from_host(host: Callable, like: PyTree, *args: Any) -> PyTree:
+  """`jax.pure_callback` by each device for its own share; a tree like `like`.
 
-  For what asks the host, which else one device would do for all.
+  Within a share of the rows, or within `dealt`. All results get the same rank:
+  on a TPU, JAX gives all of them the sharding of the first.
   """
-  if not _within_share.get():
-    return function
-  everywhere = PartitionSpec()
-  return jax.shard_map(
-    function, in_specs=everywhere, out_specs=everywhere, check_vma=False
+  rank = max(len(s.shape) for s in jax.tree.leaves(like))
+  ones = lambda s: (1,) * (rank - len(s.shape))
+
+  def answer(*args):
+    widened = lambda x, s: np.reshape(x, (*np.shape(x), *ones(s)))
+    return jax.tree.map(widened, host(*args), like)
+
+  wide = jax.tree.map(
+    lambda s: jax.ShapeDtypeStruct((*s.shape, *ones(s)), s.dtype), like
   )
+  ask = functools.partial(
+    jax.pure_callback, answer, wide, vmap_method='broadcast_all'
+  )
+  if _within_share.get():
+    everywhere = PartitionSpec()
+    ask = jax.shard_map(
+      ask, in_specs=everywhere, out_specs=everywhere, check_vma=False
+    )
+  return jax.tree.map(lambda x, s: x.reshape(s.shape), ask(*args), like)
 
 
 def dealt(
-  functions: dict[str, Callable[..., PyTree]], items: dict[str, tuple]
-) -> dict[str, PyTree]:
-  """{name: functions[name](*items[name])}: each by one device, for all.
+  function: Callable[[jax.Array], PyTree], items: dict[Any, jax.Array]
+) -> dict[Any, PyTree]:
+  """{name: function(items[name])}, of whose matrices each device has some.
 
   Args:
-    functions: they close over no arrays.
+    function: [n, I, I] -> tree of [n, ...], any number of matrices that never
+      talk; it closes over no arrays.
+    items: stacks of matrices [*stack, I, I]. Those of one size are dealt
+      together.
   """
-  count = devices()
-  if count == 1:
-    return {name: functions[name](*item) for name, item in items.items()}
+  if _within_share.get() or devices() * parts() == 1:
+    return {name: function(stack) for name, stack in items.items()}
+  by_size = {}
+  for name, stack in items.items():
+    by_size.setdefault(stack.shape[-2:], []).append(name)
+  done = {}
+  for size, names in by_size.items():
+    stacks = [items[name].reshape(-1, *size) for name in names]
+    values = _deal(function, jnp.concatenate(stacks))
+    ends = np.cumsum([len(stack) for stack in stacks])[:-1]
+    for number, name in enumerate(names):
+      own = lambda x: jnp.split(x, ends)[number]  # noqa: B023
+      lead = items[name].shape[:-2]
+      done[name] = jax.tree.map(
+        lambda x: own(x).reshape(*lead, *x.shape[1:]),  # noqa: B023
+        values,
+      )
+  return held(done)
 
-  def deal(items):
-    me = jax.lax.axis_index(DATA)
-    values = {}
-    for number, (name, item) in enumerate(items.items()):
-      like = jax.eval_shape(functions[name], *item)
-      zeros = functools.partial(_zeros, like)
-      mine = jax.lax.cond(me == number % count, functions[name], zeros, *item)
-      values[name] = jax.lax.psum(mine, DATA)
-    return values
 
-  everywhere = PartitionSpec()
-  return jax.shard_map(
-    deal, in_specs=everywhere, out_specs=everywhere, check_vma=False
-  )(items)
+def _deal(function, matrices):
+  """`function` of matrices [n, I, I], each of which one device does."""
+  here = jax.sharding.get_abstract_mesh()
+  axes = tuple(name for name in (MODEL, DATA) if name in here.axis_names)
+  count, n = devices() * parts(), len(matrices)
 
+  def of_share(share):
+    first = jax.lax.axis_index(axes) * len(share)
+    like = jax.eval_shape(function, share)
+    zeros = lambda _: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like)
+    return jax.lax.cond(first < n, function, zeros, share)
 
-def _zeros(like, *_):
-  return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like)
+  matrices = jnp.pad(matrices, ((0, -n % count), (0, 0), (0, 0)))
+  # By way of the axis that the matrices were divided over: else all are gathered.
+  matrices = jax.lax.with_sharding_constraint(matrices, PartitionSpec(axes[:1]))
+  spec = PartitionSpec(axes)
+  values = jax.shard_map(
+    of_share, in_specs=spec, out_specs=spec, check_vma=False
+  )(matrices)
+  values = jax.lax.with_sharding_constraint(values, PartitionSpec(axes[:1]))
+  return jax.tree.map(lambda x: x[:n], values)
 
 
 def padded(parts: PyTree, count: int) -> PyTree:
@@ -416,4 +553,5 @@ def _of_shares(function, parts):
 
 def _spread(tree):
   """Within a program: an entry of the leading axis on each device."""
-  return jax.lax.with_sharding_constraint(tree, PartitionSpec(DATA))
+  specs = jax.tree.map(lambda x: _leading(DATA, x), tree)
+  return jax.lax.with_sharding_constraint(tree, specs)

@@ -158,11 +158,7 @@ def take(source: Source, index: Any) -> PyTree:
       lambda s: jax.ShapeDtypeStruct((*index.shape, *s.shape), s.dtype),
       example(source),
     )
-    fetch = _Ahead(source)
-    ask = functools.partial(
-      jax.pure_callback, fetch, like, vmap_method='broadcast_all'
-    )
-    return parallel.by_each(ask)(index)
+    return parallel.from_host(_Ahead(source), like, index)
   if isinstance(index, slice):
     index = np.arange(*index.indices(source.count))
   return _read(source, np.asarray(index))

@@ -17,7 +17,7 @@ from methods import test_methods
 from training import test_members
 
 import tda_jax
-from tda_jax import parallel, sources
+from tda_jax import parallel, sources, trees
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import cg, descent, ekfac
 from tda_jax.methods import influence
@@ -106,27 +106,27 @@ def test_passes_over_rows_are_divided(n):
   assert len(total.sharding.device_set) == 8
 
 
-def test_pieces_are_dealt_each_to_one_device():
+def test_matrices_are_dealt_each_to_one_device():
   asked = []
 
-  def count(x):
-    asked.append(float(x))
+  def double(x):
+    asked.append(len(x))
     return np.asarray(2 * x)
 
   def doubled(x):
-    like = jax.ShapeDtypeStruct(x.shape, x.dtype)
-    return {'twice': jax.pure_callback(count, like, x)}
+    return jax.pure_callback(double, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
 
-  names = [str(i) for i in range(11)]
-
-  def dealt(x):
-    items = {name: (x + i,) for i, name in enumerate(names)}
-    return parallel.dealt(dict.fromkeys(names, doubled), items)
-
-  found = on(8, lambda: jax.jit(dealt)(jnp.zeros(())))
-  jax.block_until_ready(found)
-  assert sorted(asked) == list(range(11))  # not once for every device
-  assert [float(found[n]['twice']) for n in names] == [2 * i for i in range(11)]
+  stacks = {
+    'a': np.arange(7.0, dtype=np.float32).reshape(7, 1, 1),
+    'b': np.arange(4.0, dtype=np.float32).reshape(2, 2, 1, 1),
+  }
+  found = on(8, lambda: jax.jit(lambda x: parallel.dealt(doubled, x))(stacks))
+  jax.tree.map(
+    lambda x, y: np.testing.assert_array_equal(x, 2 * y), found, stacks
+  )
+  assert (
+    sum(asked) == 12
+  )  # 11, and one that fills up; not once for every device
 
 
 def test_a_source_is_read_by_parts():
@@ -330,6 +330,74 @@ def test_each_of_eight_devices_does_an_eighth():
     return np.array(counts)
 
   assert (on(1, counted) / on(8, counted) >= 7).all()
+
+
+GRID = parallel.mesh(jax.devices(), model=2)  # four shares, of two devices each
+
+
+def wide():
+  """A problem with matrices that are large enough to be divided.
+
+  Rows are more than entries of a factor, and the damping is 1: else factors have
+  eigenvalues near 0, whose eigenvectors are those of rounding errors.
+  """
+  return tiny.classification(n=256, q=4, widths=(5, 128, 128, 3))
+
+
+def over_model(tree):
+  """Names of the arrays of a tree that are divided over `model`."""
+  leaves = jax.tree.leaves(tree)
+  names = trees.names(tree)
+  specs = [getattr(leaf.sharding, 'spec', ()) for leaf in leaves]
+  return [n for n, s in zip(names, specs, strict=True) if 'model' in s]
+
+
+@pytest.mark.parametrize('rule', [None, 'rows'])
+def test_parameters_over_the_axis_model_give_the_scores_of_one(rule):
+  t = wide()
+  specs = None
+  if rule == 'rows':  # of every matrix whose number of them is even
+    even = lambda x: x.ndim == 2 and x.shape[0] % 2 == 0
+    specs = jax.tree.map(
+      lambda x: jax.sharding.PartitionSpec('model' if even(x) else None),
+      t.params,
+    )
+  method = influence.influence(ekfac.ekfac(1.0, batch_size=64))
+
+  def score(params):
+    return method_lib.attribute(
+      method, t.problem, params, t.train, t.queries, key=1, batch_size=256
+    )
+
+  want = score(t.params)
+  with jax.set_mesh(GRID):
+    assert parallel.devices() == 4 and parallel.parts() == 2
+    params = parallel.placed(t.params, specs)
+    found = score(params)
+  divided = ['layer1/w'] if rule is None else ['layer1/w', 'layer2/w']
+  assert over_model(params) == divided
+  np.testing.assert_allclose(found, want, atol=1e-5 * np.abs(want).max())
+
+
+def test_factors_and_queries_are_divided_over_the_axis_model():
+  t = wide()
+  method = influence.influence(ekfac.ekfac(1.0, batch_size=64))
+  with jax.set_mesh(GRID):
+    params = parallel.placed(t.params)
+    run, train, queries = parallel.replicate((Run(params), t.train, t.queries))
+    prepared = programs.prepare(
+      method, t.problem, run, train, queries, jax.random.key(1)
+    )
+  assert over_model(run) == ['params/layer1/w']
+  state = {n: (block, x) for n, (block, x) in prepared.state.items()}
+  # Of layer 1: Q_S [128, 128], Λ [129, 128], queries [4, 129, 128].
+  found = over_model(state['layer1/w'])
+  assert len(found) == 3, found
+
+
+def test_a_number_of_parts_that_does_not_divide_the_devices():
+  with pytest.raises(ValueError, match='model=3 does not divide 8 devices'):
+    parallel.mesh(jax.devices(), model=3)
 
 
 def test_start_alone_does_nothing(monkeypatch):

@@ -144,11 +144,7 @@ def _fitted(mean, problem, params, stack, key, *, kind, labels, scales=None):
     if labels == 'exact':  # each of the K passes added the inputs
       k = num_outputs(problem, params, example)
       moments = {n: (a / k, s, t / k) for n, (a, s, t) in moments.items()}
-    scales = scales or dict.fromkeys(layers, (None, None))
-    blocks = parallel.dealt(
-      {n: functools.partial(_kfac, layer) for n, layer in layers.items()},
-      {n: (scales[n], *moments[n]) for n in layers},
-    )
+    blocks = _bases(layers, moments, scales)
   if kind != 'kfac':
     second = jax.random.fold_in(key, 1)
     values = mean(second, labels, squares, blocks)
@@ -288,15 +284,46 @@ def _embedding_squares(layer, ids, g):
   return zero.at[ids.ravel()].add(flat, mode='drop')
 
 
-def _kfac(layer, scales, inputs, outputs, count):
-  """The block of a layer from its summed second moments."""
-  p, q = scales
-  a, qa = _eigh(inputs, layer.stack, p)
-  s, qs = _eigh(outputs, layer.stack, q)
-  # T·(A ⊗ S) from factors that are summed, not averaged, over T positions. An
-  # expert to which nothing was sent has none, and factors of zero.
-  t = jnp.where(count == 0, 1, count)[..., None, None]
-  return Block(qa, qs, a[..., :, None] * s[..., None, :] / t)
+def _bases(layers, moments, scales):
+  """The blocks of all layers from their summed second moments.
+
+  Args:
+    scales: see `fit_average`; None where there are none.
+  """
+  scales = scales or dict.fromkeys(layers, (None, None))
+  factors = {
+    (name, side): _scaled(moments[name][side], scales[name][side])
+    for name, layer in layers.items()
+    for side in (0, 1)
+    if moments[name][side].ndim == len(layer.stack) + 2  # else it is diagonal
+  }
+  spectra = parallel.dealt(eigh, factors)
+  blocks = {}
+  for name, (inputs, outputs, count) in moments.items():
+    a, qa = spectra.get((name, 0), (inputs, None))
+    s, qs = spectra.get((name, 1), (outputs, None))
+    a, s = jnp.maximum(a, 0), jnp.maximum(s, 0)
+    # T·(A ⊗ S) from factors that are summed, not averaged, over T positions. An
+    # expert to which nothing was sent has none, and factors of zero.
+    t = jnp.where(count == 0, 1, count)[..., None, None]
+    p, q = scales[name]
+    qa, qs = _times(p, qa), _times(q, qs)
+    blocks[name] = Block(qa, qs, a[..., :, None] * s[..., None, :] / t)
+  return parallel.held(blocks)
+
+
+def _scaled(factor, scale):
+  """D F D of a factor F, D the diagonal matrix of a scale; F of None."""
+  if scale is None:
+    return factor
+  return scale[..., :, None] * factor * scale[..., None, :]
+
+
+def _times(scale, vectors):
+  """D Q of eigenvectors Q; Q where either is None."""
+  if scale is None or vectors is None:
+    return vectors
+  return scale[..., :, None] * vectors
 
 
 def _refuse_many(k):
@@ -389,22 +416,6 @@ def loss_hessian_root(
   return vectors * jnp.sqrt(jnp.maximum(values, 0))
 
 
-def _eigh(factor, stack, scale=None):
-  """Eigenvalues of a factor F, at least 0, and eigenvectors; None if diagonal.
-
-  Args:
-    scale: the diagonal of D: those of D F D, and D times the eigenvectors.
-  """
-  if factor.ndim == len(stack) + 1:
-    return factor, None
-  if scale is None:
-    values, vectors = eigh(factor)
-    return jnp.maximum(values, 0), vectors
-  column = scale[..., :, None]
-  values, vectors = eigh(column * factor * scale[..., None, :])
-  return jnp.maximum(values, 0), column * vectors
-
-
 def eigh(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Ascending eigenvalues and eigenvectors, on the host in float64.
 
@@ -429,12 +440,8 @@ def _eigh_of_cpu(matrix):
 
 def _eigh_back(matrix):
   shapes = (matrix.shape[:-1], matrix.shape)
-  return jax.pure_callback(
-    _host_eigh,
-    tuple(jax.ShapeDtypeStruct(s, matrix.dtype) for s in shapes),
-    matrix,
-    vmap_method='broadcast_all',
-  )
+  like = tuple(jax.ShapeDtypeStruct(s, matrix.dtype) for s in shapes)
+  return parallel.from_host(_host_eigh, like, matrix)
 
 
 def _host_eigh(matrix):

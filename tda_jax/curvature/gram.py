@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 
-from tda_jax import chosen, trees
+from tda_jax import chosen, parallel, trees
 from tda_jax.curvature import ekfac
 from tda_jax.data import rows
 from tda_jax.layers import find as layers_lib
@@ -225,16 +225,17 @@ def forming_pays(
   These are K gradients Σ_s a_s δ_sᵀ of each of B rows, multiplied by Q vectors.
   Formed, they cost K·I·O(S + Q) multiplications a row; position by position it is
   Q·S·O(I + K). Forming costs less for a convolution, whose kernel is small beside
-  its positions, and never for S = 1. It must also fit into FORMED entries.
+  its positions, and never for S = 1. It must also fit into FORMED entries, on each
+  of the devices that divide them.
 
   Args:
-    rows: B, times the entries of the layer's stack.
+    rows: B, times the entries of the layer's stack that are at work together.
     positions: S.
     queries: Q.
     k: K.
   """
-  size = layer.num_in * layer.num_out
-  if layer.kind == 'embed' or positions == 1 or rows * k * size > FORMED:
+  size, most = layer.num_in * layer.num_out, FORMED * parallel.parts()
+  if layer.kind == 'embed' or positions == 1 or rows * k * size > most:
     return False
   by_position = queries * positions * layer.num_out * (layer.num_in + k)
   return k * size * (positions + queries) < by_position
@@ -254,12 +255,12 @@ def inner_products(
     )
   rows, positions = a.shape[:2]
   if forming_pays(
-    layer, rows * math.prod(layer.stack), positions, len(queries)
+    layer, rows * math.prod(layer.stack[layer.scans :]), positions, len(queries)
   ):
     # Rounded once more than position by position.
     with jax.default_matmul_precision('highest'):
-      full = jnp.einsum('bsi,bso->bio', a, g)
-    return jnp.einsum('bio,qio->bq', full, queries)
+      full = parallel.held(jnp.einsum('bsi,bso->bio', a, g))
+    return jnp.einsum('bio,qio->bq', full, queries)  # divided in the same way
   # Query by query: a V_q stays in the cache.
   one = lambda v: jnp.einsum('bso,bso->b', a @ v, g)
   together = max(1, AT_ONCE // (a.size * layer.num_out))

@@ -61,7 +61,14 @@ def stacked(rows: PyTree, size: int) -> Batch:
   index = np.minimum(index, n - 1)
   if isinstance(rows, Source):
     return Batch(rows, index, mask)
-  return Batch(take(rows, index), index, mask)
+
+  def folded(leaf):  # no gather: rows that are divided stay where they are
+    xp = np if isinstance(leaf, np.ndarray) else jnp
+    more = [xp.repeat(leaf[-1:], c * size - n, 0)] if c * size > n else []
+    whole = xp.concatenate([leaf, *more]) if more else leaf
+    return whole.reshape(c, size, *leaf.shape[1:])
+
+  return Batch(jax.tree.map(folded, rows), index, mask)
 
 
 def loaded(stack: PyTree) -> PyTree:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tda_jax import memory
+from tda_jax import memory, parallel
 from tda_jax.curvature import ekfac as blocks_lib
 from tda_jax.data import rows
 from tda_jax.inverses import inverse as inverse_lib
@@ -110,6 +110,7 @@ def _check_memory(problem, params, example, memory_limit):
 
   A layer takes 3 (I² + O²) + I·O numbers: its factors, their eigenvectors and
   one copy of each. The A of an embedding is diagonal, and so is the S of a leaf.
+  A mesh with an axis `model` divides them.
   """
   layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
 
@@ -125,7 +126,7 @@ def _check_memory(problem, params, example, memory_limit):
   largest = max(sizes, key=sizes.__getitem__)
   layer = layers[largest]
   memory.check(
-    sum(sizes.values()),
+    sum(sizes.values()) / parallel.parts(),
     memory_limit,
     f'EKFAC of {len(sizes)} layers (the largest is {largest}, {layer.num_in} x'
     f' {layer.num_out})',

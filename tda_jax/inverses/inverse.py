@@ -252,7 +252,7 @@ def batch_product(
     of_all = functools.partial(rows_lib.each, of_batch, train, batch_size)
     leaves = jax.tree.leaves(jax.eval_shape(of_all))
     if sum(leaf.size for leaf in leaves) <= coordinates_lib.KEPT:
-      kept = parallel.copied(of_all())
+      kept = parallel.held(of_all())
       return lambda batch: space.product(
         batch, rows_lib.take(kept, jnp.asarray(batch.index))
       )

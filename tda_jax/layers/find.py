@@ -43,6 +43,7 @@ class Layer(NamedTuple):
   steps: tuple  # leaf -> W without its last row; see `walk.apply_steps`
   bias_steps: tuple  # leaf -> the last row of W
   routed: bool = False  # an entry of the stack has only positions sent to it
+  scans: int = 0  # leading axes of the stack, of which one entry is at work
 
 
 class Plan(NamedTuple):
@@ -355,6 +356,7 @@ def _layer(site, name):
     steps=view.steps,
     bias_steps=bias.steps if bias else (),
     routed=site.route is not None,
+    scans=len(view.scans),
   )
 
 

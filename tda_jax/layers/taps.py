@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from tda_jax import parallel
 from tda_jax.data.rows import Batch
 from tda_jax.layers import equations, replay
 from tda_jax.layers import find as layers_lib
@@ -72,6 +73,7 @@ def collect(
   )
   plan = changed(layers_lib.plan(outputs, params, one, as_leaf))
   mask = jnp.ones(size) if mask is None else jnp.asarray(mask)
+  examples, mask = parallel.spread((examples, mask))
   aux = {name: (aux or {}).get(name) for name in plan.layers}
   shapes = _shapes(statistic, plan, params, size, aux, total)
   dtype = _dtype(params)
@@ -93,7 +95,7 @@ def collect(
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, dtype), shapes)
   sums = jax.grad(of_batch)(zeros)
   sums = jax.tree.map(lambda x, s: x.astype(s.dtype), sums, shapes)
-  return sums[''] if total else sums
+  return sums[''] if total else parallel.held(sums)
 
 
 def collect_rows(
@@ -228,6 +230,7 @@ def _tap_example(statistic, y, x, mask, aux, slot):
       (y, x),
       tuple(batched[:2]),
     )
+    y, x = parallel.spread((y, x))
     return _tap(statistic, y, x, (mask, aux), slot), True
 
   return identity(y, x, mask, aux, slot)
@@ -276,7 +279,8 @@ def _of_layer(statistic, layer, product, total, dtype):
         value = jax.tree.map(lambda v: v.sum(0), value)
     else:
       value = of_entry(a[:, 0], g[:, 0], aux)
-    return jax.tree.map(lambda v: v.astype(dtype), value)
+    value = jax.tree.map(lambda v: v.astype(dtype), value)
+    return value if total else parallel.held(value)
 
   return of_batch
 

@@ -13,7 +13,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from tda_jax import door, trees
+from tda_jax import door, parallel, trees
 from tda_jax.curvature import ekfac as blocks_lib
 from tda_jax.curvature import gram, products
 from tda_jax.data import rows
@@ -74,12 +74,18 @@ def _in_the_eigenbasis(inverse: Inverse) -> Method:
     share = trees.scaled(-1 / rows.count(train), factors)
     aux = {name: (state.blocks[name], share[name]) for name in share}
     batch = rows.whole(queries)
-    with jax.default_matmul_precision('highest'):
+
+    def of_share(batch):
       x = taps.collect_rows(
         _rotated_gradients, problem, problem.measure, run.params, batch, aux
       )
-    entries = {n: jnp.moveaxis(v, v.ndim - 3, 0) for n, v in x.items()}
+      return {n: jnp.moveaxis(v, v.ndim - 3, 0) for n, v in x.items()}
+
+    with jax.default_matmul_precision('highest'):
+      entries = parallel.apart(of_share, jax.tree.map(jnp.asarray, batch))
     norms = trees.norms(entries)
+    x = {n: jnp.moveaxis(v, 0, v.ndim - 3) for n, v in entries.items()}
+    x = parallel.held(x)
     solution = inverse_lib.closed_form(norms, damping)
     solution = solution._replace(x=(), diverged=~jnp.isfinite(norms))
     return Prepared({n: (state.blocks[n], v) for n, v in x.items()}, solution)
