@@ -289,7 +289,7 @@ def hours(rows: list[dict]) -> str:
 
 
 def checked(rows: list[dict]) -> str:
-  """How far the formulas are off."""
+  """How far the formulas are off, and the work of the hosts."""
   lines = head('', 'formula over', 'ratio')
   for row in rows:
     what, _, over = row['metric'].partition('formula over ')
