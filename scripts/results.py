@@ -261,6 +261,51 @@ def reliability(text: str) -> str:
   return text
 
 
+def pods(content: dict) -> str:
+  """Programs of a pod: memory, operations and exchanges of a chip."""
+  lines = head(
+    'program', 'chips', 'given, GB', 'left, GB', 'at work, GB', 'GFLOP',
+    'exchanged, GB', 'compiled, s', numbers=True,
+  )  # fmt: skip
+  for one in content['programs']:
+    name = f'{one["case"]}, {one["stage"]}, {one["topology"]}'
+    fields = ('arguments', 'results', 'working', 'flops', 'sent')
+    sizes = (f'{one[field] / 1e9:.3g}' for field in fields)
+    lines.append((name, str(one['chips']), *sizes, f'{one["seconds"]:.0f}'))
+  return table(lines)
+
+
+def hours(rows: list[dict]) -> str:
+  """The hours of a pod by what bounds them."""
+  kinds = ('hours of products', 'hours of links', 'hours of memory')
+  found = {}
+  for row in rows:
+    if row['metric'] in kinds:
+      found.setdefault(row['method'], {})[row['metric']] = row['value']
+  lines = head('', *kinds, numbers=True)
+  for name, of in found.items():
+    lines.append((name, *(f'{of[kind]:.3g}' for kind in kinds)))
+  return table(lines)
+
+
+def checked(rows: list[dict]) -> str:
+  """How far the formulas are off, and the work of the hosts."""
+  lines = head('', 'formula over', 'ratio')
+  for row in rows:
+    what, _, over = row['metric'].partition('formula over ')
+    if not what:
+      lines.append((row['method'], over, f'{row["value"]:.2f}'))
+  return table(lines)
+
+
+def scaling(text: str, folder: pathlib.Path) -> str:
+  """docs/scaling.md with the tables of its two runs."""
+  rows = load(folder / 'scaling.json')['rows']
+  content = json.loads((folder / 'pods.json').read_text())
+  text = filled(text, pods(content), 'pods')
+  return filled(filled(text, hours(rows), 'scaling'), checked(rows), 'checked')
+
+
 def made(root: pathlib.Path = ROOT) -> dict[pathlib.Path, str]:
   """All pages -> what they are to say."""
   folder = root / 'results'
@@ -278,6 +323,8 @@ def made(root: pathlib.Path = ROOT) -> dict[pathlib.Path, str]:
   rows = load(folder / BOARD)['rows']
   pages[readme] = filled(readme.read_text(), board(rows))
   pages[docs] = reliability(docs.read_text())
+  docs = root / 'docs' / 'scaling.md'
+  pages[docs] = scaling(docs.read_text(), folder)
   return pages
 
 
