@@ -332,8 +332,9 @@ def by_all_hosts(program: Callable[..., PyTree], *given: PyTree) -> PyTree:
   given = replicate(given)
   if jax.process_count() == 1:
     return program(*given)
-  everywhere = NamedSharding(mesh(jax.devices()), PartitionSpec())
-  with jax.set_mesh(everywhere.mesh):
+  all_of_them = mesh(jax.devices())
+  everywhere = NamedSharding(all_of_them, PartitionSpec())
+  with jax.set_mesh(all_of_them):
     given = jax.tree.map(functools.partial(_on_hosts, everywhere), given)
     result = jax.jit(lambda x: x, out_shardings=everywhere)(program(*given))
     local = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), result)

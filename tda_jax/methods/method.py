@@ -4,7 +4,7 @@ score[i, q] ≈ measure_q(trained on D) − measure_q(trained on D∖{i}): posit
 where row i supports query q, in the unit of the measure.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,6 @@ class Prepare(Protocol):
     queries: PyTree,
     key: jax.Array,
     /,
-    *fitted: PyTree,
   ) -> 'Prepared':
     """What the method keeps of its queries.
 
@@ -43,8 +42,8 @@ class Prepare(Protocol):
       train: all training rows, leaves [N, ...].
       queries: query rows, leaves [Q, ...].
       key: for solvers that draw labels or minibatches.
-      fitted: of a method with a `fit`, what that returned for the same problem,
-        run, rows and key; None: it is fitted here.
+      fitted: only of a method with a `fit`: what that returned for the same
+        problem, run, rows and key; None, the default: it is fitted here.
     """
     ...
 
@@ -217,7 +216,8 @@ def prepare(
   with jax.default_matmul_precision('highest'):
     if method.fit is None:
       return method.prepare(part, run, train, queries, key)
-    return method.prepare(part, run, train, queries, key, fitted)
+    of_fitted = cast(Any, method.prepare)  # takes one argument more
+    return of_fitted(part, run, train, queries, key, fitted)
 
 
 def fit(
@@ -323,7 +323,7 @@ def ensemble(method: Method) -> Method:
       run, key, fitted = member
       part, run = attributed(problem, run)
       more = () if method.fit is None else (fitted,)
-      return method.prepare(part, run, train, queries, key, *more)
+      return cast(Any, method.prepare)(part, run, train, queries, key, *more)
 
     return jax.lax.map(one, (members_of(run), keys, fitted))
 

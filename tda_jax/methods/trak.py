@@ -12,7 +12,7 @@ log(1 + exp(−f)) and Q_i = 1 − p_i; it leaves the weights W_i out.
 """
 
 import functools
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,8 @@ def trak(projection_dim: int = 512, **kwargs: Any) -> Method:
 
   def prepare(problem, run, train, queries, key, fitted=None):
     _check_slope(problem, run.params, train)
-    return kernel.prepare(problem, run, train, queries, key, fitted)
+    of_kernel = cast(Any, kernel.prepare)
+    return of_kernel(problem, run, train, queries, key, fitted)
 
   def score(problem, run, prepared, batch):
     slope = slopes.score(problem, run, Prepared(jnp.ones(1)), batch)  # [B, 1]

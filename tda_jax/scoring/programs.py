@@ -6,6 +6,7 @@ data of the same shapes.
 
 import functools
 from collections.abc import Callable
+from typing import Any, cast
 
 import jax
 
@@ -21,7 +22,7 @@ def _compiled(function: Callable) -> Callable:
   def run(method, problem, *arrays):
     return program(settings.same(method), problem, *arrays)
 
-  run.lower = program.lower  # of the program itself
+  cast(Any, run).lower = program.lower  # of the program itself
   return run
 
 
