@@ -30,7 +30,7 @@ from tda_jax.training.fit import Recipe
 
 EIGHT = parallel.mesh(jax.devices())
 METHODS = test_methods.METHODS
-QUICK = ('grad_dot', 'ekfac', 'cg', 'additional_step')
+QUICK = ('ekfac', 'cg')
 
 
 def on(devices, work):
@@ -195,6 +195,7 @@ def test_arrays_that_are_bound_to_a_device_are_taken():
   np.testing.assert_allclose(found, want, atol=1e-5 * np.abs(want).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('solver', ['astra', 'pcg'])
 def test_eight_devices_draw_the_minibatches_of_one(solver):
   t = tiny.classification(n=24)

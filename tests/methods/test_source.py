@@ -226,6 +226,7 @@ def scaled_apply(scales, params, x):
   return x
 
 
+@pytest.mark.slow
 def test_adam_is_sgd_in_other_parameters():
   """φ = P^(−½) θ, with the scales in the model that SGD's formula is given."""
   rows = tiny.classification()
