@@ -71,6 +71,7 @@ def exported(workdir, world='clean'):
   return store_lib.read(store_lib.open(path))
 
 
+@pytest.mark.slow
 def test_scores_from_elsewhere_are_measured_alike(smoke, tmp_path):
   """Ours, turned round and of the other sign."""
   workdir, _ = smoke

@@ -216,6 +216,7 @@ def test_a_round_that_lengthens_the_residual_is_left_out():
   assert not again.converged.any()
 
 
+@pytest.mark.slow
 def test_projection_keeps_only_high_curvature():
   t = tiny.classification()
   v = tiny.vectors(t)

@@ -46,6 +46,7 @@ def attribute(method, t, run, **kwargs):
 
 
 # What binds the mask is the same for all methods: some stand for the others.
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'name',
   [
@@ -73,6 +74,7 @@ def stack(t):
   return ensembles.masked(run, 2, KEY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['grad_cos', 'exact', 'trak'])
 def test_an_ensemble_of_masks_is_the_mean_of_its_members(name, tmp_path):
   t = dropout()
@@ -136,6 +138,7 @@ def recipe():
   return Recipe(init, optimizer, rate, 4, 3, rows_lib.with_dropout())
 
 
+@pytest.mark.slow
 def test_unrolled_is_the_derivative_of_training_with_dropout():
   with jax.enable_x64(True):
     t, plain, member = dropout(), recipe(), Member(test_unrolled.KEYS[0])

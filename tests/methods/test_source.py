@@ -166,6 +166,7 @@ def test_segments_come_near_the_exact_derivative_as_they_get_shorter():
   assert long < 0.06 and short < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('optimizer', ['sgd', 'adam'])
 def test_batches_and_members_do_not_change_the_scores(optimizer):
   t = tiny.classification()

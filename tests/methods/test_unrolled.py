@@ -159,6 +159,7 @@ def in_one(problem, made, n, state, batch, adjoints):
   return fit.State(params, numbers), weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('wide, accuracy', [(True, 1e-12), (False, 1e-5)])
 @pytest.mark.parametrize('kind', ['sgd', 'adamw'])
 @pytest.mark.parametrize('derivative', ['_mixed', '_in_reverse'])
@@ -191,6 +192,7 @@ def bent(x):
 bent.defvjp(lambda x: (x, x), lambda x, g: (jnp.sin(g) * (2 + jnp.roll(x, 1)),))
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_none_is_differentiated_in_reverse(monkeypatch):
   """The loss has a rule whose ∇g is not symmetric, within a scan under remat."""
   with jax.enable_x64(True):
@@ -209,6 +211,7 @@ def test_a_gradient_that_is_none_is_differentiated_in_reverse(monkeypatch):
     assert np.abs(wrong[0] - want).max() > 0.1 * np.abs(want).max()
 
 
+@pytest.mark.slow
 def test_blocks_of_queries_do_not_change_the_scores():
   t = tiny.classification(q=5)
   every, some = (

@@ -14,6 +14,7 @@ from tda_jax.models import lora, pretrained, vit
 SMOKE = 'configs/bayesian_tda/vit.py:smoke'
 
 
+@pytest.mark.slow
 def test_adapters_and_head_are_what_merging_makes_of_the_base():
   model = config.get_config('smoke').model
   init, apply = pretrained.network(model, 3, (9, 9, 1))
