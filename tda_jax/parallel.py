@@ -16,8 +16,8 @@ a stack of models, a record) process 0 does, and the others read it (`in_turn`).
 What is many pieces (rows to score, models to retrain) they share (`share`), and
 wait for each other (`barrier`). A fit and a solve are one program on the devices of
 all hosts (`by_all_hosts`), the one place where hosts send arrays to each other. A
-host that
-ends takes the others with it, within seconds and with a sentence (`together`).
+host that ends takes the others with it, within seconds and with a sentence
+(`together`).
 """
 
 import contextlib
@@ -407,13 +407,16 @@ def spread(tree: PyTree) -> PyTree:
   number = parts()
   if number == 1 or _count(tree) % number:
     return tree
-  specs = jax.tree.map(lambda x: _leading(MODEL, x), tree)
+  return _along(MODEL, tree)
+
+
+def _along(axis, tree):
+  """Arrays whose leading axis is divided over `axis`; XLA chooses the others."""
+  free = PartitionSpec.UNCONSTRAINED
+  specs = jax.tree.map(
+    lambda x: PartitionSpec(axis, *[free] * (x.ndim - 1)), tree
+  )
   return jax.lax.with_sharding_constraint(tree, specs)
-
-
-def _leading(axes, x):
-  """The spec of an array whose leading axis is divided; XLA chooses the others."""
-  return PartitionSpec(axes, *[PartitionSpec.UNCONSTRAINED] * (x.ndim - 1))
 
 
 def summed(function: Callable[[PyTree], PyTree], parts: PyTree) -> PyTree:
@@ -543,16 +546,10 @@ def _of_shares(function, parts):
   """Values [devices, ...] of each device's share [C / devices, ...] of the parts."""
   count = devices()
   cut = lambda x: x.reshape(count, -1, *x.shape[1:])
-  shares = _spread(jax.tree.map(cut, parts))
+  shares = _along(DATA, jax.tree.map(cut, parts))
   token = _within_share.set(True)
   try:
     values = jax.vmap(function, spmd_axis_name=DATA)(shares)
   finally:
     _within_share.reset(token)
-  return _spread(values)
-
-
-def _spread(tree):
-  """Within a program: an entry of the leading axis on each device."""
-  specs = jax.tree.map(lambda x: _leading(DATA, x), tree)
-  return jax.lax.with_sharding_constraint(tree, specs)
+  return _along(DATA, values)

@@ -71,9 +71,7 @@ def about_fit(
   params, frozen = entered.member
   return {
     'fit': settings.readable(recorded.data),
-    'functions': fingerprint.of_problem(
-      problem, params, entered.train, frozen, entered.train
-    ),
+    'functions': fingerprint.of_problem(problem, params, entered.train, frozen),
     **about_inputs(problem, entered),
   }
 
