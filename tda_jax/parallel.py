@@ -407,10 +407,10 @@ def spread(tree: PyTree) -> PyTree:
   number = parts()
   if number == 1 or _count(tree) % number:
     return tree
-  return _along(MODEL, tree)
+  return _divided(MODEL, tree)
 
 
-def _along(axis, tree):
+def _divided(axis, tree):
   """Arrays whose leading axis is divided over `axis`; XLA chooses the others."""
   free = PartitionSpec.UNCONSTRAINED
   specs = jax.tree.map(
@@ -546,10 +546,10 @@ def _of_shares(function, parts):
   """Values [devices, ...] of each device's share [C / devices, ...] of the parts."""
   count = devices()
   cut = lambda x: x.reshape(count, -1, *x.shape[1:])
-  shares = _along(DATA, jax.tree.map(cut, parts))
+  shares = _divided(DATA, jax.tree.map(cut, parts))
   token = _within_share.set(True)
   try:
     values = jax.vmap(function, spmd_axis_name=DATA)(shares)
   finally:
     _within_share.reset(token)
-  return _along(DATA, values)
+  return _divided(DATA, values)
