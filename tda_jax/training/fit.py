@@ -323,29 +323,54 @@ def stepped(
 def second_moments(
   optimizer: optax.GradientTransformation, state: State
 ) -> PyTree:
-  """Adam's second moments v/(1 − β₂^t), shaped like params; None: no Adam.
-
-  β₂ is what a gradient of zero leaves of a second moment of one.
-  """
-  is_adam = lambda x: isinstance(x, optax.ScaleByAdamState)
-  nodes = jax.tree.leaves(state.optimizer, is_leaf=is_adam)
-  found = [node for node in nodes if is_adam(node)]
+  """Adam's second moments v/(1 − β₂^t), shaped like params; None: no Adam."""
+  nodes = jax.tree.leaves(state.optimizer, is_leaf=_is_adam)
+  found = [node for node in nodes if _is_adam(node)]
   if len(found) != 1:
     return None
-  zero, one = (
-    jax.tree.map(lambda x, v=v: jnp.full_like(x, v), state.params)
-    for v in (0, 1)
+  params = state.params
+  shapes = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params
   )
-  before = jax.tree.map(
-    lambda node: node._replace(mu=zero, nu=one) if is_adam(node) else node,
-    state.optimizer,
-    is_leaf=is_adam,
-  )
-  _, after = optimizer.update(zero, before, zero)
-  nodes = jax.tree.leaves(after, is_leaf=is_adam)
-  (decay,) = (node.nu for node in nodes if is_adam(node))
+  with jax.ensure_compile_time_eval():
+    decay, is_sum = jax.jit(lambda: _decay(optimizer, shapes))()
+    if not is_sum:
+      return None
   time = found[0].count
   return jax.tree.map(lambda v, d: v / (1 - d**time), found[0].nu, decay)
+
+
+def _is_adam(node):
+  return isinstance(node, optax.ScaleByAdamState)
+
+
+def _decay(optimizer, shapes):
+  """(β₂ of each leaf, whether second moments are a sum of β₂·v and another term).
+
+  β₂ is what a gradient of zero leaves of a second moment of one. Adamax keeps its
+  state in the same type, but takes the larger of both terms.
+  """
+  zero, one = (
+    jax.tree.map(lambda x, v=v: jnp.full(x.shape, v, x.dtype), shapes)
+    for v in (0, 1)
+  )
+  start = optimizer.init(zero)
+
+  def after(moments, gradient):
+    of = lambda node: node._replace(nu=moments) if _is_adam(node) else node
+    before = jax.tree.map(of, start, is_leaf=_is_adam)
+    _, state = optimizer.update(gradient, before, zero)
+    nodes = jax.tree.leaves(state, is_leaf=_is_adam)
+    (moments,) = (node.nu for node in nodes if _is_adam(node))
+    return moments
+
+  decay = after(one, zero)
+  kept = trees.add(after(one, one), after(zero, one), -1)
+  alike = jax.tree.map(lambda x, y: jnp.allclose(x, y, 1e-5, 1e-5), kept, decay)
+  return (
+    jax.tree.map(jnp.mean, decay),
+    jnp.stack(jax.tree.leaves(alike)).all(),
+  )
 
 
 def _order_without(index, n, row):

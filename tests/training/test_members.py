@@ -226,6 +226,15 @@ def test_second_moments_of_adam_are_the_means_of_squared_gradients(tmp_path):
   assert plain.second_moments is None
 
 
+def test_adamax_has_no_second_moments():
+  """It keeps a largest gradient where Adam's state has a mean of squares."""
+  start = {'w': jnp.zeros((2, 3))}
+  for optimizer, has in ((optax.adamax(0.1), False), (optax.nadamw(0.1), True)):
+    chained = optax.chain(optax.clip_by_global_norm(1e-3), optimizer)
+    state = fit.State(start, chained.init(start))
+    assert (fit.second_moments(chained, state) is not None) == has
+
+
 def test_a_diverged_member_is_named(tmp_path):
   weights = np.ones((3, 18), np.float32)
   weights[1] = 1e38
