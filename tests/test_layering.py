@@ -38,6 +38,18 @@ CONFINED = {
 PLACEMENT = {'Mesh', 'make_mesh', 'NamedSharding', 'PartitionSpec', 'P'}
 AXIS_ARGUMENTS = {'axis_name', 'spmd_axis_name'}
 
+# Where programs are compiled: at the step or the whole pass, never in a method.
+COMPILED = {
+  *('curvature/gram.py', 'door.py', 'evaluation/predictions.py'),
+  *('evaluation/retraining.py', 'given.py', 'methods/method.py'),
+  *('models/pretrained.py', 'parallel.py', 'planning.py'),
+  *('scoring/diagonal.py', 'scoring/programs.py', 'scoring/strongest.py'),
+  *('training/distill.py', 'training/fit.py', 'training/members.py'),
+}
+# Rows may be a source, which is no array: these do not take one of them all.
+WHOLE = {'asarray', 'array', 'whole'}
+ROWS = {'train', 'rows'}
+
 LIBRARY = sorted((ROOT / 'tda_jax').rglob('*.py'))
 SOURCES = LIBRARY + [
   file
@@ -109,6 +121,23 @@ def named_axes(tree):
         yield f'line {node.value.lineno}: {node.arg}={node.value.value!r}'
 
 
+def compiled(tree):
+  """Whether a file compiles programs of its own."""
+  return any(
+    isinstance(node, ast.Attribute) and node.attr in ('jit', 'pjit')
+    for node in ast.walk(tree)
+  )
+
+
+def whole_rows(tree):
+  """Calls that make an array of all rows, and so would load a source."""
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+      given = [a.id for a in node.args if isinstance(a, ast.Name)]
+      if node.func.attr in WHOLE and ROWS & set(given):
+        yield f'line {node.lineno}: {node.func.attr}({given[0]})'
+
+
 @pytest.mark.parametrize('file', LIBRARY, ids=name_of)
 def test_imports_go_one_way(file):
   unit = unit_of(file)
@@ -147,6 +176,31 @@ def test_experiments_know_configs_by_name_only():
 def test_only_parallel_names_mesh_axes(file):
   if unit_of(file) != 'parallel':
     assert not list(named_axes(ast.parse(file.read_text())))
+
+
+def test_programs_are_compiled_in_few_places():
+  inside = {str(f.relative_to(ROOT / 'tda_jax')): f for f in LIBRARY}
+  parsed = {name: ast.parse(f.read_text()) for name, f in inside.items()}
+  assert {name for name, tree in parsed.items() if compiled(tree)} == COMPILED
+
+
+@pytest.mark.parametrize(
+  'file',
+  [
+    file
+    for file in LIBRARY
+    if unit_of(file) in ('layers', 'curvature', 'inverses', 'methods')
+  ],
+  ids=name_of,
+)
+def test_no_method_loads_all_rows(file):
+  assert not list(whole_rows(ast.parse(file.read_text())))
+
+
+def test_an_array_of_all_rows_would_be_seen():
+  see = lambda code: len(list(whole_rows(ast.parse(code))))
+  assert see('jnp.asarray(train)') == see('rows_lib.whole(train)') == 1
+  assert see('rows_lib.whole(queries)') == see('rows.total(f, train)') == 0
 
 
 @pytest.mark.parametrize(
