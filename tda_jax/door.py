@@ -574,6 +574,21 @@ def warn_short(share: float, worst: float | None, name: str) -> None:
     )
 
 
+def warn_left_out(left_out: Any, name: str) -> None:
+  """Warns if low-rank queries leave out more than a tenth of their norm.
+
+  Args:
+    left_out: share of each query's norm [Q], or None: they are whole.
+    name: of the method.
+  """
+  if left_out is not None and (worst := np.max(left_out)) > 0.1:
+    warnings.warn(
+      f'query_rank leaves out up to {worst:.0%} of the norm of a query of {name}:'
+      ' give a larger one for scores closer to those of None',
+      stacklevel=_callers_level(),
+    )
+
+
 def _callers_level() -> int:
   """The `stacklevel` by which a warning names the user's line.
 

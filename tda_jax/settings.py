@@ -142,6 +142,9 @@ RULES = {  # argument of a factory -> (name, value) -> the value, made plain
     ),
     _whole,
   ),
+  'query_rank': lambda name, value: (
+    None if value is None else _whole(name, value)
+  ),
   'precondition': _inverse,
 }
 

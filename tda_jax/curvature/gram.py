@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from tda_jax import chosen, parallel, trees
-from tda_jax.curvature import ekfac
+from tda_jax.curvature import ekfac, low_rank
+from tda_jax.curvature.low_rank import LowRank
 from tda_jax.data import rows
 from tda_jax.layers import find as layers_lib
 from tda_jax.layers import taps
@@ -242,13 +243,15 @@ def forming_pays(
 
 
 def inner_products(
-  layer: Layer, a: jax.Array, g: jax.Array, queries: jax.Array
+  layer: Layer, a: jax.Array, g: jax.Array, queries: jax.Array | LowRank
 ) -> jax.Array:
   """⟨∇W_b, V_q⟩ = Σ_s a_bsᵀ V_q δ_bs, [B, Q]; a statistic of `taps.collect`.
 
   Args:
-    queries: V [Q, I, O].
+    queries: V [Q, I, O], or its factors.
   """
+  if isinstance(queries, LowRank):
+    return low_rank.inner_products(layer, a, g, queries)
   if layer.kind == 'embed':
     return jnp.einsum(
       'bso,qbso->bq', g, queries.at[:, a].get(mode='fill', fill_value=0)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from tda_jax import door, parallel, trees
 from tda_jax.curvature import ekfac as blocks_lib
-from tda_jax.curvature import gram, products
+from tda_jax.curvature import gram, low_rank, products
 from tda_jax.data import rows
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.inverses.inverse import Inverse, Solution
@@ -28,14 +28,19 @@ from tda_jax.trees import PyTree
 
 
 @kept
-def influence(inverse: Inverse) -> Method:
+def influence(inverse: Inverse, *, query_rank: int | None = None) -> Method:
   """Influence functions with the given inverse of the curvature.
 
   The score is in the measure's unit, for the removal of a row; positive supports.
+
+  Args:
+    query_rank: the rank of each layer's matrix of a solved query, by which scoring
+      is cheaper and a query smaller (`curvature.low_rank`); what that leaves out
+      is in facts.json of `score`. None: they are kept whole.
   """
   door.check_inverse(inverse)
   if inverse.scale is not None:
-    return _in_the_eigenbasis(inverse)
+    return _in_the_eigenbasis(inverse, query_rank)
 
   fit = fit_of(inverse)
 
@@ -46,10 +51,8 @@ def influence(inverse: Inverse) -> Method:
     solution = solved(inverse, fitted, problem, params, train, vectors, key)
     scaled = trees.scaled(-1 / rows.count(train), solution.x)
     example = rows.take(train, 0)
-    return Prepared(
-      gram.layer_matrices(problem, params, example, scaled),
-      solution._replace(x=()),
-    )
+    matrices = gram.layer_matrices(problem, params, example, scaled)
+    return _kept(matrices, solution._replace(x=()), query_rank)
 
   def score(problem, run, prepared, batch):
     return inner_products(problem, run.params, prepared.state, batch)
@@ -57,7 +60,15 @@ def influence(inverse: Inverse) -> Method:
   return Method(prepare, score, fit=fit, fits_as=inverse)
 
 
-def _in_the_eigenbasis(inverse: Inverse) -> Method:
+def _kept(matrices, solution, query_rank):
+  """What is kept of solved queries {layer: [*stack, Q, I, O]}."""
+  if query_rank is None:
+    return Prepared(matrices, solution)
+  factors, lost = low_rank.approximated(matrices, query_rank)
+  return Prepared(factors, solution, lost)
+
+
+def _in_the_eigenbasis(inverse: Inverse, query_rank: int | None) -> Method:
   """Influence functions with a Kronecker inverse.
 
   We rotate layer inputs and output gradients, which are much smaller than a
@@ -88,7 +99,9 @@ def _in_the_eigenbasis(inverse: Inverse) -> Method:
     x = parallel.held(x)
     solution = inverse_lib.closed_form(norms, damping)
     solution = solution._replace(x=(), diverged=~jnp.isfinite(norms))
-    return Prepared({n: (state.blocks[n], v) for n, v in x.items()}, solution)
+    kept = _kept(x, solution, query_rank)
+    pairs = {n: (state.blocks[n], v) for n, v in kept.state.items()}
+    return kept._replace(state=pairs)
 
   def score(problem, run, prepared, batch):
     with jax.default_matmul_precision('highest'):

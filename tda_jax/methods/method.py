@@ -131,6 +131,7 @@ class Prepared(NamedTuple):
 
   state: PyTree
   solution: inverse_lib.Solution | None = None  # without x; None: no solver
+  left_out: jax.Array | None = None  # [Q] of the queries' norms; None: nothing
 
 
 @door.verb('attribute')
@@ -178,6 +179,7 @@ def attribute(
       block = np.asarray(call(method, problem, run, prepared, batch))
       blocks.append(block[batch.mask > 0])
   door.warn_unconverged(prepared.solution, name)
+  door.warn_left_out(prepared.left_out, name)
   return door.finite(np.concatenate(blocks), name, method.hint)
 
 

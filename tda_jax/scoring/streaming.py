@@ -207,6 +207,7 @@ def _say_unconverged(path, members, name):
     residuals = [trace[-1] for trace in residuals if trace]
     worst = max(residuals) if residuals else None
     door.warn_short(1 - sum(shares) / len(shares), worst, name)
+  door.warn_left_out([of.get('left_out', 0.0) for of in facts], name)
 
 
 def _has_facts(store) -> bool:
@@ -252,6 +253,7 @@ def _joined(blocks: dict[str, dict]) -> dict:
     'damping': mean('damping'),
     'steps': np.max(values('steps'), axis=0, initial=0).astype(int),
     'residual': mean('residual'),
+    **({'left_out': max(values('left_out'))} if 'left_out' in each[0] else {}),
     'worst_residual': np.max(values('worst_residual'), axis=0, initial=0),
     'converged': mean('converged'),
   }
@@ -279,10 +281,11 @@ def _write(store, column, batch, block):
 
 
 def _solver_facts(prepared):
-  solution = prepared.solution
+  solution, left_out = prepared.solution, prepared.left_out
   if solution is None:
     return {}
   return {
+    **({} if left_out is None else {'left_out': np.asarray(left_out).max()}),
     'damping': float(solution.damping),
     'steps': np.asarray(solution.steps),
     'residual': np.asarray(solution.residuals).mean(1),

@@ -141,6 +141,7 @@ def _of_queries(
   if path is not None and first < n:
     checkpoints.keep(path, 'top', int(best['next']), best)
   door.warn_unconverged(prepared.solution, name)
+  door.warn_left_out(prepared.left_out, name)
   values = door.finite(np.asarray(best['values']), name, method.hint)
   return values, np.asarray(best['rows'])
 
