@@ -1,7 +1,7 @@
 """Decoders: language models that read from left to right.
 
 One module is Llama, Mistral, Qwen2, SmolLM2 and GPT-2: `Sizes` has what they differ
-in. `tda_jax.models.checkpoints.read` reads their weights, and
+in. `tda_jax.models.read_decoder.read` reads their weights, and
 `tda_jax.models.generate.generate` continues texts.
 
 Every matrix is the whole kernel of a plain product, so that
@@ -161,7 +161,7 @@ class Block(nn.Module):
       at = jnp.arange(len(x))[:, None], where.slots
       pairs = zip(cache, (k, v), strict=True)
       k, v = cache = tuple(c.at[at].set(z.astype(c.dtype)) for c, z in pairs)
-    y = _attention(q, k, v, where.seen)
+    y = attention(q, k, v, where.seen)
     x = x + dense('out', s.width, added)(y)
     y = Norm(s.norm, s.epsilon, name='hidden_norm')(x)
     if s.activation == 'swiglu':
@@ -390,7 +390,7 @@ def _turned(x, cosines, sines):
   return jnp.concatenate(turned, -1).astype(x.dtype)
 
 
-def _attention(q, k, v, seen):
+def attention(q, k, v, seen):
   """[B, T, heads · head], from q [B, T, heads, head] and k, v [B, S, kv_heads, head]."""
   rows, length, _, width = q.shape
   q = jnp.reshape(q, (rows, length, k.shape[2], -1, width))
