@@ -41,7 +41,7 @@ def read(
   wanted = jax.eval_shape(decoder.decoder(sizes)[0], jax.random.key(0))
 
   def parameter(at, tensor):
-    value = _unpacked(path, tensor)
+    value = unpacked(path, tensor)
     heads = {'query': sizes.heads, 'key': sizes.kv_heads}
     part = at.split('/')[-2] if '/' in at else ''
     if family == 'llama' and part in heads:
@@ -131,7 +131,7 @@ def _divisors(path, of, stretch, half) -> tuple[float, ...]:
   """Of the rotary frequencies: a factor for all, and a tensor with one for each."""
   factor = float(of('rope.scaling.factor', 1.0))
   if stretch is not None:
-    return tuple(map(float, factor * np.asarray(_unpacked(path, stretch))))
+    return tuple(map(float, factor * np.asarray(unpacked(path, stretch))))
   return () if factor == 1 else (factor,) * half
 
 
@@ -153,7 +153,7 @@ def _refuse(path, given, family, head):
       )
 
 
-def _unpacked(path, tensor) -> np.ndarray:
+def unpacked(path, tensor) -> np.ndarray:
   """A tensor's numbers, [O, I]."""
   import gguf
 

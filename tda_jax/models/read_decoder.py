@@ -166,8 +166,8 @@ def _family(config: _Config) -> tuple[_Family, Sizes]:
     'Qwen2ForCausalLM': _of_qwen2,
     'GPT2LMHeadModel': _of_gpt2,
   }
-  names = config.get('architectures', [])
-  name = names[0] if isinstance(names, list) and names else names
+  names = config.get('architectures')
+  name = str(names[0] if isinstance(names, list) and names else names)
   if name not in makers:
     raise ValueError(f'{config.path} has architectures={names!r}: {HINT}')
   config.refuse_but('quantization_config', None)

@@ -135,7 +135,7 @@ def fitted(
       value = None
     if value is None or value.shape != want.shape:
       raise ValueError(
-        f'{path}: {named(at)} has shape {list(tensor.shape)}, which does not'
+        f'{path}: {named(at)} has shape {[*map(int, tensor.shape)]}, which does not'
         f' fit the other tensors ({list(want.shape)} in this package): get the'
         ' file again'
       )
