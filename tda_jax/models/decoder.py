@@ -84,14 +84,14 @@ class Where(NamedTuple):
   """What tokens know of their places; the same for all blocks.
 
   Attributes:
-    turns: (cosines, sines) of the rotary positions, each [B, T, 1, head / 2]; None
+    rotation: (cosines, sines) of the rotary positions, each [B, T, 1, head / 2]; None
       without.
-    seen: [B or 1, T, S]: whether token t sees the key of token s.
+    visible: [B or 1, T, S]: whether token t sees the key of token s.
     slots: [B, T]: where in the cache keys and values go; None: no cache.
   """
 
-  turns: tuple[jax.Array, jax.Array] | None
-  seen: jax.Array
+  rotation: tuple[jax.Array, jax.Array] | None
+  visible: jax.Array
   slots: jax.Array | None = None
 
 
@@ -155,13 +155,13 @@ class Block(nn.Module):
       )
       for name, count in heads.items()
     )
-    if where.turns:
-      q, k = (_turned(z, *where.turns) for z in (q, k))
+    if where.rotation:
+      q, k = (_rotated(z, *where.rotation) for z in (q, k))
     if cache is not None:
       at = jnp.arange(len(x))[:, None], where.slots
       pairs = zip(cache, (k, v), strict=True)
       k, v = cache = tuple(c.at[at].set(z.astype(c.dtype)) for c, z in pairs)
-    y = attention(q, k, v, where.seen)
+    y = attention(q, k, v, where.visible)
     x = x + dense('out', s.width, added)(y)
     y = Norm(s.norm, s.epsilon, name='hidden_norm')(x)
     if s.activation == 'swiglu':
@@ -240,7 +240,7 @@ def decoder(sizes: Sizes) -> tuple[Callable, Callable]:
 
   def init(key: jax.Array) -> PyTree:
     ids = jnp.zeros((1, 1), jnp.int32)
-    where = places(sizes, ids, ids)
+    where = places(sizes, ids, jnp.ones((1, 1, 1), bool))
     params = alone.init(key, ids, ids, where)['params']
     return stacked(params) if sizes.scanned else params
 
@@ -255,10 +255,10 @@ def decoder(sizes: Sizes) -> tuple[Callable, Callable]:
     if positions is None:
       positions = order
     positions = jnp.broadcast_to(positions, ids.shape)
-    seen = order[:, :, None] >= order[:, None]
+    visible = order[:, :, None] >= order[:, None]
     if segments is not None:
-      seen &= segments[:, :, None] == segments[:, None]
-    where = places(sizes, positions, seen)
+      visible &= segments[:, :, None] == segments[:, None]
+    where = places(sizes, positions, visible)
     return cast(
       jax.Array,
       Decoder(sizes).apply({'params': params}, ids, positions, where)[0],
@@ -287,8 +287,8 @@ def continued(
     last: [B]; only the logits of these tokens are computed, [B, 1, V].
   """
   length = jax.tree.leaves(cache)[0].shape[-3]
-  seen = positions[:, :, None] >= jnp.arange(length, dtype=positions.dtype)
-  where = places(sizes, positions, seen)._replace(slots=positions)
+  visible = positions[:, :, None] >= jnp.arange(length, dtype=positions.dtype)
+  where = places(sizes, positions, visible)._replace(slots=positions)
   out = Decoder(sizes).apply(
     {'params': params}, ids, positions, where, cache, last
   )
@@ -357,17 +357,17 @@ def check(sizes: Sizes) -> None:
     )
 
 
-def places(sizes: Sizes, positions: jax.Array, seen: jax.Array) -> Where:
-  """`Where` of tokens at positions [B, T]; `seen` as there."""
+def places(sizes: Sizes, positions: jax.Array, visible: jax.Array) -> Where:
+  """`Where` of tokens at positions [B, T]; `visible` as there."""
   if not sizes.rotary:
-    return Where(None, seen)
+    return Where(None, visible)
   half = sizes.head_width // 2
   steps = jnp.arange(half, dtype=jnp.float32) / half
   rates = 1 / jnp.float32(sizes.rotary) ** steps
   if sizes.divisors:
     rates = rates / jnp.array(sizes.divisors, jnp.float32)
   angles = positions[..., None, None].astype(jnp.float32) * rates
-  return Where((jnp.cos(angles), jnp.sin(angles)), seen)
+  return Where((jnp.cos(angles), jnp.sin(angles)), visible)
 
 
 def _check_length(sizes, length):
@@ -383,21 +383,23 @@ def _has_bias(sizes, name):
   return sizes.biases == 'all' or (sizes.biases == 'qkv' and of_query)
 
 
-def _turned(x, cosines, sines):
-  """x [B, T, heads, head], the pairs (i, i + head / 2) turned, as Llama does."""
+def _rotated(x, cosines, sines):
+  """x [B, T, heads, head], the pairs (i, i + head / 2) rotated, as Llama does."""
   a, b = jnp.split(x.astype(jnp.float32), 2, -1)
-  turned = [a * cosines - b * sines, b * cosines + a * sines]
-  return jnp.concatenate(turned, -1).astype(x.dtype)
+  rotated = [a * cosines - b * sines, b * cosines + a * sines]
+  return jnp.concatenate(rotated, -1).astype(x.dtype)
 
 
-def attention(q, k, v, seen):
+def attention(
+  q: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array
+) -> jax.Array:
   """[B, T, heads · head], from q [B, T, heads, head] and k, v [B, S, kv_heads, head]."""
   rows, length, _, width = q.shape
   q = jnp.reshape(q, (rows, length, k.shape[2], -1, width))
   scores = jnp.einsum(
     'btkgd,bskd->bkgts', q, k, preferred_element_type=jnp.float32
   )
-  scores = jnp.where(seen[:, None, None], scores / width**0.5, -1e30)
+  scores = jnp.where(visible[:, None, None], scores / width**0.5, -1e30)
   shares = nn.softmax(scores).astype(v.dtype)
   y = jnp.einsum('bkgts,bskd->btkgd', shares, v)
   return jnp.reshape(y, (rows, length, -1))

@@ -20,7 +20,7 @@ class _State(NamedTuple):
   logits: jax.Array  # [B, V], of the token to come
   cache: PyTree
   ended: jax.Array  # [B]
-  made: jax.Array  # [B, steps]
+  added: jax.Array  # [B, steps]
 
 
 def generate(
@@ -133,11 +133,11 @@ def _generated(
 
   def step(s):
     new = jnp.where(s.ended, end, drawn(s.logits, s.step))
-    made = s.made.at[:, s.step].set(new)
+    added = s.added.at[:, s.step].set(new)
     at = (lengths + s.step)[:, None]
     logits, cache = decoder.continued(sizes, params, new[:, None], at, s.cache)
     ended = s.ended | (new == end)
-    return _State(s.step + 1, logits[:, 0], cache, ended, made)
+    return _State(s.step + 1, logits[:, 0], cache, ended, added)
 
   going = lambda s: (s.step < steps) & ~jnp.all(s.ended)
   begun = _State(
@@ -147,4 +147,4 @@ def _generated(
     jnp.zeros(rows, bool),
     jnp.full((rows, steps), end, jnp.int32),
   )
-  return jax.lax.while_loop(going, step, begun).made
+  return jax.lax.while_loop(going, step, begun).added

@@ -153,8 +153,12 @@ def _refuse(path, given, family, head):
       )
 
 
-def unpacked(path, tensor) -> np.ndarray:
-  """A tensor's numbers, [O, I]."""
+def unpacked(path: str | os.PathLike, tensor: Any) -> np.ndarray:
+  """The numbers of a tensor of an opened file, [O, I].
+
+  Raises:
+    ValueError: the package does not know how to unpack them.
+  """
   import gguf
 
   try:

@@ -181,7 +181,7 @@ def _use(layer, shape):
   """
   scans = layer.scans
   as_scanned = all(lead == scans for lead, _ in layer.steps)
-  if layer.kind == 'leaf' or len(layer.stack) != scans or not as_scanned:
+  if layer.kind == 'leaf' or not as_scanned:
     return None
   if scans != (len(shape) == 3):
     return None  # `init` took the leaf for something else
