@@ -69,6 +69,8 @@ def test_draws_are_by_key_and_row_and_of_the_softmax():
   np.testing.assert_array_equal(
     quickly(LLAMA, key=keys[0], temperature=1e-4), quickly(LLAMA)
   )
+  even = quickly(LLAMA, key=keys[0], temperature=1e6)  # all ids as likely
+  assert all(len({*row}) > 1 for row in even.tolist())
   count = 2000
   drawn = draw(keys[0], prompts=[PROMPTS[0]] * count, steps=1)
   at = jitted(LLAMA)(params(LLAMA), np.array([PROMPTS[0]]))[0, -1]

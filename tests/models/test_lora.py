@@ -299,6 +299,8 @@ def test_a_matrix_that_is_cut_is_refused():
   [
     # The heads of attention are several matrices at once, and no scan.
     lambda w, x: jnp.einsum('bi,hio->hbo', x, w).sum(0),
+    # One matrix of 25 rows, for which the adapters have another shape.
+    lambda w, x: jnp.tile(x, 5) @ w.reshape(25, 5),
     # What is scanned are not the matrices that adapters were made for.
     lambda w, x: jax.lax.scan(
       lambda h, v: (h @ v, None), x, w.swapaxes(0, 1)[:, :, :5]
