@@ -8,7 +8,8 @@ any other. x A B is added to x W wherever the model applies W, by replaying its
 jaxpr. (If W + A B were formed first, A and B would be no layers.) So A and B are
 dense layers to every curvature and method, whatever library the model is written
 in. A 2-D convolution is the product of patches with its kernel [h, w, C, O] as a
-matrix of I = h·w·C rows.
+matrix of I = h·w·C rows. Of scanned layers, W [L, I, O], each has adapters of its
+own: A [L, I, r], B [L, r, O].
 
 Source: Hu et al. 2022, https://arxiv.org/abs/2106.09685
 """
@@ -39,7 +40,8 @@ def init(
 ) -> Adapters:
   """Initial adapters {path: {'a': [I, r], 'b': [r, O]}}, which change nothing.
 
-  The entries of a have variance 1/I; b is zero.
+  The entries of a have variance 1/I; b is zero. Leaves with three axes are taken
+  for the matrices of scanned layers.
 
   Args:
     params: of the model; only shapes are read.
@@ -62,19 +64,21 @@ def init(
     chosen.update(fit)
   adapters = {}
   for i, (name, leaf) in enumerate(sorted(chosen.items())):
-    if len(leaf.shape) not in (2, 4):
+    if len(leaf.shape) not in (2, 3, 4):
       raise ValueError(
-        f'{name} has shape {list(leaf.shape)}, of no matrix and no 2-D'
-        ' convolution: choose targets with two or four axes'
+        f'{name} has shape {list(leaf.shape)}, of no matrix, no stack of them and'
+        ' no 2-D convolution: choose targets with two to four axes'
       )
-    rows, columns = math.prod(leaf.shape[:-1]), leaf.shape[-1]
+    stack = leaf.shape[:1] if len(leaf.shape) == 3 else ()
+    rows, columns = math.prod(leaf.shape[len(stack) : -1]), leaf.shape[-1]
     if not 1 <= rank <= min(rows, columns):
       raise ValueError(
         f'rank={rank} for {name} {list(leaf.shape)}: give 1 to'
         f' {min(rows, columns)}'
       )
-    a = jax.random.normal(jax.random.fold_in(key, i), (rows, rank), leaf.dtype)
-    b = jnp.zeros((rank, columns), leaf.dtype)
+    own = jax.random.fold_in(key, i)
+    a = jax.random.normal(own, (*stack, rows, rank), leaf.dtype)
+    b = jnp.zeros((*stack, rank, columns), leaf.dtype)
     adapters[name] = {'a': a / rows**0.5, 'b': b}
   return adapters
 
@@ -97,7 +101,7 @@ def merge(base: PyTree, adapters: Adapters, alpha: float = 1.0) -> PyTree:
     if pair is None:
       return leaf
     product = jnp.matmul(pair['a'], pair['b'], precision='highest')
-    return leaf + alpha / pair['b'].shape[0] * product.reshape(leaf.shape)
+    return leaf + alpha / pair['b'].shape[-2] * product.reshape(leaf.shape)
 
   return jax.tree_util.tree_map_with_path(merged, base)
 
@@ -139,7 +143,7 @@ def _with_low_rank(plan, shapes, alpha, path, y, operands, extra):
   """y + (alpha/r) x A B for one product y = x W."""
   site, name = plan.sites[path]
   a, b = (extra.aux[name][side] for side in 'ab')
-  use = _row_order(site.view.steps, shapes[name])
+  use = _use(plan.layers[name], shapes[name])
   assert use is not None  # by `_check`
   order, transposed = use
   if transposed:  # y = x Wᵀ
@@ -159,14 +163,29 @@ def _check(plan, adapters, shapes):
   """Raises ValueError unless the model uses each matrix whole in all products."""
   for name in adapters:
     layer = plan.layers.get(name)
-    whole = layer and layer.kind != 'leaf' and not layer.stack
-    use = whole and _row_order(layer.steps, shapes[name])
+    use = layer and _use(layer, shapes[name])
     if not use or (layer.kind == 'embed' and _is_reordered(use[0])):
       raise ValueError(
         f'the model does not use {name} as one whole matrix of a product, which'
         ' an adapter needs: leave it out of targets, and see'
         ' tda_jax.layers.find.find for what the model does with it'
       )
+
+
+def _use(layer, shape):
+  """How a product uses one matrix of a leaf; see `_row_order`.
+
+  None if it is no product; if the matrix is one of several that it uses at once,
+  as attention's heads or experts; or if the leaf is rearranged before it is
+  scanned, for adapters are scanned as they are.
+  """
+  scans = layer.scans
+  as_scanned = all(lead == scans for lead, _ in layer.steps)
+  if layer.kind == 'leaf' or not as_scanned:
+    return None
+  if scans != (len(shape) == 3):
+    return None  # `init` took the leaf for something else
+  return _row_order(tuple((0, step) for _, step in layer.steps), shape[scans:])
 
 
 def _row_order(steps, shape):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tda_jax.models import module
+from tda_jax.models import module, weights
 from tda_jax.models.transformer import Block
 from tda_jax.trees import PyTree
 
@@ -129,7 +129,7 @@ def read(path: str | os.PathLike, heads: int = 12) -> tuple[PyTree, Sizes]:
     ValueError: no such file, or no safetensors; a tensor is missing, unknown or
       of another shape; `heads` does not divide the width.
   """
-  tensors = _tensors(path)
+  tensors = weights.without('vit.', weights.tensors(path))
   if (absent := {_REST['positions'], _weight('patches')} - {*tensors}) or (
     tensors[_weight('patches')].ndim != 4
   ):
@@ -144,39 +144,16 @@ def read(path: str | os.PathLike, heads: int = 12) -> tuple[PyTree, Sizes]:
   wanted = jax.eval_shape(init, jax.random.key(0))
   if 'classifier.weight' not in tensors:
     del wanted['head']
-  names = jax.tree_util.tree_map_with_path(lambda at, _: _name(at), wanted)
-  _check(path, tensors, set(jax.tree.leaves(names)))
-
-  def converted(name, want):
-    converted_leaf = _from_torch(tensors[name])
-    if converted_leaf.shape != want.shape:
-      raise ValueError(
-        f'{path}: {name} has shape {list(tensors[name].shape)}, which does not'
-        f' fit the other tensors ({list(want.shape)} in this package): get the'
-        ' file again'
-      )
-    return converted_leaf
-
-  return jax.tree.map(converted, names, wanted), sizes
-
-
-def _tensors(path):
-  """name -> array, the prefix 'vit.' of classifiers taken off."""
-  try:
-    from safetensors import SafetensorError, numpy
-  except ImportError:
-    raise ValueError(
-      'weights are read with the package safetensors: pip install'
-      ' "tda_jax[vit]"'
-    ) from None
-  try:
-    tensors = numpy.load_file(path)
-  except (OSError, SafetensorError) as error:
-    raise ValueError(
-      f'{path} is no safetensors file that can be read ({error}): give the path'
-      ' of a model.safetensors'
-    ) from None
-  return {name.removeprefix('vit.'): x for name, x in tensors.items()}
+  params = weights.fitted(
+    path,
+    tensors,
+    wanted,
+    _name,
+    lambda _, tensor: _from_torch(tensor),
+    'give the model.safetensors of a ViTModel or ViTForImageClassification',
+    _UNUSED,
+  )
+  return params, sizes
 
 
 def _sizes(tensors, heads):
@@ -193,9 +170,9 @@ def _weight(name):
   return f'{_REST[name]}.weight'
 
 
-def _name(path) -> str:
+def _name(path):
   """The file's name of a leaf of ours."""
-  first, *rest = (key.key for key in path)
+  first, *rest = path.split('/')
   if first.startswith('Block_'):
     stem = f'encoder.layer.{first.removeprefix("Block_")}.{_BLOCK[rest[0]]}'
   else:
@@ -203,20 +180,6 @@ def _name(path) -> str:
   if rest:
     return f'{stem}.{"bias" if rest[-1] == "bias" else "weight"}'
   return stem
-
-
-def _check(path, tensors, wanted):
-  for what, names in (
-    ('has no tensor', wanted - {*tensors}),
-    ('has an unknown tensor', {*tensors} - wanted - {*_UNUSED}),
-  ):
-    if names:
-      first, *more = sorted(names)
-      others = f' (nor {len(more)} others)' if more else ''
-      raise ValueError(
-        f'{path} {what} {first}{others}: give the model.safetensors of a'
-        ' ViTModel or ViTForImageClassification'
-      )
 
 
 def _from_torch(tensor):

@@ -98,6 +98,58 @@ def test_adapters_beside_a_matrix_equal_the_merged_one(case):
   assert np.std(start[next(iter(start))]['a']) > 0.1
 
 
+def _scanned(turned):
+  """A model of three scanned layers and a head; ids [B, T] -> [B, 3]."""
+
+  def apply(params, ids):
+    def step(h, w):
+      return jnp.tanh(h @ (w.T if turned else w)), None
+
+    x = params['embed'][ids]
+    x, _ = jax.lax.scan(jax.checkpoint(step), x, params['layers'])
+    return x.sum(1) @ params['head']
+
+  return apply
+
+
+@pytest.mark.parametrize('turned', [False, True])
+def test_each_scanned_layer_has_adapters_of_its_own(turned):
+  keys = jax.random.split(jax.random.key(0), 3)
+  params = {
+    'embed': jax.random.normal(keys[0], (7, 4)),
+    'layers': jax.random.normal(keys[1], (3, 4, 4)),
+    'head': jax.random.normal(keys[2], (4, 3)),
+  }
+  t = tiny.model('scan')
+  problem = problem_lib.classification(_scanned(turned))
+  adapters = filled(params, ('layers', 'head'))
+  shapes = {side: x.shape for side, x in adapters['layers'].items()}
+  assert shapes == {'a': (3, 4, 2), 'b': (3, 2, 4)}
+  start = lora.init(KEY, params, 2, 'layers')['layers']['a']
+  assert np.abs(start[0] - start[1]).max() > 0.1
+  beside = problem_lib.bound(lora.adapted(problem, ALPHA), params)
+
+  def merged(adapters):
+    whole = lora.merge(params, adapters, ALPHA)
+    return problem_lib.losses(problem, whole, t.train)
+
+  got = jax.jit(jax.jacrev(lambda x: problem_lib.losses(beside, x, t.train)))
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4),
+    got(adapters),
+    jax.jit(jax.jacrev(merged))(adapters),
+  )
+  example = rows_lib.take(t.train, 0)
+  found = layers.find(beside.outputs, adapters, example)
+  stacks = {name: (layer.kind, layer.stack) for name, layer in found.items()}
+  assert stacks == {
+    'head/a': ('dense', ()),
+    'head/b': ('dense', ()),
+    'layers/a': ('dense', (3,)),
+    'layers/b': ('dense', (3,)),
+  }
+
+
 def adapters_of(n=11) -> tiny.Tiny:
   """A problem in adapters of one base, as any other."""
   t = tiny.classification(n=n)
@@ -240,6 +292,30 @@ def test_a_matrix_that_is_cut_is_refused():
   with pytest.raises(ValueError, match='not use w as one whole matrix'):
     example = rows_lib.take(t.train, 0)
     problem.outputs(adapters, example, {'w': jnp.ones((5, 6))})
+
+
+@pytest.mark.parametrize(
+  'use',
+  [
+    # The heads of attention are several matrices at once, and no scan.
+    lambda w, x: jnp.einsum('bi,hio->hbo', x, w).sum(0),
+    # One matrix of 25 rows, for which the adapters have another shape.
+    lambda w, x: jnp.tile(x, 5) @ w.reshape(25, 5),
+    # What is scanned are not the matrices that adapters were made for.
+    lambda w, x: jax.lax.scan(
+      lambda h, v: (h @ v, None), x, w.swapaxes(0, 1)[:, :, :5]
+    )[0],
+  ],
+)
+def test_a_stack_that_is_not_scanned_as_it_is_is_refused(use):
+  t = tiny.classification()
+  params = {'w': jnp.ones((5, 5, 5))}
+  problem = lora.adapted(
+    problem_lib.classification(lambda p, x: use(p['w'], x))
+  )
+  adapters = lora.init(KEY, params, 2, 'w')
+  with pytest.raises(ValueError, match='not use w as one whole matrix'):
+    problem.outputs(adapters, rows_lib.take(t.train, 0), params)
 
 
 def test_left_out_parameters_are_the_models_and_not_the_adapters():
