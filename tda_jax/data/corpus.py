@@ -123,13 +123,13 @@ def build(
       its target empty; a token is outside the vocabulary.
   """
   folder = pathlib.Path(folder)
-  found = documents_lib.documents(
+  documents = documents_lib.documents(
     given, field=field, prompt=prompt, split=split
   )
   tokens = tokenizer.tokens(tokenize, name, decode)
   encode = sequences.encoder(tokenize, length, vocabulary, begin, end)
   inputs = {
-    'documents': found.digest(),
+    'documents': documents.digest(),
     'tokenizer': tokens.known_by,
     **{'length': length, 'packed': packed, 'begin': begin, 'end': end},
     **{'field': field, 'prompt': prompt, 'split': split, 'shard': shard},
@@ -138,7 +138,7 @@ def build(
   def work():
     with files.lock(folder):
       record.begin(folder, inputs)
-      return _finished(folder) or _made(folder, found, encode, inputs)
+      return _finished(folder) or _written(folder, documents, encode, inputs)
 
   return _corpus(folder, inputs, parallel.in_turn(work), tokens.decode)
 
@@ -229,7 +229,7 @@ def _text(corpus, tokens, document, first, last) -> str:
     return text if upto == high else text.rstrip('\ufffd')
 
   head, whole = decoded(first), decoded(last)
-  if first > before and whole.startswith(head):
+  if whole.startswith(head):
     return whole[len(head) :]
   return corpus.decode(tokens[start + first : start + last].tolist())
 
@@ -264,26 +264,28 @@ def _finished(folder) -> list[dict] | None:
   return None if None in shards else [s for s in shards if s is not None]
 
 
-def _made(folder, found, encode, inputs) -> list[dict]:
+def _written(folder, documents, encode, inputs) -> list[dict]:
   """Writes the shards that are not whole; what is known of all of them."""
   shards, total = [], 0
-  read = found.read()
+  read = documents.read()
   # A database without a name is on the disk for as long as it is open: memory
   # does not grow with what was seen.
-  with contextlib.closing(sqlite3.connect('')) as seen:
-    seen.execute('create table seen (digest blob primary key) without rowid')
+  with contextlib.closing(sqlite3.connect('')) as earlier:
+    earlier.execute(
+      'create table earlier (digest blob primary key) without rowid'
+    )
     for number in itertools.count():
       known = _whole(folder, number)
       if known is not None:
         _skip(read, known['documents'])
         old = np.load(_path(folder, number, 'digests'))
         rows = ((digest.tobytes(),) for digest in old)
-        seen.executemany('insert into seen values (?)', rows)
+        earlier.executemany('insert into earlier values (?)', rows)
       else:
         some = _next(read, inputs['shard'])
         if not some:
           break
-        arrays, known = _shard(some, total, seen, encode, inputs)
+        arrays, known = _shard(some, total, earlier, encode, inputs)
         known = _write(folder, number, arrays, known)
       shards.append(known)
       total += known['documents']
@@ -312,12 +314,12 @@ def _next(read, size) -> list[documents_lib.Document]:
   return some
 
 
-def _shard(some, first, seen, encode, inputs) -> tuple[dict, dict]:
+def _shard(some, first, earlier, encode, inputs) -> tuple[dict, dict]:
   """(arrays, counts) of a shard of documents, of which `first` is the first."""
   kept, about, digests, start = [], [], [], 0
   for number, document in enumerate(some, first):
     digest = documents_lib.digest(document)
-    new = seen.execute('insert or ignore into seen values (?)', (digest,))
+    new = earlier.execute('insert or ignore into earlier values (?)', (digest,))
     if not new.rowcount:
       continue
     one = encode(document.prompt, document.text, f'document {number}')

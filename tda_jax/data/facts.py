@@ -64,18 +64,18 @@ class Facts(NamedTuple):
   Attributes:
     facts: of neighbours, one of the two directions.
     sentences: N statements.
-    stated: [N] which fact each states.
+    sentence_facts: [N] which fact each states.
     prompts: Q questions, as the beginnings of statements.
     answers: Q ends of them, with the space before.
-    asked: [Q] which fact each asks for.
+    query_facts: [Q] which fact each asks for.
   """
 
   facts: tuple[Fact, ...]
   sentences: tuple[str, ...]
-  stated: np.ndarray
+  sentence_facts: np.ndarray
   prompts: tuple[str, ...]
   answers: tuple[str, ...]
-  asked: np.ndarray
+  query_facts: np.ndarray
 
 
 def facts(
@@ -110,7 +110,7 @@ def facts(
   ways = len(STATEMENTS[relations[0]])
   if not 1 <= paraphrases <= ways:
     raise ValueError(f'paraphrases={paraphrases}: give 1 to {ways}')
-  known = [fact for fact in every() if fact.relation in relations]
+  known = [fact for fact in all_facts() if fact.relation in relations]
   queries = count if queries is None else queries
   if not 1 <= queries <= count <= len(known):
     raise ValueError(
@@ -125,31 +125,31 @@ def facts(
     STATEMENTS[fact.relation][way].format(s=said.subject, o=said.object)
     for fact, rng in zip(chosen, streams, strict=True)
     for way in rng.permutation(ways)[:paraphrases]
-    for said in [_turned(fact, rng)]
+    for said in [_directed(fact, rng)]
   ]
-  said = [_turned(chosen[i], streams[i]) for i in range(queries)]
+  said = [_directed(chosen[i], streams[i]) for i in range(queries)]
   return Facts(
     facts=chosen,
     sentences=tuple(sentences),
-    stated=np.repeat(np.arange(count), paraphrases),
+    sentence_facts=np.repeat(np.arange(count), paraphrases),
     prompts=tuple(QUESTIONS[f.relation].format(s=f.subject) for f in said),
     answers=tuple(f' {f.object}' for f in said),
-    asked=np.arange(queries),
+    query_facts=np.arange(queries),
   )
 
 
-def truth(made: Facts) -> np.ndarray:
+def truth(statements: Facts) -> np.ndarray:
   """Which statements support which question, bool [N, Q]."""
-  return made.stated[:, None] == made.asked
+  return statements.sentence_facts[:, None] == statements.query_facts
 
 
-def supports(stated: Fact, asked: Fact) -> bool:
-  """Whether one fact follows from another."""
-  turned = Fact(asked.relation, asked.object, asked.subject)
-  return stated == asked or (stated.relation == NEIGHBOUR and stated == turned)
+def supports(fact: Fact, query: Fact) -> bool:
+  """Whether `query` follows from `fact`."""
+  other_way = Fact(query.relation, query.object, query.subject)
+  return fact == query or (fact.relation == NEIGHBOUR and fact == other_way)
 
 
-def every() -> tuple[Fact, ...]:
+def all_facts() -> tuple[Fact, ...]:
   """All facts, each once, in one order.
 
   Raises:
@@ -178,7 +178,7 @@ def every() -> tuple[Fact, ...]:
   return tuple(sorted(found))
 
 
-def _turned(fact, rng) -> Fact:
+def _directed(fact, rng) -> Fact:
   """The fact, or the same one said of the other country."""
   if fact.relation != NEIGHBOUR or rng.random() < 0.5:
     return fact

@@ -8,7 +8,7 @@ import numpy as np
 
 PADDING, END = 0, 1  # ids of the special tokens of a trained tokenizer
 SPECIAL = ('<|padding|>', '<|end|>')
-# By what a function does with it, two functions are told apart.
+# What a function does with it is what the function is known by.
 PROBE = (
   'The quick brown fox jumps over 13 lazy dogs; "Zwölf Boxkämpfer" said nothing.\n'
   '\tdef f(x): return x**2 + 0.5  # <tag> & {braces} [1, 2] a_b-c @d $5 ~50%\n'
@@ -107,7 +107,7 @@ def trained(texts: Iterable[str], vocabulary: int) -> Any:
   Radford et al. 2019.
 
   Args:
-    vocabulary: at most so many ids; few texts have fewer.
+    vocabulary: the most ids; few texts have fewer.
 
   Returns:
     A `tokenizers.Tokenizer`.
