@@ -84,6 +84,12 @@ def test_a_source_gives_what_arrays_do(tmp_path, monkeypatch):
   for index in (0, slice(3, 9), np.array([9, 0, 9, found.count - 1])):
     same(rows_lib.take(source, index), rows_lib.take(want, index))
   assert corpus_lib.rows(build(tmp_path, packed=True)) == source
+  shutil.rmtree(tmp_path)  # of one shape, in the same folder
+  other = corpus_lib.rows(build(tmp_path, TEXTS[:-1] + ('lait',), packed=True))
+  assert (other.count, other.row) == (source.count, source.row)
+  assert other != source
+  last = rows_lib.take(other, source.count - 1)['targets']
+  assert spell(last[:3]) == 'ait'
 
 
 def test_targets_of_packed_rows_stay_within_a_document(tmp_path):

@@ -92,6 +92,9 @@ def test_the_digest_is_of_the_documents(tmp_path):
   copy = tmp_path / 'b.jsonl'
   copy.write_bytes(file.read_bytes())
   assert of(copy) == before
+  text = tmp_path / 'b.txt'
+  text.write_bytes(file.read_bytes())
+  assert of(text) != before
   jsonl(file, ITEMS[:1])
   assert of(file) != before
   one = lambda *document: documents.digest(Document(*document))
@@ -154,6 +157,9 @@ def test_damaged_columns_and_absent_files(tmp_path, monkeypatch):
   file = parquet(tmp_path / 'a.parquet', [{'n': 1}])
   with pytest.raises(ValueError, match="row 0 of .*no field 'text', only"):
     read(file)
+  empty = [{'text': 'a'}, {'text': None}]
+  with pytest.raises(ValueError, match="'text' of row 1 of .*type NoneType"):
+    read(parquet(tmp_path / 'b.parquet', empty))
   found = documents.documents(file)
   file.unlink()
   for use in (found.digest, lambda: list(found.read())):

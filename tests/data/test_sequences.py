@@ -5,7 +5,7 @@ import pytest
 
 from tda_jax.data import sequences
 
-TEXTS = ['abcdefg', 'hi', 'xyz', 'abc', 'klmnopqrstu', 'vw']
+TEXTS = ['abcdefg', 'hi', 'xyz', 'abc', 'klmnopqrstu', 'vw', 'wxyz', 'ij']
 BEGIN, END = 1, 2
 
 

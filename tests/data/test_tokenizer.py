@@ -38,6 +38,19 @@ def test_what_a_tokenizer_is_known_by():
   assert of(small(), 'mine') == 'mine'
 
 
+def test_special_tokens_are_not_added_and_are_seen_in_texts():
+  from tokenizers import processors
+
+  trained = small()
+  want = trained.encode('the cat').ids
+  end = ('<|end|>', tokenizer.END)
+  trained.post_processor = processors.BertProcessing(end, end)
+  assert trained.encode('the cat').ids == [1, *want, 1]
+  known = tokenizer.tokens(trained)
+  assert known.encode('the cat') == want
+  assert known.decode([1, *want]) == '<|end|>the cat'
+
+
 def test_wrong_tokenizers():
   cutting = small()
   cutting.enable_truncation(3)
