@@ -24,6 +24,7 @@ ROW = ('method', 'metric', 'value', 'low', 'high', 'n', 'seconds', 'peak_mb')
 DIGESTS = {  # fields that hold digests, which say nothing to people
   'rows_digest': 'the training rows',
   'train': 'the training rows',
+  'documents': 'the documents',
   'queries': 'the queries',
   'queries_digest': 'the queries',
   'models': 'the models',
