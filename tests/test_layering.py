@@ -43,7 +43,8 @@ AXIS_ARGUMENTS = {'axis_name', 'spmd_axis_name'}
 COMPILED = {
   *('curvature/gram.py', 'door.py', 'evaluation/predictions.py'),
   *('evaluation/retraining.py', 'given.py', 'methods/method.py'),
-  *('models/pretrained.py', 'parallel.py', 'planning.py'),
+  *('models/encoder.py', 'models/generate.py', 'models/pretrained.py'),
+  *('parallel.py', 'planning.py'),
   *('scoring/diagonal.py', 'scoring/programs.py', 'scoring/strongest.py'),
   *('training/distill.py', 'training/fit.py', 'training/members.py'),
 }

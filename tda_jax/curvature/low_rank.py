@@ -13,6 +13,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from tda_jax.layers.find import Layer
+
 # Multiplications of one product of rows and queries: see `gram.AT_ONCE`.
 AT_ONCE = 2**28
 
@@ -66,7 +68,9 @@ def _factors(v, rank):
   return LowRank(a, b), jnp.sum((v - a @ b) ** 2)
 
 
-def inner_products(layer, a: jax.Array, g: jax.Array, of: LowRank) -> jax.Array:
+def inner_products(
+  layer: Layer, a: jax.Array, g: jax.Array, of: LowRank
+) -> jax.Array:
   """Σ_s a_bsᵀ A_q B_q δ_bs, [B, Q]; a statistic of `taps.collect`.
 
   Args:
