@@ -13,6 +13,7 @@ https://arxiv.org/abs/2104.09864; Ainslie et al. 2023 (fewer heads of keys),
 https://arxiv.org/abs/2305.13245
 """
 
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -265,6 +266,19 @@ def decoder(sizes: Sizes) -> tuple[Callable, Callable]:
     )
 
   return init, apply
+
+
+def shapes(sizes: Sizes, path: str | os.PathLike) -> PyTree:
+  """Shapes of the parameters, of sizes that a file gave.
+
+  Raises:
+    ValueError: the sizes do not fit each other; it names the file.
+  """
+  try:
+    init, _ = decoder(sizes)
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from None
+  return jax.eval_shape(init, jax.random.key(0))
 
 
 def continued(

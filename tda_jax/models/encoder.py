@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tda_jax.models import tokens, weights
-from tda_jax.models.decoder import attention
+from tda_jax.models.decoder import SMALL, attention
 from tda_jax.trees import PyTree
 
 HINT = 'give the folder of a BertModel, as all-MiniLM-L6-v2'
@@ -40,7 +40,6 @@ _UNUSED = (
   'pooler.dense.weight',
   'pooler.dense.bias',
 )
-SMALL = nn.initializers.normal(0.02)
 
 
 class Sizes(NamedTuple):
@@ -165,8 +164,8 @@ def read(folder: str | os.PathLike) -> tuple[PyTree, Sizes]:
     folder,
     weights.without('bert.', weights.of_folder(folder)),
     wanted,
-    _name,
-    lambda at, x: x.T if at.endswith('kernel') else x,
+    lambda at: weights.name_of(at, _NAMES, 'encoder.layer'),
+    weights.inputs_first,
     HINT,
     _UNUSED,
   )
@@ -259,13 +258,3 @@ def _check(folder, config):
         f'{pooling} has {", ".join(sorted(modes)) or "no pooling"}, and this'
         f' encoder takes means over tokens: {HINT}'
       )
-
-
-def _name(at):
-  """The file's name of a parameter of ours."""
-  first, *rest = at.split('/')
-  if first.startswith('block_'):
-    stem = f'encoder.layer.{first.removeprefix("block_")}.{_NAMES[rest[0]]}'
-  else:
-    stem = _NAMES[first]
-  return f'{stem}.{"bias" if rest[-1:] == ["bias"] else "weight"}'

@@ -6,7 +6,6 @@ Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 import os
 from typing import Any
 
-import jax
 import numpy as np
 
 from tda_jax.models import decoder, weights
@@ -38,18 +37,24 @@ def read(
   file = opened(path)
   tensors = {tensor.name: tensor for tensor in file.tensors}
   sizes, family = _sizes(path, fields(file), tensors)
-  wanted = jax.eval_shape(decoder.decoder(sizes)[0], jax.random.key(0))
 
   def parameter(at, tensor):
     value = unpacked(path, tensor)
     heads = {'query': sizes.heads, 'key': sizes.kv_heads}
-    part = at.split('/')[-2] if '/' in at else ''
+    part = weights.part_of(at)
     if family == 'llama' and part in heads:
       value = _unpaired(value, heads[part])
-    return value.T if at.endswith(('kernel', 'head')) else value
+    return weights.inputs_first(at, value)
 
   params = weights.fitted(
-    path, tensors, wanted, _name, parameter, HINT, [_STRETCH], dtype
+    path,
+    tensors,
+    decoder.shapes(sizes, path),
+    lambda at: weights.name_of(at, _NAMES, 'blk'),
+    parameter,
+    HINT,
+    [_STRETCH],
+    dtype,
   )
   return params, sizes
 
@@ -105,7 +110,7 @@ def _sizes(path, given, tensors) -> tuple[Sizes, str]:
   width, heads = of('embedding_length'), of('attention.head_count')
   head = of('attention.key_length', width // heads)
   _refuse(path, given, family, head)
-  sizes = Sizes(
+  return Sizes(
     vocabulary=int(embedding.shape[-1]),
     width=width,
     blocks=of('block_count'),
@@ -119,12 +124,7 @@ def _sizes(path, given, tensors) -> tuple[Sizes, str]:
     epsilon=of('attention.layer_norm_rms_epsilon'),
     biases='qkv' if family == 'qwen2' else 'none',
     tied='output.weight' not in tensors,
-  )
-  try:
-    decoder.check(sizes)
-  except ValueError as error:
-    raise ValueError(f'{path}: {error}') from None
-  return sizes, family
+  ), family
 
 
 def _divisors(path, of, stretch, half) -> tuple[float, ...]:
@@ -175,13 +175,3 @@ def _unpaired(matrix, heads) -> np.ndarray:
   shape = matrix.shape
   pairs = np.reshape(matrix, (heads, shape[0] // heads // 2, 2, *shape[1:]))
   return np.reshape(np.swapaxes(pairs, 1, 2), shape)
-
-
-def _name(at) -> str:
-  """The file's name of a parameter of ours."""
-  first, *rest = at.split('/')
-  if first.startswith('block_'):
-    stem = f'blk.{first.removeprefix("block_")}.{_NAMES[rest[0]]}'
-  else:
-    stem = _NAMES[first]
-  return f'{stem}.{"bias" if rest[-1:] == ["bias"] else "weight"}'

@@ -10,7 +10,6 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from tda_jax.models import decoder, gguf_decoder, weights
@@ -109,16 +108,16 @@ def read(
   at = path / 'config.json'
   config = _Config(at, weights.read_json(at))
   family, sizes = _family(config)
+  wanted = decoder.shapes(sizes, at)
   given = weights.without(family.prefix, weights.of_folder(path))
   if sizes.tied:
     given = _of_tied(path, given, family)
-  wanted = jax.eval_shape(decoder.decoder(sizes)[0], jax.random.key(0))
   blocks = range(sizes.blocks)
   params = weights.fitted(
     path,
     given,
     wanted,
-    lambda at: _name(family, at),
+    lambda at: weights.name_of(at, family.names, family.block),
     lambda at, tensor: _parameter(family, at, tensor),
     HINT,
     [f'{family.block}.{i}.{name}' for i in blocks for name in family.unused],
@@ -171,12 +170,8 @@ def _family(config: _Config) -> tuple[_Family, Sizes]:
   if name not in makers:
     raise ValueError(f'{config.path} has architectures={names!r}: {HINT}')
   config.refuse_but('quantization_config', None)
-  sizes = makers[name](config)
-  try:
-    decoder.check(sizes)
-  except ValueError as error:
-    raise ValueError(f'{config.path}: {error}') from None
-  return (_GPT2 if name == 'GPT2LMHeadModel' else _LLAMA), sizes
+  family = _GPT2 if name == 'GPT2LMHeadModel' else _LLAMA
+  return family, makers[name](config)
 
 
 def _of_llama(config: _Config) -> Sizes:
@@ -298,22 +293,11 @@ def _of_tied(
   return {name: x for name, x in given.items() if name != _HEAD}
 
 
-def _name(family: _Family, at: str) -> str:
-  """The file's name of a parameter of ours."""
-  first, *rest = at.split('/')
-  if first.startswith('block_'):
-    number = first.removeprefix('block_')
-    stem = f'{family.block}.{number}.{family.names[rest[0]]}'
-  else:
-    stem = family.names[first]
-  return f'{stem}.{"bias" if rest[-1:] == ["bias"] else "weight"}'
-
-
 def _parameter(family: _Family, at: str, tensor: np.ndarray) -> np.ndarray:
   """A tensor of a file as a parameter: matrices [I, O], GPT-2's cut in three."""
   if family is _GPT2:
-    part = at.split('/')[-2] if '/' in at else ''
+    part = weights.part_of(at)
     if part in _PARTS:
       return np.split(tensor, 3, -1)[_PARTS.index(part)]
     return tensor.T if at == 'head' else tensor  # others are [I, O] there
-  return tensor.T if at.endswith(('kernel', 'head')) else tensor
+  return weights.inputs_first(at, tensor)

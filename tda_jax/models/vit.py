@@ -172,14 +172,9 @@ def _weight(name):
 
 def _name(path):
   """The file's name of a leaf of ours."""
-  first, *rest = path.split('/')
-  if first.startswith('Block_'):
-    stem = f'encoder.layer.{first.removeprefix("Block_")}.{_BLOCK[rest[0]]}'
-  else:
-    stem = _REST[first]
-  if rest:
-    return f'{stem}.{"bias" if rest[-1] == "bias" else "weight"}'
-  return stem
+  if '/' not in path:
+    return _REST[path]  # no layer, which has a weight
+  return weights.name_of(path, {**_BLOCK, **_REST}, 'encoder.layer', 'Block_')
 
 
 def _from_torch(tensor):

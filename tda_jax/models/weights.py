@@ -91,6 +91,35 @@ def without(
   return {name.removeprefix(prefix): x for name, x in given.items()}
 
 
+def name_of(
+  at: str, names: Mapping[str, str], blocks: str, block: str = 'block_'
+) -> str:
+  """The file's name of a parameter of ours.
+
+  Args:
+    at: path of the parameter, 'block_3/query/kernel' or 'norm/scale'.
+    names: our names -> the file's, of what is in a block and of the rest.
+    blocks: what the file puts before the number of a block.
+    block: what we put there.
+  """
+  first, *rest = at.split('/')
+  if first.startswith(block):
+    stem = f'{blocks}.{first.removeprefix(block)}.{names[rest[0]]}'
+  else:
+    stem = names[first]
+  return f'{stem}.{"bias" if rest[-1:] == ["bias"] else "weight"}'
+
+
+def part_of(at: str) -> str:
+  """What a parameter belongs to: 'query' of 'block_3/query/kernel', else ''."""
+  return at.split('/')[-2] if '/' in at else ''
+
+
+def inputs_first(at: str, tensor: np.ndarray) -> np.ndarray:
+  """A parameter from torch's layout: matrices [O, I] as [I, O]."""
+  return tensor.T if at.endswith(('kernel', 'head')) else tensor
+
+
 def fitted(
   path: str | os.PathLike,
   given: Mapping[str, np.ndarray],
