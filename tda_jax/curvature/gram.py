@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from tda_jax import chosen, parallel, trees
-from tda_jax.curvature import ekfac, low_rank
+from tda_jax.curvature import ekfac
 from tda_jax.curvature.low_rank import LowRank
 from tda_jax.data import rows
 from tda_jax.layers import find as layers_lib
@@ -251,7 +251,7 @@ def inner_products(
     queries: V [Q, I, O], or its factors.
   """
   if isinstance(queries, LowRank):
-    return low_rank.inner_products(layer, a, g, queries)
+    return _with_low_rank(layer, a, g, queries)
   if layer.kind == 'embed':
     return jnp.einsum(
       'bso,qbso->bq', g, queries.at[:, a].get(mode='fill', fill_value=0)
@@ -267,6 +267,22 @@ def inner_products(
   # Query by query: a V_q stays in the cache.
   one = lambda v: jnp.einsum('bso,bso->b', a @ v, g)
   together = max(1, AT_ONCE // (a.size * layer.num_out))
+  return jax.lax.map(one, queries, batch_size=together).T
+
+
+def _with_low_rank(layer, a, g, queries):
+  """Σ_s (a_bs A_q) · (B_q δ_bs), [B, Q]; A [Q, I, r] and B [Q, r, O]."""
+
+  def one(query):
+    if layer.kind == 'embed':
+      inner = query.a.at[a].get(mode='fill', fill_value=0)
+    else:
+      inner = a @ query.a
+    return jnp.einsum('bsr,bsr->b', inner, g @ query.b.T)
+
+  rank = queries.a.shape[-1]
+  cost = math.prod(a.shape[:2]) * rank * (layer.num_in + layer.num_out)
+  together = max(1, AT_ONCE // cost)
   return jax.lax.map(one, queries, batch_size=together).T
 
 

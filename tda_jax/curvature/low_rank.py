@@ -7,16 +7,10 @@ many numbers instead of I·O. Grosse et al. 2023, §3.2.2,
 https://arxiv.org/abs/2308.03296.
 """
 
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-
-from tda_jax.layers.find import Layer
-
-# Multiplications of one product of rows and queries: see `gram.AT_ONCE`.
-AT_ONCE = 2**28
 
 
 class LowRank(NamedTuple):
@@ -66,25 +60,3 @@ def _factors(v, rank):
   a = vectors[:, -rank:]
   b = a.T @ v
   return LowRank(a, b), jnp.sum((v - a @ b) ** 2)
-
-
-def inner_products(
-  layer: Layer, a: jax.Array, g: jax.Array, of: LowRank
-) -> jax.Array:
-  """Σ_s a_bsᵀ A_q B_q δ_bs, [B, Q]; a statistic of `taps.collect`.
-
-  Args:
-    of: A [Q, I, r], B [Q, r, O].
-  """
-
-  def one(of):
-    if layer.kind == 'embed':
-      inner = of.a.at[a].get(mode='fill', fill_value=0)
-    else:
-      inner = a @ of.a
-    return jnp.einsum('bsr,bsr->b', inner, g @ of.b.T)
-
-  cost = (
-    math.prod(a.shape[:2]) * of.a.shape[-1] * (layer.num_in + layer.num_out)
-  )
-  return jax.lax.map(one, of, batch_size=max(1, AT_ONCE // cost)).T
