@@ -223,8 +223,8 @@ def decoder(sizes: Sizes) -> tuple[Callable, Callable]:
   """(init, apply): (params, ids [B, T], positions, segments) -> [B, T, V].
 
   The logits at a token are those of the next token, of the token and what is
-  before it in its row. Rows are padded on the right, with any ids: then what is
-  before the padding does not see it. Initial parameters are GPT-2's: normal with
+  before it in its row. Rows are padded on the right, with any ids that the model
+  has: then what is before the padding does not see it. Initial parameters are GPT-2's: normal with
   deviation 0.02, of matrices whose products are added to x 0.02 / sqrt(2·blocks);
   they are the same for scanned blocks.
 

@@ -54,15 +54,27 @@ def generate(
       computed once all rows have ended.
 
   Raises:
-    ValueError: an empty prompt; lengths that do not fit; a temperature without a
+    ValueError: an empty prompt; lengths that do not fit; an id that the model does
+      not have; a temperature without a
       key, or below 0; prompt and steps are longer than the model's context.
   """
   ids, lengths = _padded(prompts, lengths)
+  if lengths.shape != ids.shape[:1]:
+    raise ValueError(
+      f'{lengths.size} lengths for {len(ids)} prompts: give one for each'
+    )
   if not (np.all(lengths > 0) and np.all(lengths <= ids.shape[1])):
     raise ValueError(
       f'lengths of prompts are {lengths.min()} to {lengths.max()} of'
       f' {ids.shape[1]} ids: give at least one id a row, and lengths that the'
       ' array has'
+    )
+  real = np.arange(ids.shape[1]) < lengths[:, None]
+  given = ids[real]
+  if (wrong := (given < 0) | (given >= sizes.vocabulary)).any():
+    raise ValueError(
+      f'the prompts have the id {given[wrong][0]}, and the model has ids 0 to'
+      f' {sizes.vocabulary - 1}: use the tokenizer that it was trained with'
     )
   if temperature < 0 or (temperature > 0 and key is None):
     raise ValueError(
@@ -76,7 +88,7 @@ def generate(
   out = _generated(
     sizes,
     params,
-    jnp.asarray(ids),
+    jnp.where(real, ids, 0),  # padding may be no id, as −100
     jnp.asarray(lengths),
     keys,
     jnp.float32(temperature or 1),

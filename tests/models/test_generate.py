@@ -93,11 +93,20 @@ def test_after_the_end_of_a_text_there_is_nothing_else():
   assert (quickly(LLAMA, PROMPTS[:1], end=end)[0, 1:] == end).all()
 
 
+def test_padding_of_an_array_may_have_any_ids():
+  rows = np.array([[3, 1, 4], [2, 7, -100]])
+  got = quickly(LLAMA, rows, lengths=[3, 2])
+  np.testing.assert_array_equal(got[1], quickly(LLAMA, [[2, 7]])[0])
+
+
 @pytest.mark.parametrize(
   'change, message',
   [
     ({'prompts': [[3], []]}, 'lengths of prompts are 0 to 1 of 1 ids: give at'),
     ({'prompts': np.ones((1, 2)), 'lengths': [3]}, 'lengths of prompts are 3'),
+    ({'prompts': np.ones((3, 2)), 'lengths': [2]}, '1 lengths for 3 prompts'),
+    ({'prompts': [[3], [-1]]}, 'have the id -1, and the model has ids 0 to'),
+    ({'prompts': [[10**6]]}, 'the id 1000000, .*: use the tokenizer that'),
     ({'lengths': [1, 2, 3]}, 'lists of ids have their own lengths'),
     ({'temperature': 1.0}, 'temperature=1.0 draws: give 0 .* and a key'),
     ({'temperature': -1.0}, 'temperature=-1.0 is below 0: give 0'),
