@@ -22,6 +22,7 @@ from tda_jax.inverses.descent import astra, descent, lissa, neumann
 from tda_jax.inverses.ekfac import diagonal, ekfac, kfac, projected
 from tda_jax.inverses.exact import exact
 from tda_jax.inverses.inverse import Inverse, Solution, identity, with_residual
+from tda_jax.language import language_modeling
 from tda_jax.methods.additional_step import additional_step
 from tda_jax.methods.baselines import loss_only, random
 from tda_jax.methods.displaced import displaced_influence
@@ -127,6 +128,7 @@ __all__ = [
   'influence',
   'Inverse',
   'kfac',
+  'language_modeling',
   'leave_one_out',
   'lissa',
   'logra',

@@ -36,6 +36,8 @@ class Problem(NamedTuple):
       to methods they are constants (`chosen`). Training trains them.
     only: patterns of those that rows are scored by; empty: all.
     reads: columns that outputs, loss and measure read; None: not known.
+    terms: (outputs, example) -> the terms of the loss, an array whose sum it is,
+      for example one of each token; None: it is one number.
   """
 
   outputs: Callable
@@ -48,6 +50,7 @@ class Problem(NamedTuple):
   leave_out: tuple[str, ...] = ()
   only: tuple[str, ...] = ()
   reads: tuple[str, ...] | None = None
+  terms: Callable | None = None
 
 
 # --- ready problems ---------------------------------------------------------
@@ -126,8 +129,8 @@ def multilabel(apply: Callable, l2: float = 0.0, **options: Any) -> Problem:
     options: `inputs`, `as_leaf`, `leave_out`, `only`; see `ready`.
   """
 
-  def loss(outputs, example):
-    return jnp.sum(jax.nn.softplus(-_label_log_odds(outputs, example)))
+  def terms(outputs, example):
+    return jax.nn.softplus(-_label_log_odds(outputs, example))
 
   def measure(outputs, example):
     """The margin of all labels together: log P − log(1 − P), in nats."""
@@ -142,7 +145,16 @@ def multilabel(apply: Callable, l2: float = 0.0, **options: Any) -> Problem:
     ones = jax.random.bernoulli(key, jax.nn.sigmoid(outputs))
     return {**example, 'y': ones.astype(jnp.int32)}
 
-  return ready(apply, loss, measure, sample, labels.check_many, l2, **options)
+  return ready(
+    apply,
+    _sum_of(terms),
+    measure,
+    sample,
+    labels.check_many,
+    l2,
+    terms=terms,
+    **options,
+  )
 
 
 def regression(apply: Callable, l2: float = 0.0, **options: Any) -> Problem:
@@ -165,8 +177,7 @@ def regression(apply: Callable, l2: float = 0.0, **options: Any) -> Problem:
       y = y.astype(outputs.dtype)
     return outputs - y
 
-  def loss(outputs, example):
-    return jnp.sum(error(outputs, example) ** 2)
+  terms = lambda outputs, example: error(outputs, example) ** 2
 
   def measure(outputs, example):
     """Minus the absolute error, in the unit that the model predicts in."""
@@ -178,7 +189,14 @@ def regression(apply: Callable, l2: float = 0.0, **options: Any) -> Problem:
     return {**example, 'y': drawn}
 
   return ready(
-    apply, loss, measure, sample, labels.check_numbers, l2, **options
+    apply,
+    _sum_of(terms),
+    measure,
+    sample,
+    labels.check_numbers,
+    l2,
+    terms=terms,
+    **options,
   )
 
 
@@ -194,6 +212,9 @@ def ready(
   as_leaf: str | Sequence[str] = (),
   leave_out: str | Sequence[str] = (),
   only: str | Sequence[str] = (),
+  labelled: tuple[str, ...] = ('y',),
+  pairs: bool = False,
+  terms: Callable | None = None,
 ) -> Problem:
   """The problem of a model that takes batches, with labels 'y'.
 
@@ -205,6 +226,10 @@ def ready(
       is one of them: `inputs=('ids', 'mask')`.
     as_leaf, leave_out, only: names of parameters, or patterns (`'*/kernel'`);
       see `Problem`.
+    labelled: the columns that loss and measure read.
+    pairs: whether an example may be two rows, with columns [2, T], whose outputs
+      are [2, ...].
+    terms: see `Problem`.
   """
   inputs, as_leaf, leave_out, only = map(
     _tuple, (inputs, as_leaf, leave_out, only)
@@ -212,7 +237,7 @@ def ready(
   if getattr(l2, 'ndim', None) == 0:
     l2 = float(l2)  # programs are known by it, which an array cannot be
   return Problem(
-    _outputs_of_one(apply, inputs),
+    _outputs_of_one(apply, inputs, pairs),
     loss,
     measure,
     sample,
@@ -221,8 +246,13 @@ def ready(
     as_leaf,
     leave_out,
     only,
-    reads=(*inputs, 'y'),
+    reads=(*inputs, *labelled),
+    terms=terms,
   )
+
+
+def _sum_of(terms):
+  return lambda outputs, example: jnp.sum(terms(outputs, example))
 
 
 def _tuple(names):
@@ -236,17 +266,17 @@ def _tuple(names):
   )
 
 
-def _outputs_of_one(apply, inputs):
-  """The outputs of one example: runs the model on a batch of one.
+def _outputs_of_one(apply, inputs, pairs):
+  """The outputs of one example: runs the model on a batch of one, or of a pair.
 
   The key of a dropout mask is the leaf 'dropout' of the example or the last
   argument. The example's own key takes precedence; it exists only in training.
   """
 
   def outputs(params, example, *frozen):
-    batch = [
-      jax.tree.map(lambda v: v[None], labels.column(example, n)) for n in inputs
-    ]
+    given = [labels.column(example, n) for n in inputs]
+    pair = pairs and jnp.ndim(given[0]) == 2
+    batch = given if pair else jax.tree.map(lambda v: v[None], given)
     drawn = 'dropout' in example and 'dropout' not in inputs
     key = (example['dropout'],) if drawn else frozen
     batch_outputs = apply(params, *batch, *key)
@@ -256,20 +286,21 @@ def _outputs_of_one(apply, inputs):
         f'apply gave a {type(batch_outputs).__name__} for a batch of one example: return'
         ' one array of outputs, [B, ...]'
       )
-    if shape[:1] != (1,):
+    if shape[:1] != ((2,) if pair else (1,)):
       raise ValueError(
-        f'apply gave outputs of shape {list(shape)} for a batch of one example:'
-        ' it is given inputs with a batch axis, x [B, ...], and must return one'
-        ' row of outputs for each, [B, ...]'
+        f'apply gave outputs of shape {list(shape)} for a batch of'
+        f' {"two rows" if pair else "one example"}: it is given inputs with a batch'
+        f' axis, {inputs[0]} [B, ...], and must return one row of outputs for each,'
+        ' [B, ...]'
       )
-    return batch_outputs[0]
+    return batch_outputs if pair else batch_outputs[0]
 
   # An attribute of the function: a problem with other outputs does not have it.
-  outputs.together = _outputs_of_batch(apply, inputs)
+  outputs.together = _outputs_of_batch(apply, inputs, pairs)
   return outputs
 
 
-def _outputs_of_batch(apply, inputs):
+def _outputs_of_batch(apply, inputs, pairs):
   """(params, examples, frozen) -> outputs of a batch, [B, ...].
 
   Used to check that the rows of a batch do not depend on each other.
@@ -277,7 +308,13 @@ def _outputs_of_batch(apply, inputs):
 
   def together(params, examples, frozen):
     given = [labels.column(examples, name) for name in inputs]
-    return apply(params, *given, *(() if frozen is None else (frozen,)))
+    more = () if frozen is None else (frozen,)
+    if not pairs or jnp.ndim(given[0]) == 2:
+      return apply(params, *given, *more)
+    size = len(given[0])
+    flat = [jnp.reshape(v, (2 * size, *v.shape[2:])) for v in given]
+    outputs = apply(params, *flat, *more)
+    return jnp.reshape(outputs, (size, 2, *outputs.shape[1:]))
 
   return together
 
@@ -374,6 +411,25 @@ def losses(problem: Problem, params: PyTree, examples: PyTree) -> jax.Array:
 def measures(problem: Problem, params: PyTree, examples: PyTree) -> jax.Array:
   """The measure of each example, [B]."""
   one = lambda example: measure_of(problem, params, example)
+  return jax.vmap(one)(examples)
+
+
+def terms(problem: Problem, params: PyTree, examples: PyTree) -> jax.Array:
+  """The terms of the loss of each example, [B, ...], whose sum over all but B it is.
+
+  Raises:
+    ValueError: the problem has none.
+  """
+  of_loss = problem.terms
+  if of_loss is None:
+    raise ValueError(
+      'the loss of this problem is one number: give its terms, for example those of'
+      ' tokens, as problem._replace(terms=...)'
+    )
+
+  def one(example):
+    return of_loss(widened(problem.outputs(params, example)), example)
+
   return jax.vmap(one)(examples)
 
 

@@ -12,6 +12,7 @@ LINES = (
   ('trees', 'settings', 'version', 'memory', 'lazily'),
   ('chosen', 'shapes', 'labels', 'parallel'),
   ('problem', 'run', 'given', 'sources'),
+  ('language',),
   ('storage',),
   ('data',),
   ('layers',),

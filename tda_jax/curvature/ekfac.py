@@ -10,6 +10,9 @@ expectations over examples and over labels of the model. A and S are means over
 the positions that count in each row (`layers.positions`), and T is the mean of
 their number: in rows of different length, each position is one observation.
 
+The A of an embedding is diagonal. So is, by choice, the S of a layer with more
+than WIDE outputs, the head of a language model: Q_S = I.
+
 KFAC: Martens & Grosse 2015, https://arxiv.org/abs/1503.05671; EKFAC: George et
 al. 2018, https://arxiv.org/abs/1806.03884, and for influence Grosse et al. 2023,
 §2.4, https://arxiv.org/abs/2308.03296; "expand": Eschenhagen et al. 2023,
@@ -32,6 +35,9 @@ from tda_jax.layers.find import Layer
 from tda_jax.problem import Problem, bound, num_outputs
 from tda_jax.trees import PyTree
 
+# Outputs of a layer, above which its S is diagonal: whole, that of a vocabulary of
+# 49,152 tokens takes 10 GB, and its eigenvectors as much again.
+WIDE = 2**14
 # Outputs of a model, at most, over whose labels an expectation is taken.
 MOST_EXACT = 2048
 
@@ -235,7 +241,7 @@ def second_moments(
 
   Returns:
     ([I, I], [O, O], number of positions); [I] for the A of an embedding and [O]
-    for the S of a leaf, which are diagonal.
+    for the S of a leaf or of a wide layer, which are diagonal.
   """
   real = here[..., None] != 0  # padding may be not a number
   g = jnp.where(real, g, 0)
@@ -246,9 +252,14 @@ def second_moments(
   else:
     a = jnp.where(real, a, 0)
     inputs = jnp.einsum('bsi,bsj->ij', a, a)
-  if layer.kind == 'leaf':
+  if not has_outputs(layer):
     return inputs, jnp.einsum('bso,bso->o', g, g), here.sum()
   return inputs, jnp.einsum('bso,bsp->op', g, g), here.sum()
+
+
+def has_outputs(layer: Layer) -> bool:
+  """Whether a layer's S is a matrix, and not its diagonal alone."""
+  return layer.kind != 'leaf' and layer.num_out <= WIDE
 
 
 def rotated_factors(

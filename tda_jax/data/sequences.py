@@ -45,6 +45,7 @@ def from_pairs(
   vocabulary: int | None = None,
   begin: int | None = None,
   end: int | None = None,
+  places: bool = False,
 ) -> PyTree:
   """Rows {'ids', 'targets', 'mask'} [N, length], one a pair, in memory.
 
@@ -57,6 +58,7 @@ def from_pairs(
     length: T; a pair of n tokens takes n − 1 positions.
     vocabulary: token ids are below it; None: whatever the tokenizer gives.
     begin, end: ids of tokens before and behind each pair; None: none.
+    places: adds 'segments' and 'positions', for a problem of packed rows.
 
   Raises:
     ValueError: there are no pairs, or as many prompts as targets are not given; a
@@ -73,7 +75,38 @@ def from_pairs(
     encode(prompt, target, f'pair {i}')
     for i, (prompt, target) in enumerate(zip(prompts, targets, strict=True))
   ]
-  return filled(found, length)
+  rows = filled(found, length)
+  if not places:
+    return rows
+  used = [np.arange(length) < len(one.ids) - 1 for one in found]
+  segments = np.array(used).astype(np.int32)
+  return rows | {
+    'segments': segments,
+    'positions': segments * np.arange(length, dtype=np.int32),
+  }
+
+
+def contrasts(
+  prompts: Sequence[str],
+  targets: Sequence[str],
+  others: Sequence[str],
+  tokenize: Any,
+  length: int,
+  **options: Any,
+) -> PyTree:
+  """Queries of which of two answers a model prefers: columns [N, 2, length].
+
+  Their measure is log p(target) − log p(other), each after the same prompt.
+
+  Args:
+    prompts, targets, others: N texts each.
+    tokenize, length, options: see `from_pairs`, and what it raises.
+  """
+  one, other = (
+    from_pairs(prompts, answers, tokenize, length, **options)
+    for answers in (targets, others)
+  )
+  return {name: np.stack([one[name], other[name]], 1) for name in one}
 
 
 def from_texts(

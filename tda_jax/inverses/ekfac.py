@@ -34,7 +34,7 @@ def ekfac(
 
   Args:
     damping: a number, or 'heuristic': 0.1 · mean eigenvalue of each layer
-      (Grosse et al. 2023, §3.1.1).
+      (Grosse et al. 2023, §3.1.1); of a scanned stack, of each of its blocks.
     kind, labels: see `curvature.ekfac.fit`.
     memory_limit: bytes that the factors of all layers may take with their
       eigenvectors; they must be free too.
@@ -109,14 +109,15 @@ def _check_memory(problem, params, example, memory_limit):
   """Raises ValueError if the factors do not fit into memory.
 
   A layer takes 3 (I² + O²) + I·O numbers: its factors, their eigenvectors and
-  one copy of each. The A of an embedding is diagonal, and so is the S of a leaf.
+  one copy of each. The A of an embedding is diagonal, and so is the S of a leaf
+  and that of a wide layer (`curvature.ekfac.WIDE`).
   A mesh with an axis `model` divides them.
   """
   layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
 
   def size(layer):
     wide = (layer.kind != 'embed') * layer.num_in**2
-    high = (layer.kind != 'leaf') * layer.num_out**2
+    high = blocks_lib.has_outputs(layer) * layer.num_out**2
     numbers = 3 * (wide + high) + layer.num_in * layer.num_out
     return 4 * math.prod(layer.stack) * numbers
 
@@ -138,16 +139,24 @@ def _check_memory(problem, params, example, memory_limit):
 def layer_damping(
   blocks: dict[str, blocks_lib.Block], damping: Damping
 ) -> dict[str, jax.Array]:
-  """The damping of each layer as a number."""
+  """The damping of each layer, [*stack, 1, 1]; a number is that of all."""
   if damping == 'heuristic':
-    return {n: 0.1 * jnp.mean(b.eigenvalues) for n, b in blocks.items()}
+    return {n: 0.1 * _means(b.eigenvalues) for n, b in blocks.items()}
   return {n: jnp.asarray(damping, jnp.float32) for n in blocks}
+
+
+def _means(eigenvalues):
+  """The mean of each block of a stack [*stack, 1, 1], or of all where it is 0."""
+  own = jnp.mean(eigenvalues, (-2, -1), keepdims=True)
+  # An expert to which no row was sent has eigenvalues of 0.
+  return jnp.where(own > 0, own, jnp.mean(eigenvalues))
 
 
 def _mean_damping(blocks, shifts):
   """The mean over parameters of the damping of their layers."""
   sizes = jnp.array([blocks[n].eigenvalues.size for n in shifts])
-  return jnp.sum(sizes * jnp.stack([*shifts.values()])) / jnp.sum(sizes)
+  means = jnp.stack([jnp.mean(shift) for shift in shifts.values()])
+  return jnp.sum(sizes * means) / jnp.sum(sizes)
 
 
 @kept

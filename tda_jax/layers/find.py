@@ -24,7 +24,12 @@ from tda_jax import trees
 from tda_jax.layers import walk as walk_lib
 from tda_jax.layers.equations import Step
 from tda_jax.layers.walk import Escape, Path, Site, Uses, Value, View
+from tda_jax.problem import Problem
 from tda_jax.trees import PyTree
+
+# Entries, at most, of a leaf that is applied more than once and whose gradient is
+# formed at each example: 2 MB in float32.
+FORMED = 2**19
 
 
 class Layer(NamedTuple):
@@ -86,6 +91,22 @@ def find(
     RuntimeError: JAX changed an equation that the walk reads.
   """
   return plan(outputs, params, example, as_leaf).layers
+
+
+def apart(problem: Problem, params: PyTree, example: PyTree) -> Problem:
+  """The problem with `as_leaf` for small leaves that are applied more than once.
+
+  The gradient of such a leaf is a sum over its applications, as that of an
+  embedding that is the head too, so that norms, Kronecker factors and projections
+  of each alone are not those of the leaf. As a leaf it is exact in inner products,
+  and has a diagonal block. Larger ones stay as they are: methods that cannot take
+  them say so.
+  """
+  layers = find(problem.outputs, params, example, problem.as_leaf)
+  names, leaves = trees.names(params), jax.tree.leaves(params)
+  again = {layer.leaf for layer in layers.values() if layer.shared}
+  small = tuple(names[i] for i in sorted(again) if leaves[i].size <= FORMED)
+  return problem._replace(as_leaf=(*problem.as_leaf, *small))
 
 
 def dense(layers: dict[str, Layer], name: str | None = None) -> str:
@@ -361,14 +382,19 @@ def _layer(site, name):
 
 
 def _leaf_layer(leaf, name, value, escapes):
-  """The layer of kind 'leaf' of a whole leaf, y = W and a = 1."""
-  shape = (1, math.prod(value.shape))
+  """The layer of kind 'leaf' of a whole leaf, y = W and a = 1.
+
+  That of scanned blocks is a stack of the blocks' own.
+  """
+  blocks = {note.blocks for note in escapes}
+  stack = () if len(blocks) > 1 or None in blocks else tuple(blocks)
+  shape = (*stack, 1, math.prod(value.shape[len(stack) :]))
   return Layer(
     name=name,
     kind='leaf',
-    stack=(),
+    stack=stack,
     num_in=1,
-    num_out=shape[1],
+    num_out=shape[-1],
     positions=1,
     leaf=leaf,
     bias=None,

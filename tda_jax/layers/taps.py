@@ -10,6 +10,7 @@ forms it.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -287,15 +288,18 @@ def _of_layer(statistic, layer, product, total, dtype):
 
 # --- the model with taps ----------------------------------------------------
 
-# The product of a layer of kind 'leaf': y = W.
-HELD = equations.Product(
-  'leaf',
-  (),
-  (),
-  lambda x: x.reshape(1, 1, 1),
-  lambda y: y.reshape(1, 1, -1),
-  (),
-)
+
+def _held(layer):
+  """The product of a layer of kind 'leaf': y = W, of each block of its stack."""
+  blocks = math.prod(layer.stack)
+  return equations.Product(
+    'leaf',
+    (),
+    layer.stack,
+    lambda x: jnp.broadcast_to(x, (blocks, 1, 1)),
+    lambda y: y.reshape(blocks, 1, -1),
+    (),
+  )
 
 
 def _tapped(statistic, plan, params, example, extra, dtype):
@@ -322,7 +326,7 @@ def _tapped(statistic, plan, params, example, extra, dtype):
         leaves[layer.leaf],
         jnp.ones((), dtype),
         extra,
-        HELD,
+        _held(layer),
       )
   inputs = [*leaves, *jax.tree.leaves(example)]
   return replay.replayed(plan, inputs, extra, at_site)

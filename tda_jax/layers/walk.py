@@ -60,6 +60,9 @@ class Escape(NamedTuple):
 
   why: str
   cheap: bool  # its gradient per example is no larger than an activation
+  blocks: int | None = (
+    None  # of the one scan over its leading axis that it is in
+  )
 
 
 class Uses(NamedTuple):
@@ -204,8 +207,14 @@ def escape(
   view = value.parameter
   if view:
     cheap = cheap or is_vector(view.shape)
-    note = Escape(f'{why} at {equations.where(e)}', cheap)
+    note = Escape(f'{why} at {equations.where(e)}', cheap, _blocks(view))
     uses.escapes.setdefault(view.leaf, []).append(note)
+
+
+def _blocks(view):
+  """The length of the one scan over a leaf that is cut before all other steps."""
+  whole = len(view.scans) != 1 or any(depth == 0 for depth, _ in view.steps)
+  return None if whole else view.scans[0][1]
 
 
 def is_vector(shape: tuple[int, ...]) -> bool:

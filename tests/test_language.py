@@ -1,0 +1,321 @@
+"""Language modelling: formulas, contrasts, what is refused, and every method."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import tda_jax as tda
+from tda_jax import problem as problem_lib
+from tda_jax.data import sequences
+from tda_jax.layers import find as layers
+from tda_jax.models import decoder
+from tda_jax.models.decoder import Sizes
+
+LENGTH, VOCABULARY = 6, 11
+SIZES = Sizes(VOCABULARY, 4, 1, 2, 1, 6, 16)
+TWO = SIZES._replace(blocks=2)
+PACKED = ('ids', 'positions', 'segments')
+RNG = np.random.default_rng(0)
+near = functools.partial(np.testing.assert_allclose, rtol=1e-4)
+
+
+def rows_of(count, length=LENGTH, seed=0):
+  """Rows of random tokens, of 3 to `length` positions."""
+  rng = np.random.default_rng(seed)
+  ids = rng.integers(0, VOCABULARY, (count, length + 1)).astype(np.int32)
+  sizes = rng.integers(3, length + 1, (count, 1))
+  mask = (np.arange(length) < sizes).astype(np.float32)
+  used = mask.astype(np.int32)
+  return {'ids': ids[:, :-1] * used, 'targets': ids[:, 1:] * used, 'mask': mask}
+
+
+TRAIN, QUERIES = rows_of(8), rows_of(2, seed=1)
+
+
+@functools.cache
+def model(sizes=SIZES, **options):
+  """(problem, params); the same function for all forms of the blocks."""
+  plain = sizes._replace(scanned=False)
+  flat, back = ravel_pytree(decoder.decoder(plain)[0](jax.random.key(0)))
+  made = back(flat + 0.5 * jax.random.normal(jax.random.key(1), flat.shape))
+  params = decoder.stacked(made) if sizes.scanned else made
+  return tda.language_modeling(decoder.decoder(sizes)[1], **options), params
+
+
+def log_likelihoods(params, rows):
+  """log p of all targets [N, T], in float64, whatever the mask."""
+  logits = decoder.decoder(SIZES)[1](params, rows['ids'])
+  logits = np.asarray(logits, np.float64)
+  log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+  return np.take_along_axis(log_p, rows['targets'][..., None], -1)[..., 0]
+
+
+# --- formulas ---------------------------------------------------------------
+
+
+def test_losses_measures_and_terms_are_sums_over_targets():
+  problem, params = model()
+  each = log_likelihoods(params, TRAIN) * TRAIN['mask']
+  near(problem_lib.losses(problem, params, TRAIN), -each.sum(1))
+  near(problem_lib.measures(problem, params, TRAIN), each.sum(1))
+  near(problem_lib.terms(problem, params, TRAIN), -each, atol=1e-7)
+  one = np.eye(LENGTH)[[1, 0, 2, 1, 0, 1, 2, 0]]  # one token of each row
+  asked = {**TRAIN, 'mask': one.astype(np.float32)}
+  want = (log_likelihoods(params, TRAIN) * one).sum(1)
+  near(problem_lib.measures(problem, params, asked), want)
+
+
+def test_a_contrast_is_the_difference_of_two_continuations():
+  problem, params = model()
+  other = rows_of(2, seed=2)
+  pairs = {n: np.stack([QUERIES[n], other[n]], 1) for n in QUERIES}
+  of = lambda rows: problem_lib.measures(problem, params, rows)
+  near(of(pairs), of(QUERIES) - of(other))
+  method = tda.influence(tda.identity())
+  scores = lambda rows: tda.attribute(method, problem, params, TRAIN, rows)
+  both = {n: np.concatenate([QUERIES[n], other[n]]) for n in QUERIES}
+  one, two = np.split(scores(both), 2, axis=1)
+  near(scores(pairs), one - two, atol=1e-6)
+  with pytest.raises(
+    ValueError, match='contrasts, which have a measure and no'
+  ):
+    tda.attribute(method, problem, params, pairs, QUERIES)
+
+
+def test_texts_become_contrasts():
+  letters = lambda text: [ord(c) - 96 for c in text]
+  given = ['ab', 'c'], ['d', 'ef'], ['gh', 'i']
+  pairs = sequences.contrasts(*given, letters, 4, places=True)
+  np.testing.assert_array_equal(
+    pairs['ids'], [[[1, 2, 0, 0], [1, 2, 7, 0]], [[3, 5, 0, 0], [3, 0, 0, 0]]]
+  )
+  np.testing.assert_array_equal(
+    pairs['targets'],
+    [[[2, 4, 0, 0], [2, 7, 8, 0]], [[5, 6, 0, 0], [9, 0, 0, 0]]],
+  )
+  np.testing.assert_array_equal(
+    pairs['mask'],
+    [[[0, 1, 0, 0], [0, 1, 1, 0]], [[1, 1, 0, 0], [1, 0, 0, 0]]],
+  )
+  used = pairs['segments']
+  np.testing.assert_array_equal(used.sum(-1), [[2, 3], [2, 1]])
+  np.testing.assert_array_equal(pairs['positions'], used * np.arange(4))
+
+
+def test_drawn_labels_are_the_models_and_only_where_targets_count():
+  problem, params = model()
+  row = jax.tree.map(lambda x: jnp.asarray(x[0]), TRAIN)
+  outputs = problem.outputs(params, row)
+  keys = jax.random.split(jax.random.key(0), 4000)
+  drawn = jax.vmap(lambda key: problem.sample(key, outputs, row))(keys)
+  kept = np.asarray(row['mask']) == 0
+  assert 0 < kept.sum() < LENGTH
+  assert (drawn['targets'][:, kept] == row['targets'][kept]).all()
+  assert (drawn['ids'] == row['ids']).all()
+  found = jax.nn.one_hot(drawn['targets'], VOCABULARY).mean(0)[~kept]
+  near(found, jax.nn.softmax(outputs)[~kept], rtol=0, atol=0.04)
+
+
+# --- what is refused --------------------------------------------------------
+
+
+def changed(name, value, row=3, rows=TRAIN):
+  column = rows[name].copy()
+  column[row] = value
+  return {**rows, name: column}
+
+
+@pytest.mark.parametrize(
+  'rows, said',
+  [
+    (changed('targets', 11), 'row 3 has token 11 in column .targets.*has 11 .0'),
+    (changed('ids', -100), 'row 3 has token -100 in column .ids.'),
+    (changed('mask', 0), 'row 3 has no target: its mask is 0 everywhere'),
+    (changed('mask', 0.5), 'the mask of row 3 has 0.5: give 1 where'),
+    ({**TRAIN, 'targets': TRAIN['targets'] + 0.5}, 'give whole numbers, the ids'),
+    ({**TRAIN, 'mask': TRAIN['mask'][:, :4]}, "'mask' has shape .8, 4.*gives 6"),
+    ({'ids': TRAIN['ids'], 'mask': TRAIN['mask']}, "no column 'targets'"),
+    (rows_of(8, 17), '17 tokens, and the model has 16 positions: cut the rows'),
+    (
+      {**TRAIN, 'segments': np.full((8, LENGTH), 2)},
+      'row 0 has several documents .column segments.*give inputs=',
+    ),
+  ],
+)  # fmt: skip
+def test_wrong_rows_are_refused(rows, said):
+  problem, params = model()
+  with pytest.raises(ValueError, match=said):
+    tda.attribute(tda.grad_dot(), problem, params, rows, QUERIES)
+
+
+def test_a_model_without_logits_of_tokens_is_refused():
+  problem = tda.language_modeling(lambda p, ids: ids @ p)
+  with pytest.raises(ValueError, match='a logit for each position and token'):
+    tda.attribute(
+      tda.grad_dot(), problem, jnp.ones((LENGTH, 3)), TRAIN, QUERIES
+    )
+
+
+def test_a_problem_without_terms_says_how_to_give_them():
+  problem, params = model()
+  with pytest.raises(ValueError, match='problem._replace.terms='):
+    problem_lib.terms(problem._replace(terms=None), params, TRAIN)
+
+
+# --- methods ----------------------------------------------------------------
+
+
+def dense_scores(problem, params, rows, queries):
+  """−(1/N) ∇measure · ∇loss, by whole gradients."""
+
+  def whole(of, rows):
+    each = jax.vmap(jax.grad(of), (None, 0))(params, rows)
+    return np.asarray(jax.vmap(lambda tree: ravel_pytree(tree)[0])(each))
+
+  loss = whole(lambda p, row: problem_lib.loss_of(problem, p, row), rows)
+  measure = whole(
+    lambda p, row: problem_lib.measure_of(problem, p, row), queries
+  )
+  return -loss @ measure.T / len(loss)
+
+
+@pytest.mark.parametrize(
+  'scanned', [pytest.param(False, marks=pytest.mark.slow), True]
+)
+def test_tied_first_order_scores_are_those_of_whole_gradients(scanned):
+  problem, params = model(TWO._replace(tied=True, scanned=scanned))
+  want = dense_scores(problem, params, TRAIN, QUERIES)
+  found = tda.attribute(tda.grad_dot(), problem, params, TRAIN, QUERIES)
+  near(found, want, atol=1e-5)
+
+
+def test_large_tied_leaves_stay_two_layers(monkeypatch):
+  problem, params = model(SIZES._replace(tied=True))
+  example = jax.tree.map(lambda x: x[0], TRAIN)
+  small = layers.apart(problem, params, example)
+  assert small.as_leaf == ('embedding',)
+  monkeypatch.setattr(layers, 'FORMED', VOCABULARY * 4 - 1)
+  assert layers.apart(problem, params, example).as_leaf == ()
+  untied, params = model()
+  assert layers.apart(untied, params, example).as_leaf == ()
+
+
+def packed(rows):
+  """The same documents, two in a row of twice the length."""
+  count = len(rows['ids'])
+  places = {
+    'segments': np.arange(1, count + 1)[:, None] % 2 + 1,
+    'positions': np.arange(LENGTH)[None] + 0 * rows['ids'],
+  }
+  columns = rows | {n: x + 0 * rows['ids'] for n, x in places.items()}
+  return {n: x.reshape(count // 2, -1) for n, x in columns.items()}
+
+
+def wider(rows, length):
+  """The rows with padding of any tokens behind them."""
+  more = length - rows['ids'].shape[1]
+  pad = lambda x, value: np.pad(x, ((0, 0), (0, more)), constant_values=value)
+  return {n: pad(x, 0 if n == 'mask' else 5) for n, x in rows.items()}
+
+
+METHODS = {
+  'grad_dot': tda.grad_dot(),
+  'grad_cos': tda.grad_cos(),
+  'ekfac': tda.influence(tda.ekfac(0.1, labels='data')),
+  'heuristic': tda.influence(tda.ekfac(labels='data')),
+  'kfac': tda.influence(tda.kfac(0.1, labels='data')),
+  'cg': tda.influence(tda.cg(0.1, max_steps=5)),
+  'cg_ekfac': tda.influence(
+    tda.cg(0.1, max_steps=5, precondition=tda.ekfac(0.1, labels='data'))
+  ),
+  'logra': tda.logra(0.1, rank=(3, 3)),
+  'trak': tda.trak(4),
+  'datainf': tda.influence(tda.datainf(0.1)),
+}
+# Each form of the blocks has its own matrices, and so other random projections.
+DRAWN = ('trak',)
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    'grad_dot',
+    *(pytest.param(n, marks=pytest.mark.slow) for n in METHODS if n != 'grad_dot'),
+  ],
+)  # fmt: skip
+def test_padding_changes_no_score(name):
+  problem, params = model()
+  one = tda.attribute(METHODS[name], problem, params, TRAIN, QUERIES)
+  rows = wider(TRAIN, 2 * LENGTH), wider(QUERIES, 2 * LENGTH)
+  found = tda.attribute(METHODS[name], problem, params, *rows)
+  near(found, one, atol=1e-5 * np.abs(one).max())
+
+
+def test_a_packed_row_scores_as_its_documents_together():
+  problem, params = model()
+  of_packed, _ = model(inputs=PACKED)
+  one = tda.attribute(tda.grad_dot(), problem, params, TRAIN, QUERIES)
+  alone = {
+    'segments': np.ones_like(QUERIES['ids']),
+    'positions': np.arange(LENGTH) + 0 * QUERIES['ids'],
+  }
+  rows = packed(TRAIN), QUERIES | alone
+  found = tda.attribute(tda.grad_dot(), of_packed, params, *rows)
+  near(found / 2, one.reshape(4, 2, 2).sum(1), atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', METHODS)
+@pytest.mark.parametrize('tied', [False, True])
+def test_every_form_of_a_model_has_the_same_scores(name, tied):
+  scores = {}
+  for scanned, remat, dtype in (
+    (False, False, 'float32'),
+    (True, True, 'float32'),
+    (True, False, 'bfloat16'),
+  ):
+    form = {'scanned': scanned, 'remat': remat, 'dtype': dtype, 'tied': tied}
+    problem, params = model(TWO._replace(**form))
+    if dtype == 'bfloat16':
+      params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    scores[dtype, scanned] = tda.attribute(
+      METHODS[name], problem, params, TRAIN, QUERIES
+    )
+  one = scores['float32', False]
+  if name in DRAWN:
+    return
+  near(scores['float32', True], one, atol=1e-4 * np.abs(one).max())
+  rounded = scores['bfloat16', True]
+  assert np.corrcoef(rounded.ravel(), one.ravel())[0, 1] >= 0.99
+
+
+def test_a_stack_has_the_heuristic_damping_of_each_of_its_blocks():
+  found = {}
+  for scanned in (False, True):
+    problem, params = model(TWO._replace(scanned=scanned))
+    method = tda.influence(tda.diagonal(labels='data'))
+    found[scanned] = tda.attribute(method, problem, params, TRAIN, QUERIES)
+  near(found[True], found[False], atol=1e-5 * np.abs(found[False]).max())
+
+
+def test_a_wide_head_has_a_diagonal_factor(monkeypatch):
+  from tda_jax.curvature import ekfac as blocks_lib
+  from tda_jax.data import rows as rows_lib
+
+  monkeypatch.setattr(blocks_lib, 'WIDE', VOCABULARY - 1)
+  problem, params = model()
+  stack, key = rows_lib.stacked(TRAIN, 8), jax.random.key(0)
+  blocks = blocks_lib.fit(problem, params, stack, key, labels='data')
+  head = blocks['head']
+  assert head.outputs is None and head.inputs.shape == (4, 4)
+
+  def gradient(row):
+    loss = lambda p: problem_lib.loss_of(problem, p, row)
+    return jax.grad(loss)(params)['head']
+
+  each = jax.vmap(gradient)(TRAIN)
+  near(head.eigenvalues, ((head.inputs.T @ each) ** 2).mean(0), atol=1e-6)
