@@ -215,23 +215,31 @@ def left_out_rows(findings, rows_left, effects) -> list[dict]:
 
 
 def same_run_rows(findings, kept, outcomes) -> list[dict]:
+  """Result rows of `same_run`."""
+  counts = {n: min(f.members, outcomes.shape[1]) for n, f in findings.items()}
+  found = same_run(findings, kept, outcomes)
+  return [_row(n, 'lds_same_run', mean, counts[n]) for n, mean in found.items()]
+
+
+def same_run(findings, kept, outcomes) -> dict[str, bootstrap.Estimate]:
   """LDS of each model's scores for its own run repeated without some rows.
+
+  The mean over models.
 
   Args:
     kept: [M, n] rows of each repetition.
     outcomes: [M, R, Q], of the first R models.
   """
-  out = []
+  found = {}
   for name, f in findings.items():
-    count = min(f.members, outcomes.shape[1])
     scores = factors_lib.per_model(f.factors)
-    of_model = [
-      lds.interval(scores[e], outcomes[:, e], kept, resamples=RESAMPLES)
-      for e in range(count)
-    ]
-    mean = bootstrap.average(of_model)
-    out.append(_row(name, 'lds_same_run', mean, count))
-  return out
+    found[name] = bootstrap.average(
+      [
+        lds.interval(scores[e], outcomes[:, e], kept, resamples=RESAMPLES)
+        for e in range(min(f.members, outcomes.shape[1]))
+      ]
+    )
+  return found
 
 
 def _row(method, metric, estimate, n):

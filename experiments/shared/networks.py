@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from tda_jax.models import cnn, mlp, pretrained, transformer
+from tda_jax.models import decoder as decoder_lib
 
 ACTIVATIONS = {'relu': jax.nn.relu, 'gelu': jax.nn.gelu, 'tanh': jnp.tanh}
 CNNS = {  # convolutional networks -> channels and width of SmallCNN, if one
@@ -43,6 +44,23 @@ def network(
       ' other sizes of it'
     ) from None
   return init, apply
+
+
+def decoder(model, vocabulary: int, length: int) -> tuple[Callable, Callable]:
+  """(init, apply) of a language model of the sizes that a section `model` has."""
+  return decoder_lib.decoder(
+    decoder_lib.Sizes(
+      vocabulary,
+      model.width,
+      model.blocks,
+      model.heads,
+      model.heads,
+      model.hidden,
+      length,
+      tied=model.tied,
+      scanned=True,
+    )
+  )
 
 
 def _named(model, outputs, shape, vocabulary):

@@ -10,13 +10,16 @@ from tda_jax.data import images as images_lib
 from tda_jax.data import rows as rows_lib
 from tda_jax.training.fit import Recipe
 
+OPTIMIZERS = ('sgd', 'adam', 'adamw')
+
 
 def recipe(
   training, init: Callable | None, *, dropout: bool = False, seed: int = 0
 ) -> Recipe:
-  """SGD with heavy-ball momentum, or Adam, as a section `training` says.
+  """SGD with heavy-ball momentum, Adam or AdamW, as a section `training` says.
 
-  Weight decay is added to the gradient, as torch does for both.
+  Weight decay is added to the gradient, as torch does for the first two; AdamW
+  multiplies the weights, once a step.
 
   Args:
     init: of the network; None: of models that are trained further.
@@ -25,8 +28,10 @@ def recipe(
   """
   t = training
   kind = t.get('optimizer', 'sgd')
-  if kind not in ('sgd', 'adam'):
-    raise ValueError(f'unknown optimizer {kind!r}: use sgd or adam')
+  if kind not in OPTIMIZERS:
+    raise ValueError(
+      f'unknown optimizer {kind!r}: use one of {", ".join(OPTIMIZERS)}'
+    )
   if t.get('shared_init'):
     fixed, own = jax.random.key(seed), init
     init = lambda key: own(fixed)
@@ -56,6 +61,8 @@ def recipe(
     rate = schedule(steps)
     if t.schedule == 'constant':
       rate = t.learning_rate
+    if kind == 'adamw':
+      return optax.adamw(rate, weight_decay=t.weight_decay)
     if kind == 'adam':
       rule = optax.adam(rate)
     else:

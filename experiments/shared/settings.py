@@ -15,6 +15,7 @@ from experiments.shared import (
   grammar,
   method_settings,
   networks,
+  recipes,
   scored,
   unread,
   worlds,
@@ -39,6 +40,7 @@ EXPERIMENTS = (
   'bayesian_tda',
   'efficient_ensembles',
   'final_model_only',
+  'language',
   'limited_access',
   'own',
   'quanda',
@@ -50,7 +52,7 @@ SEED = whole(0, 10**9)  # stages add small numbers to it
 POSITIVE = number(above=0)
 LORA = {'rank': whole(1), 'alpha': POSITIVE, 'targets': several(text)}
 TRAINING = {
-  'optimizer': choice('sgd', 'adam'),
+  'optimizer': choice(*recipes.OPTIMIZERS),
   'learning_rate': POSITIVE,
   'schedule': choice('constant', 'linear', 'triangular', 'cyclic'),
   'cycles': whole(1),
@@ -126,7 +128,7 @@ FIELDS = {
       'activation': choice(*networks.ACTIVATIONS), 'init': choice(*networks.INITS),
       'groups': whole(1), 'dropout': number(least=0, below=1),
       'width': whole(1), 'heads': whole(1), 'blocks': whole(1),
-      'hidden': whole(1), 'path': text,
+      'hidden': whole(1), 'path': text, 'tied': flag,
       **_under('lora', LORA), **{f'sizes.{s}': whole(1) for s in SIZES},
   }),
   **_under('training', TRAINING),

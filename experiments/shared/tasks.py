@@ -11,8 +11,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import config_dict
 
-from experiments.shared import grammar, networks, recipes, sources, worlds
-from tda_jax import door
+from experiments.shared import (
+  grammar,
+  networks,
+  recipes,
+  sources,
+  texts,
+  worlds,
+)
+from tda_jax import door, language
 from tda_jax import problem as problem_lib
 from tda_jax.data import images as images_lib
 from tda_jax.data import prepare, tables, text
@@ -182,6 +189,22 @@ def reviews(config) -> Task:
   )
   split = _split(index + more)
   return classifier(config, train, queries, {**shown, 'split': split})
+
+
+def documents(config) -> Task:
+  """Language modelling: the next token of documents (`experiments.shared.texts`)."""
+  found = texts.read(config.data)
+  names = ('model', 'training', 'seed')
+  settings = config_dict.FrozenConfigDict({n: config[n] for n in names})
+  sizes = config.data.vocabulary, config.data.length
+  return Task(*_language_programs(settings, *sizes), *found)
+
+
+@functools.lru_cache(4)
+def _language_programs(config, vocabulary, length):
+  """As `_programs`, of a language model."""
+  init, apply = networks.decoder(config.model, vocabulary, length)
+  return language.language_modeling(apply), _recipe(config, init)
 
 
 def table(config) -> Task:

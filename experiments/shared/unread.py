@@ -21,6 +21,7 @@ MODELS = {  # kind -> the fields that it reads
   'mlp': ('widths', 'activation', 'init', 'dropout'),
   'lenet': ('dropout',),
   'transformer': ('width', 'heads', 'blocks', 'hidden', 'dropout'),
+  'decoder': ('width', 'heads', 'blocks', 'hidden', 'tied'),
   'resnet9': ('widths', 'groups'),
   'cnn2': ('init',),
   'cnn3': ('init',),
@@ -39,6 +40,7 @@ DATA = {  # task -> the fields of config.data that it reads
     *('seed', 'train', 'queries', 'name', 'label_noise', 'length'),
     'vocabulary',
   ),
+  'documents': (*('seed', 'train', 'queries', 'name', 'length', 'vocabulary'),),
   'table': (
     *('seed', 'train', 'queries', 'name', 'label_noise', 'path', 'target'),
     *('drop', 'classification', 'one_hot'),
@@ -134,6 +136,11 @@ def needed(config) -> None:
       f'model.kind={kind!r} of the task {task}: a transformer reads texts, which'
       ' the task reviews has, and no other model does'
     )
+  if (kind == 'decoder') != (task == 'documents'):
+    raise ValueError(
+      f'model.kind={kind!r} of the task {task}: a decoder models the language of'
+      ' the task documents, and no other model does'
+    )
   for section, training in _trainings(config):
     if training.schedule == 'cyclic' and 'cycles' not in training:
       raise ValueError(
@@ -142,7 +149,7 @@ def needed(config) -> None:
       )
   flat = config.model.kind not in networks.CNNS and task == 'digits'
   for section, training in _trainings(config):
-    if training.augment and (flat or task in ('reviews', 'table')):
+    if training.augment and (flat or task in ('reviews', 'documents', 'table')):
       raise ValueError(
         f'{section}.augment=True crops and mirrors images, and this model is'
         f' given none (the task {task} with model.kind={kind!r}): leave it out'
@@ -273,7 +280,7 @@ def _trainings(config):
 
 
 def _required(task):
-  if task == 'reviews':
+  if task in ('reviews', 'documents'):
     return ('length', 'vocabulary')
   return FILE if task == 'table' else ()
 

@@ -1,0 +1,72 @@
+"""Language models: which documents taught a model its next tokens.
+
+Trains decoders on documents, scores every pair of a document and a query by every
+method of the config and by what the texts have in common, and tells which scores
+predict models that are trained again: the same run without some documents, and
+models of random halves with new seeds. A table, results.json, a plot and
+report.html in the workdir.
+"""
+
+import pathlib
+
+import numpy as np
+
+from experiments.language import claims as claims_lib
+from experiments.shared import ensembles, results, stages, tasks
+from experiments.shared import findings as findings_lib
+from experiments.shared import settings as settings_lib
+from tda_jax.data import lexical
+from tda_jax.report import plots
+
+
+def main(config, workdir: pathlib.Path) -> None:
+  """Runs the language experiment and writes its results into the workdir."""
+  settings_lib.check(config, 'language')
+  task = tasks.load(config)
+  models = ensembles.trained(config, task, workdir)
+  truth = findings_lib.truth(config, task, workdir)
+  findings = findings_lib.measure(config, task, models, truth, workdir)
+  for name, scores in of_texts(task).items():
+    findings[name] = findings_lib.of_scores((scores[None],), truth)
+  rows = findings_lib.rows(findings, truth)
+  same_run = {}
+  if config.same_run.subsets:
+    kept, outcomes = stages.same_run(config, task, models.runs, workdir)
+    rows += findings_lib.same_run_rows(findings, kept, outcomes)
+    same_run = findings_lib.same_run(findings, kept, outcomes)
+  claims = results.judged(
+    config, claims_lib.computed(findings, truth, same_run)
+  )
+  results.write_results(config, workdir, rows, claims)
+  drawn = draw(config, findings, truth, same_run, workdir / 'plots')
+  results.page(config, workdir, __doc__, rows, claims, drawn)
+
+
+def of_texts(task) -> dict[str, np.ndarray]:
+  """Scores [N, Q] that know no model; none of a task without texts."""
+  shown = task.shown or {}
+  if 'train' not in shown:
+    return {}
+  train, queries = ([*shown[part][:, 0]] for part in ('train', 'queries'))
+  return {'bm25': lexical.bm25(train, queries)}
+
+
+def draw(config, findings, truth, same_run, folder: pathlib.Path) -> list[str]:
+  """The LDS of every method: of random halves, and of the models' own runs."""
+  folder.mkdir(exist_ok=True)
+  bars = [plots.Bar(n, f.single[:3], None) for n, f in findings.items()]
+  halves = plots.bars(
+    bars,
+    folder / f'{config.setting}_halves.png',
+    ceiling=truth.ceiling[:3],
+    title=f'LDS, random halves with new seeds: {results.name_of(config)}',
+  )
+  if not same_run:
+    return [halves]
+  bars = [plots.Bar(name, mean[:3], None) for name, mean in same_run.items()]
+  same = plots.bars(
+    bars,
+    folder / f'{config.setting}_same_run.png',
+    title=f'LDS, the same run without some rows: {results.name_of(config)}',
+  )
+  return [same, halves]

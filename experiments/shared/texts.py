@@ -1,0 +1,83 @@
+"""Texts as rows of tokens: a config's section `data` -> rows and their words."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tda_jax.data import documents as documents_lib
+from tda_jax.data import prepare, sequences, text, tokenizer
+
+END = 1  # the id behind a text, of `tokenizer.trained`
+
+
+class Texts(NamedTuple):
+  """Rows of tokens, and what they say.
+
+  Attributes:
+    train, queries: columns ids, targets, mask [N, T].
+    shown: see `experiments.shared.tasks.Task`.
+  """
+
+  train: dict
+  queries: dict
+  shown: dict
+
+
+def read(data) -> Texts:
+  """The first `data.length` predictions of documents, one row each.
+
+  Documents are those of `data.name`: 'reviews', or a file (.txt, .jsonl,
+  .parquet), each kept once. The tokenizer is trained on the training documents.
+
+  Raises:
+    ValueError: the file cannot be read or has too few documents.
+  """
+  found = np.array(list(dict.fromkeys(_documents(data))), object)
+  most = data.train + data.queries
+  if len(found) < most:
+    raise ValueError(
+      f'{data.name} has {len(found)} different documents, and data.train and'
+      f' data.queries take {most}: give fewer'
+    )
+  parts, index = prepare.split(
+    {'x': found}, data.seed, data.train, data.queries
+  )
+  train, queries = (list(part['x']) for part in parts)
+  made = tokenizer.trained(train, data.vocabulary)
+  rows = [encoded(texts, made, data.length) for texts in (train, queries)]
+  words = [decoded(of, made) for of in rows]
+  shown = dict(zip(('train', 'queries'), words, strict=True))
+  split = dict(zip(('train', 'queries'), index, strict=True))
+  shown |= {'columns': ('text',), 'classes': None, 'split': split}
+  return Texts(*rows, shown)
+
+
+def encoded(texts: Sequence[str], tokenize: Any, length: int) -> dict:
+  """Rows of the first `length` predictions of each text, and its end."""
+  encode = sequences.encoder(tokenize, length, end=END)
+  found = [encode(None, words, f'text {i}') for i, words in enumerate(texts)]
+  short = [one._replace(ids=one.ids[: length + 1]) for one in found]
+  return sequences.filled(short, length)
+
+
+def decoded(rows: dict, tokenize: Any) -> np.ndarray:
+  """The words of each row, [N, 1]: of its first token and all its targets."""
+  words = []
+  for ids, targets, mask in zip(*rows.values(), strict=True):
+    tokens = [ids[0], *targets[mask != 0]]
+    words.append(tokenize.decode([int(t) for t in tokens if t != END]))
+  return np.array(words, object)[:, None]
+
+
+def _documents(data):
+  if data.name == 'reviews':
+    return [*text.reviews()['x'], *text.reviews('test')['x']]
+  path = pathlib.Path(data.name)
+  if not path.exists():
+    raise ValueError(
+      f"data.name={data.name!r} is no file: give 'reviews', or a file of documents"
+      ' (.txt, .jsonl, .parquet)'
+    )
+  return [one.text for one in documents_lib.documents(path).read()]
