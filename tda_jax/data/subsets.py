@@ -28,3 +28,44 @@ def half_subsets(
     rng = np.random.default_rng([seed, m])
     subsets[m] = np.sort(rng.choice(n, size, replace=False))
   return subsets
+
+
+def complement(
+  subsets: np.ndarray, n: int, name: str = 'subsets'
+) -> np.ndarray:
+  """Those of n rows that each subset lacks, [M, n − k], from subsets [M, k].
+
+  Returns:
+    Row numbers, each line sorted, int32.
+
+  Raises:
+    ValueError: as `check`.
+  """
+  subsets = check(subsets, n, name)
+  others = np.ones((len(subsets), n), bool)
+  np.put_along_axis(others, subsets, False, 1)
+  return np.nonzero(others)[1].reshape(len(subsets), -1).astype(np.int32)
+
+
+def check(subsets: np.ndarray, n: int, name: str = 'subsets') -> np.ndarray:
+  """Sets of k of the numbers 0..n−1 as integers, [M, k]; k may be 0.
+
+  Raises:
+    ValueError: another shape, numbers that are not from 0 to n − 1, or one that
+      a line holds twice.
+  """
+  subsets = np.asarray(subsets)
+  if subsets.ndim != 2:
+    raise ValueError(
+      f'{name} has shape {list(subsets.shape)}: give [M, k] rows'
+    )
+  if not subsets.size:
+    return subsets.astype(np.int64)  # an empty list makes an array of floats
+  whole = np.issubdtype(subsets.dtype, np.integer)
+  ordered = np.sort(subsets, 1)
+  inside = ordered[:, 0].min() >= 0 and ordered[:, -1].max() < n
+  if not whole or not inside or (ordered[:, 1:] == ordered[:, :-1]).any():
+    raise ValueError(
+      f'{name} must hold different whole numbers from 0 to {n - 1} in each line'
+    )
+  return subsets

@@ -157,16 +157,26 @@ def draws(
   if resamples < 1:
     raise ValueError(f'resamples={resamples}: an interval needs at least one')
 
-  def counts(size, fixed, stream):
+  def drawn(size, fixed, stream):
     if fixed:
       return np.ones((resamples, size))
-    rng = np.random.default_rng([seed, stream])
-    return rng.multinomial(size, np.full(size, 1 / size), resamples) * 1.0
+    return counts(size, resamples, seed, stream)
 
   return (
-    counts(subsets, over == 'queries', 0),
-    counts(queries, over == 'subsets', 1),
+    drawn(subsets, over == 'queries', 0),
+    drawn(queries, over == 'subsets', 1),
   )
+
+
+def counts(size: int, resamples: int, seed: int, stream: int) -> np.ndarray:
+  """How often each of `size` things occurs in each resample, [B, size] float64.
+
+  Args:
+    stream: things of different streams are drawn independently; `draws` takes 0
+      for subsets and 1 for queries.
+  """
+  rng = np.random.default_rng([seed, stream])
+  return rng.multinomial(size, np.full(size, 1 / size), resamples) * 1.0
 
 
 def _ends(resampled, drawn):

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tda_jax import door
+from tda_jax.data import subsets
 from tda_jax.evaluation import agreement, retraining
 from tda_jax.problem import Problem
 from tda_jax.training.fit import Recipe
@@ -94,15 +95,13 @@ def margins_without(
   Raises:
     ValueError: as `outcomes`; rows that do not exist or are named twice.
   """
-  removed = np.asarray(removed)
-  if removed.ndim != 2:
-    raise ValueError(f'removed has shape {removed.shape}: give [M, k] rows')
+  kept = subsets.complement(removed, len(train['y']), 'removed')
   return retraining.outcomes(
     problem._replace(measure=correct_class_margin),
     recipe,
     train,
     queries,
-    rows_kept(removed, len(train['y'])),
+    kept,
     repeats=repeats,
     key=key,
     path=path,
@@ -161,20 +160,3 @@ def top_rows(scores: np.ndarray, k: int) -> np.ndarray:
       f' {len(scores) - 1}'
     )
   return np.argsort(-scores, axis=0, kind='stable')[:k].T
-
-
-def rows_kept(removed: np.ndarray, rows: int) -> np.ndarray:
-  """The rows that are not removed, [M, N − k], from those that are [M, k].
-
-  Raises:
-    ValueError: rows that do not exist or are named twice.
-  """
-  stay = np.ones((len(removed), rows), bool)
-  inside = (removed >= 0) & (removed < rows)
-  if inside.all():
-    np.put_along_axis(stay, removed, False, 1)
-  if not inside.all() or (stay.sum(1) != rows - removed.shape[1]).any():
-    raise ValueError(
-      f'removed must hold different rows from 0 to {rows - 1} in each line'
-    )
-  return np.nonzero(stay)[1].reshape(len(removed), -1).astype(np.int32)

@@ -94,8 +94,9 @@ def further_training(
     member_keys = keys[repeat]
     if mode == 'zero weight':
       return Member(member_keys, weights=retraining.weights_without(out, rows))
-    field = {'every batch': 'removed', 'delete': 'deleted'}[mode]
-    return Member(member_keys, **{field: out})
+    if mode == 'every batch':
+      return Member(member_keys, removed=out)
+    return Member(member_keys, deleted=out)
 
   name = retraining.leave_one_out_name(indices)
   models = retraining.Models(members_at, name, len(indices) + 1, repeats)

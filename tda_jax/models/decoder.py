@@ -339,6 +339,17 @@ def unstacked(params: PyTree) -> PyTree:
   return {**rest, **{f'block_{i}': own(i) for i in range(count)}}
 
 
+def matrices(params: PyTree) -> PyTree:
+  """Which parameters are matrices, a tree of bools: what weight decay acts on.
+
+  Not norms and biases; by their names, because those of scanned blocks have two
+  axes as well. For `optax.adamw(rate, weight_decay=0.01, mask=matrices)`.
+  """
+  return jax.tree.map_with_path(
+    lambda path, _: path[-1].key not in ('scale', 'bias'), params
+  )
+
+
 def check(sizes: Sizes) -> None:
   """Raises ValueError unless the sizes are those of a decoder."""
   for field, choices in (

@@ -18,6 +18,12 @@ from tda_jax.trees import Array, PyTree
 class Recipe(NamedTuple):
   """How a model is trained.
 
+  For example AdamW with a warm-up:
+
+    rate = lambda steps: optax.warmup_cosine_decay_schedule(
+      0.0, 3e-4, steps // 10, steps)
+    Recipe(init, lambda steps: optax.adamw(rate(steps)), rate, 32, 4)
+
   Attributes:
     init: key -> params.
     optimizer: total steps -> optax.GradientTransformation.
@@ -50,6 +56,8 @@ class Member(NamedTuple):
     deleted: a row dropped from the order of rows, those after it moving up
       (−1: no row), or None.
     frozen: as `Run.frozen`, without its axis.
+    masks: {column: [N, ...]} that columns of all rows are multiplied by, or None:
+      0 in a column of weights of tokens takes the loss of one token out.
   """
 
   key: jax.Array
@@ -58,6 +66,7 @@ class Member(NamedTuple):
   removed: Array | None = None
   deleted: Array | None = None
   frozen: PyTree = None
+  masks: dict[str, Array] | None = None
 
 
 class State(NamedTuple):
@@ -245,7 +254,7 @@ def minibatch(
     index, count: the epoch's `epoch_rows`.
   """
   size, index = index.shape[1], index[t]
-  examples = rows_lib.take(rows, index)
+  examples = _examples(rows, member, index)
   fresh = jax.random.fold_in(jax.random.fold_in(member.key, 2), epoch)
   fresh = jax.random.fold_in(fresh, t)
   if recipe.augment is not None:
@@ -257,7 +266,7 @@ def minibatch(
     return batch
   # The removed row is appended to the batch with a negative share.
   share = jnp.where(member.removed < 0, 0.0, -1 / row_count(rows, member))
-  removed_row = rows_lib.take(rows, member.removed)
+  removed_row = _examples(rows, member, member.removed)
   if recipe.augment is not None:
     removed_row = recipe.augment(jax.random.fold_in(fresh, size), removed_row)
   removed_batch = Minibatch(removed_row, member.removed, share)
@@ -371,6 +380,19 @@ def _decay(optimizer, shapes):
     jax.tree.map(jnp.mean, decay),
     jnp.stack(jax.tree.leaves(alike)).all(),
   )
+
+
+def _examples(rows, member, index):
+  """The rows at `index`, of which a member may have columns masked."""
+  examples = rows_lib.take(rows, index)
+  if member.masks is None:
+    return examples
+  masks = rows_lib.take(member.masks, index)
+  masked = {
+    name: examples[name] * mask.astype(examples[name].dtype)
+    for name, mask in masks.items()
+  }
+  return {**examples, **masked}
 
 
 def _order_without(index, n, row):

@@ -87,7 +87,7 @@ def test_bad_input(tmp_path):
     cleaning.first(np.zeros(3), 3)
   with pytest.raises(ValueError, match=r'give \[M, k\] rows'):
     margins(tmp_path / 'a', np.arange(3))
-  with pytest.raises(ValueError, match='different rows from 0 to 11'):
+  with pytest.raises(ValueError, match='different whole numbers from 0 to 11'):
     margins(tmp_path / 'a', np.array([[1, 1]]))
   with pytest.raises(ValueError, match='of the same queries'):
     cleaning.gain(np.zeros((2, 3)), np.zeros((2, 2, 4)))

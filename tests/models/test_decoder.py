@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
@@ -201,3 +202,16 @@ def test_adapters_beside_a_decoders_matrices_equal_merged_ones(scanned):
   assert sum(
     row.parameters for row in layers.coverage(found, adapters)
   ) == trees.size(adapters)
+
+
+def test_matrices_are_what_weight_decay_acts_on():
+  """Of scanned blocks too, whose norms and biases have two axes."""
+  apart = params(GPT2)
+  matrices = decoder.matrices(apart)
+  assert matrices == jax.tree.map(lambda x: x.ndim > 1, apart)
+  scanned = decoder.stacked(apart)
+  rule = optax.adamw(0.5, weight_decay=0.1, mask=decoder.matrices)
+  zero = jax.tree.map(jnp.zeros_like, scanned)
+  update, _ = rule.update(zero, rule.init(scanned), scanned)
+  wanted = jax.tree.map(lambda x, yes: -0.05 * yes * x, apart, matrices)
+  jax.tree.map(assert_close, decoder.unstacked(update), wanted)
