@@ -36,6 +36,7 @@ from tda_jax.methods.representer import representer
 from tda_jax.methods.similarity import similarity
 from tda_jax.methods.source import source
 from tda_jax.methods.tracin import tracin
+from tda_jax.methods.trackstar import trackstar
 from tda_jax.methods.trak import trak, trak_ensemble, trak_kernel, trak_slopes
 from tda_jax.methods.unrolled import unrolled
 from tda_jax.planning import plan
@@ -156,6 +157,7 @@ __all__ = [
   'supporters',
   'top_k',
   'tracin',
+  'trackstar',
   'train',
   'trak',
   'trak_ensemble',
