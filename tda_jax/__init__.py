@@ -48,7 +48,7 @@ from tda_jax.problem import (
   regression,
 )
 from tda_jax.run import Run
-from tda_jax.scoring import fit, score, self_influence, top_k
+from tda_jax.scoring import fit, rescored, score, self_influence, top_k
 from tda_jax.training.fit import Member, Recipe
 from tda_jax.training.members import train
 from tda_jax.version import __version__
@@ -147,6 +147,7 @@ __all__ = [
   'regression',
   'relatif',
   'representer',
+  'rescored',
   'Run',
   'score',
   'self_influence',
