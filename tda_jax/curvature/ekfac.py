@@ -421,10 +421,15 @@ LABELS = ('sampled', 'exact', 'data')
 def loss_hessian_root(
   problem: Problem, outputs: jax.Array, example: PyTree
 ) -> jax.Array:
-  """S [K, K] with S Sᵀ = ∂²loss/∂outputs² (K outputs, flattened)."""
+  """S [K, K] with S Sᵀ = ∂²loss/∂outputs² (K outputs, flattened).
+
+  S is the symmetric one: columns q √λ alone turn with rounding where eigenvalues
+  are close, as those of tokens that do not count, and another program's would be
+  those of another S.
+  """
   flat = lambda z: problem.loss(z.reshape(outputs.shape), example)
   values, vectors = jnp.linalg.eigh(jax.hessian(flat)(outputs.ravel()))
-  return vectors * jnp.sqrt(jnp.maximum(values, 0))
+  return (vectors * jnp.sqrt(jnp.maximum(values, 0))) @ vectors.T
 
 
 def eigh(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
