@@ -48,7 +48,14 @@ from tda_jax.problem import (
   regression,
 )
 from tda_jax.run import Run
-from tda_jax.scoring import fit, rescored, score, self_influence, top_k
+from tda_jax.scoring import (
+  fit,
+  rescored,
+  score,
+  self_influence,
+  token_scores,
+  top_k,
+)
 from tda_jax.training.fit import Member, Recipe
 from tda_jax.training.members import train
 from tda_jax.version import __version__
@@ -156,6 +163,7 @@ __all__ = [
   'source',
   'Supporters',
   'supporters',
+  'token_scores',
   'top_k',
   'tracin',
   'trackstar',

@@ -221,6 +221,24 @@ def unrotated(
   return total
 
 
+def unrotated_stack(
+  blocks: dict[str, Block],
+  problem: Problem,
+  params: PyTree,
+  example: PyTree,
+  matrices: dict[str, jax.Array],
+) -> PyTree:
+  """`unrotated` of matrices [*stack, Q, I, O]: a stack of Q trees.
+
+  Args:
+    example: one row, from which the layers are found.
+  """
+  layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
+  axes = {name: len(layers[name].stack) for name in matrices}
+  one = lambda w: unrotated(blocks, layers, w, params)
+  return jax.vmap(one, (axes,))(matrices)
+
+
 def mean_eigenvalue(blocks: dict[str, Block]) -> jax.Array:
   """trace(F) divided by the number of parameters in blocks."""
   total = sum(jnp.sum(b.eigenvalues) for b in blocks.values())

@@ -41,7 +41,9 @@ def check_rank(rank: tuple[int, int]) -> None:
     )
 
 
-def layers_of(problem: Problem, params: PyTree, train: PyTree) -> dict[str, Layer]:
+def layers_of(
+  problem: Problem, params: PyTree, train: PyTree
+) -> dict[str, Layer]:
   """The layers of a model.
 
   Raises:
@@ -137,6 +139,16 @@ def projected(
     a = a @ u
   g = g if v is None else g @ v
   return jnp.einsum('bsi,bso->bio', a, g).reshape(len(g), -1)
+
+
+def lifted(layer: Layer, x: jax.Array, sides: Sides) -> jax.Array:
+  """U X Vᵀ [*stack, Q, I, O] of X [*stack, Q, r·r']: γ · x = ⟨∇W, U X Vᵀ⟩."""
+  u, v, w = sides
+  rank = layer.num_in if u is None else u.shape[-1]
+  x = x.reshape(*x.shape[:-1], rank, -1)
+  x = x if u is None else jnp.einsum('...ir,...qrp->...qip', u, x)
+  x = x if v is None else jnp.einsum('...op,...qip->...qio', v, x)
+  return x if w is None else w[..., None, :, :] * x
 
 
 def _between(u, full, v):

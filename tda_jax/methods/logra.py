@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from tda_jax import trees
-from tda_jax.curvature import ekfac, two_sided
+from tda_jax.curvature import ekfac, gram, two_sided
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.layers import taps
@@ -98,7 +98,18 @@ def logra(
         _products, problem, problem.loss, run.params, batch, aux, total=True
       )
 
-  return Method(prepare, score, fit=fit, solve_only=('damping',))
+  return Method(
+    prepare, score, fit=fit, solve_only=('damping',), vectors=_vectors
+  )
+
+
+def _vectors(problem, run, prepared, batch):
+  """U X Vᵀ of every layer; see `Method.vectors`."""
+  bases, x = prepared.state
+  layers = two_sided.layers_of(problem, run.params, batch.examples)
+  matrices = {n: two_sided.lifted(layers[n], x[n], bases[n]) for n in x}
+  example = rows_lib.take(batch.examples, 0)
+  return run.params, gram.vectors_of(problem, run.params, example, matrices)
 
 
 def _finite(x):
