@@ -36,6 +36,7 @@ from tda_jax.methods.representer import representer
 from tda_jax.methods.similarity import similarity
 from tda_jax.methods.source import source
 from tda_jax.methods.tracin import tracin
+from tda_jax.methods.trackstar import trackstar
 from tda_jax.methods.trak import trak, trak_ensemble, trak_kernel, trak_slopes
 from tda_jax.methods.unrolled import unrolled
 from tda_jax.planning import plan
@@ -47,7 +48,14 @@ from tda_jax.problem import (
   regression,
 )
 from tda_jax.run import Run
-from tda_jax.scoring import fit, score, self_influence, top_k
+from tda_jax.scoring import (
+  fit,
+  rescored,
+  score,
+  self_influence,
+  token_scores,
+  top_k,
+)
 from tda_jax.training.fit import Member, Recipe
 from tda_jax.training.members import train
 from tda_jax.version import __version__
@@ -146,6 +154,7 @@ __all__ = [
   'regression',
   'relatif',
   'representer',
+  'rescored',
   'Run',
   'score',
   'self_influence',
@@ -154,8 +163,10 @@ __all__ = [
   'source',
   'Supporters',
   'supporters',
+  'token_scores',
   'top_k',
   'tracin',
+  'trackstar',
   'train',
   'trak',
   'trak_ensemble',

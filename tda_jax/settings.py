@@ -125,7 +125,10 @@ RULES = {  # argument of a factory -> (name, value) -> the value, made plain
     'heuristic',
   ),
   'tolerance': _number('a number above 0 and below 1', lambda x: 0 < x < 1),
-  'momentum': _number('a number from 0 to below 1', lambda x: 0 <= x < 1),
+  **dict.fromkeys(
+    ('momentum', 'mix'),
+    _number('a number from 0 to below 1', lambda x: 0 <= x < 1),
+  ),
   'decay': _number('a number above 0, at most 1', lambda x: 0 < x <= 1),
   'ridge': _number('a finite number from 0', lambda x: 0 <= x < _INFINITE),
   'threshold': _number('a number', lambda x: x == x),

@@ -25,6 +25,7 @@ from tda_jax.methods import (
   similarity,
   source,
   tracin,
+  trackstar,
   trak,
   unrolled,
 )  # fmt: skip
@@ -57,6 +58,7 @@ METHODS = {
   'similarity': similarity.similarity(),
   'trak': trak.trak(8, ridge=0.1),
   'logra': logra.logra(0.1, rank=(2, 2)),
+  'trackstar': trackstar.trackstar(0.1, rank=(2, 2)),
 }
 # Where parameters themselves, or their number, count beside the layers.
 QUICK = ('additional_step', 'dense', 'displaced')

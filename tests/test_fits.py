@@ -26,6 +26,7 @@ FITTING = {
   'relatif': tda_jax.relatif(tda_jax.ekfac(0.1)),
   'displaced': tda_jax.displaced_influence(tda_jax.exact(0.1)),
   'logra': tda_jax.logra(0.1, rank=(3, 2)),
+  'trackstar': tda_jax.trackstar(0.1, rank=(3, 2)),
   'trak': tda_jax.trak(8, ridge=0.1),
 }
 # The same fit, with what only the solve reads changed.
@@ -38,6 +39,7 @@ OTHERS = {
   ),
   'relatif': tda_jax.relatif(tda_jax.ekfac(0.7), norm='parameters'),
   'logra': tda_jax.logra(0.4, rank=(3, 2)),
+  'trackstar': tda_jax.trackstar(0.4, rank=(3, 2), mix=0.5),
   'trak': tda_jax.trak(8, ridge=0.2),
 }
 FIRST = ('ekfac',)

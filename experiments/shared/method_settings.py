@@ -55,15 +55,18 @@ ARGUMENTS = {  # of all kinds; `OF_KIND` has those that differ
   'weighted': flag,
   'norm': choice(*relatif.POWERS),
   'basis': choice('pca', 'random'),
+  'second_moments': either(choice('factored', 'whole'), nothing()),
+  'mix': number(least=0, below=1),
+  'whitened': flag,
   'optimizer': choice(*methods.OPTIMIZERS),
   'learning_rate': POSITIVE,
   'weight_decay': NOT_NEGATIVE,
 }
+RANKS = several(whole(1), 2, 2)
 OF_KIND = {
-  'logra': {
-    'rank': several(whole(1), 2, 2), 'labels': choice('sampled', 'data'),
-  },
-}  # fmt: skip
+  'logra': {'rank': RANKS, 'labels': choice('sampled', 'data')},
+  'trackstar': {'rank': RANKS},
+}
 EXTRA = {  # experiment -> what its methods have beside a kind's arguments
   'astra': {'curve': text},
   'efficient_ensembles': {
@@ -74,7 +77,9 @@ EXTRA = {  # experiment -> what its methods have beside a kind's arguments
 }  # fmt: skip
 NESTED = ('precondition', 'inverse', 'solver')
 FOLLOW = ('tracin', 'source')  # a run by its checkpoints
-HEURISTIC = ('diagonal', 'kfac', 'ekfac', 'datainf', 'logra', 'astra')
+HEURISTIC = (
+  *('diagonal', 'kfac', 'ekfac', 'datainf', 'logra', 'trackstar', 'astra'),
+)
 STAND_IN = Recipe(*[None] * 6)
 
 

@@ -221,6 +221,24 @@ def unrotated(
   return total
 
 
+def unrotated_stack(
+  blocks: dict[str, Block],
+  problem: Problem,
+  params: PyTree,
+  example: PyTree,
+  matrices: dict[str, jax.Array],
+) -> PyTree:
+  """`unrotated` of matrices [*stack, Q, I, O]: a stack of Q trees.
+
+  Args:
+    example: one row, from which the layers are found.
+  """
+  layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
+  axes = {name: len(layers[name].stack) for name in matrices}
+  one = lambda w: unrotated(blocks, layers, w, params)
+  return jax.vmap(one, (axes,))(matrices)
+
+
 def mean_eigenvalue(blocks: dict[str, Block]) -> jax.Array:
   """trace(F) divided by the number of parameters in blocks."""
   total = sum(jnp.sum(b.eigenvalues) for b in blocks.values())
@@ -421,10 +439,15 @@ LABELS = ('sampled', 'exact', 'data')
 def loss_hessian_root(
   problem: Problem, outputs: jax.Array, example: PyTree
 ) -> jax.Array:
-  """S [K, K] with S Sᵀ = ∂²loss/∂outputs² (K outputs, flattened)."""
+  """S [K, K] with S Sᵀ = ∂²loss/∂outputs² (K outputs, flattened).
+
+  S is the symmetric one: columns q √λ alone turn with rounding where eigenvalues
+  are close, as those of tokens that do not count, and another program's would be
+  those of another S.
+  """
   flat = lambda z: problem.loss(z.reshape(outputs.shape), example)
   values, vectors = jnp.linalg.eigh(jax.hessian(flat)(outputs.ravel()))
-  return vectors * jnp.sqrt(jnp.maximum(values, 0))
+  return (vectors * jnp.sqrt(jnp.maximum(values, 0))) @ vectors.T
 
 
 def eigh(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:

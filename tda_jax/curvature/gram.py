@@ -10,6 +10,7 @@ of the δ per row; `gram` sums the products over layers.
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 
 from tda_jax import chosen, parallel, trees
 from tda_jax.curvature import ekfac
-from tda_jax.curvature.low_rank import LowRank
+from tda_jax.curvature.low_rank import LowRank, whole
 from tda_jax.data import rows
 from tda_jax.layers import find as layers_lib
 from tda_jax.layers import taps
@@ -153,6 +154,26 @@ def norms(layers: dict[str, Layer], gradients: dict[str, Factor]) -> jax.Array:
   return jnp.sqrt(row_products(layers, gradients, gradients))
 
 
+def formed(
+  layers: dict[str, Layer], gradients: dict[str, Factor]
+) -> dict[str, jax.Array]:
+  """B gradients (K = 1) as {layer: [*stack, B, I, O]}."""
+
+  def of_entry(layer, a, g):
+    if layer.kind != 'embed':
+      return jnp.einsum('bsi,bso->bio', a, g)
+    zero = jnp.zeros((layer.num_in, layer.num_out), g.dtype)
+    return jax.vmap(lambda a, g: zero.at[a].add(g, mode='drop'))(a, g)
+
+  matrices = {}
+  for name, layer in layers.items():
+    one = functools.partial(of_entry, layer)
+    for _ in layer.stack:
+      one = jax.vmap(one)
+    matrices[name] = one(gradients[name].a, gradients[name].g[0])
+  return matrices
+
+
 def row_products(
   layers: dict[str, Layer], first: dict[str, Factor], second: dict[str, Factor]
 ) -> jax.Array:
@@ -216,6 +237,37 @@ def layer_matrices(
     w = jax.vmap(lambda v, layer=layer: layers_lib.matrix(layer, v))(vectors)
     matrices[name] = jnp.moveaxis(w, 0, len(layer.stack))
   return matrices
+
+
+def vectors_of(
+  problem: Problem,
+  params: PyTree,
+  example: PyTree,
+  matrices: Mapping[str, jax.Array | LowRank],
+) -> PyTree:
+  """The stack of Q vectors, leaves [Q, ...], whose `layer_matrices` these are.
+
+  Raises:
+    ValueError: approximations of layers that share a parameter, which are those
+      of no one vector.
+  """
+  layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
+  total = count = None
+  for name, w in matrices.items():
+    layer = layers[name]
+    if isinstance(w, LowRank) and layer.shared:
+      raise ValueError(
+        f'{name} is applied more than once, and queries of low rank are no one'
+        ' vector there: give query_rank=None'
+      )
+    back = lambda w, layer=layer: layers_lib.unmatrix(layer, w, params)
+    full = whole(w)
+    one = jnp.ones((*layer.stack, layer.num_in, layer.num_out), full.dtype)
+    stack = jax.vmap(back, len(layer.stack))(full)
+    total = stack if total is None else trees.add(total, stack)
+    count = back(one) if count is None else trees.add(count, back(one))
+  # What is in several layers came to each of them.
+  return jax.tree.map(lambda v, n: v / jnp.maximum(n, 1), total, count)
 
 
 def forming_pays(

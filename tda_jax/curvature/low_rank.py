@@ -51,6 +51,11 @@ def approximated(
   return kept, jnp.sqrt(lost / jnp.where(whole == 0, 1.0, whole))
 
 
+def whole(v: jax.Array | LowRank) -> jax.Array:
+  """V, or A B [*stack, Q, I, O]."""
+  return v.a @ v.b if isinstance(v, LowRank) else v
+
+
 def _factors(v, rank):
   """(the factors of one matrix [I, O], ‖V − A B‖²)."""
   if v.shape[0] > v.shape[1]:

@@ -101,13 +101,24 @@ def whole(rows: PyTree) -> Batch:
   return Batch(rows, np.arange(n), np.ones(n, np.float32))
 
 
-def batches(rows: PyTree, size: int, first: int = 0) -> Iterator[Batch]:
-  """Yields batches of `size` from row `first` on."""
-  n = count(rows)
+def batches(
+  rows: PyTree,
+  size: int,
+  first: int = 0,
+  chosen: np.ndarray | None = None,
+) -> Iterator[Batch]:
+  """Yields batches of `size` from row `first` on.
+
+  Args:
+    chosen: numbers of the only rows to go through, of which `first` is a place;
+      None: all.
+  """
+  n = count(rows) if chosen is None else len(chosen)
   for start in range(first, n, size):
     index = np.arange(start, start + size)
     mask = (index < n).astype(np.float32)
     index = np.minimum(index, n - 1)
+    index = index if chosen is None else chosen[index]
     yield Batch(take(rows, index), index, mask)
 
 

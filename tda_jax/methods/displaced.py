@@ -59,7 +59,13 @@ def displaced_influence(inverse: Inverse) -> Method:
     vectors, there = prepared.state
     return influence.inner_products(problem, there, vectors, batch)
 
-  return Method(prepare, score, fit=fit, fits_as=inverse)
+  def vectors(problem, run, prepared, batch):
+    del run
+    matrices, there = prepared.state
+    example = rows.take(batch.examples, 0)
+    return there, gram.vectors_of(problem, there, example, matrices)
+
+  return Method(prepare, score, fit=fit, fits_as=inverse, vectors=vectors)
 
 
 def objective_gradient(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from tda_jax import trees
 from tda_jax.curvature import gram
 from tda_jax.data import rows as rows_lib
 from tda_jax.layers import find as layers_lib
@@ -39,7 +40,16 @@ def grad_dot() -> Method:
     share = 1 / rows_lib.count(train)
     return -share * self_products(problem, run.params, train)
 
-  return Method(prepare, score, self_influence=self_influence)
+  def vectors(problem, run, prepared, batch):
+    factors, share = prepared.state
+    matrices = gram.formed(
+      _layers(problem, run.params, batch.examples), factors
+    )
+    matrices = trees.scaled(-share, matrices)
+    example = rows_lib.take(batch.examples, 0)
+    return run.params, gram.vectors_of(problem, run.params, example, matrices)
+
+  return Method(prepare, score, self_influence=self_influence, vectors=vectors)
 
 
 @kept

@@ -57,7 +57,14 @@ def influence(inverse: Inverse, *, query_rank: int | None = None) -> Method:
   def score(problem, run, prepared, batch):
     return inner_products(problem, run.params, prepared.state, batch)
 
-  return Method(prepare, score, fit=fit, fits_as=inverse)
+  return Method(prepare, score, fit=fit, fits_as=inverse, vectors=_vectors)
+
+
+def _vectors(problem, run, prepared, batch):
+  """Of solved queries, from their layers' matrices; see `Method.vectors`."""
+  example = rows.take(batch.examples, 0)
+  state, params = prepared.state, run.params
+  return params, gram.vectors_of(problem, params, example, state)
 
 
 def _kept(matrices, solution, query_rank):
@@ -127,8 +134,21 @@ def _in_the_eigenbasis(inverse: Inverse, query_rank: int | None) -> Method:
     return self_products(problem, run.params, train, product)
 
   return Method(
-    prepare, score, self_influence=self_influence, fit=fit, fits_as=inverse
+    prepare,
+    score,
+    self_influence=self_influence,
+    fit=fit,
+    fits_as=inverse,
+    vectors=_vectors_turned_back,
   )
+
+
+def _vectors_turned_back(problem, run, prepared, batch):
+  """`_vectors` of matrices in the eigenbasis."""
+  example, params = rows.take(batch.examples, 0), run.params
+  blocks = {name: block for name, (block, _) in prepared.state.items()}
+  x = {name: low_rank.whole(v) for name, (_, v) in prepared.state.items()}
+  return params, blocks_lib.unrotated_stack(blocks, problem, params, example, x)
 
 
 def _rotated_gradients(layer, a, g, aux):

@@ -16,10 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from tda_jax import trees
-from tda_jax.curvature import ekfac, projections
+from tda_jax.curvature import ekfac, gram, two_sided
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import inverse as inverse_lib
-from tda_jax.layers import find as layers_lib
 from tda_jax.layers import taps
 from tda_jax.methods.method import Method, Prepared
 from tda_jax.settings import kept
@@ -52,7 +51,7 @@ def logra(
     raise ValueError(f"basis={basis!r} is unknown: use 'pca' or 'random'")
   if labels not in ('sampled', 'data'):
     raise ValueError(f"labels={labels!r} is unknown: use 'sampled' or 'data'")
-  _check_rank(rank)
+  two_sided.check_rank(rank)
 
   def fit(problem, run, train, key):
     """(bases, Fisher in them) of each layer."""
@@ -60,9 +59,10 @@ def logra(
     if basis == 'pca':
       bases = _leading(problem, params, stack, key, labels, rank)
     else:
-      bases = _random(_layers(problem, params, train), key, rank)
+      layers = two_sided.layers_of(problem, params, train)
+      bases = two_sided.random(layers, key, rank)
     with jax.default_matmul_precision('highest'):
-      total = _fisher(
+      total = two_sided.fisher(
         problem, params, stack, jax.random.fold_in(key, 2), labels, bases
       )
     n = rows_lib.count(train)
@@ -73,8 +73,7 @@ def logra(
     fitted = fit(problem, run, train, key) if fitted is None else fitted
     bases, fisher = fitted
     with jax.default_matmul_precision('highest'):
-      of_queries = taps.collect_rows(
-        _gradients,
+      of_queries = two_sided.gradients(
         problem,
         problem.measure,
         run.params,
@@ -99,16 +98,18 @@ def logra(
         _products, problem, problem.loss, run.params, batch, aux, total=True
       )
 
-  return Method(prepare, score, fit=fit, solve_only=('damping',))
+  return Method(
+    prepare, score, fit=fit, solve_only=('damping',), vectors=_vectors
+  )
 
 
-def _check_rank(rank) -> None:
-  """Raises ValueError unless the rank is two whole numbers from 1."""
-  pair = isinstance(rank, (tuple, list)) and len(rank) == 2
-  if not pair or not all(isinstance(r, int) and r >= 1 for r in rank):
-    raise ValueError(
-      f'rank={rank}: give two whole numbers of at least 1, for example (16, 16)'
-    )
+def _vectors(problem, run, prepared, batch):
+  """U X Vᵀ of every layer; see `Method.vectors`."""
+  bases, x = prepared.state
+  layers = two_sided.layers_of(problem, run.params, batch.examples)
+  matrices = {n: two_sided.lifted(layers[n], x[n], bases[n]) for n in x}
+  example = rows_lib.take(batch.examples, 0)
+  return run.params, gram.vectors_of(problem, run.params, example, matrices)
 
 
 def _finite(x):
@@ -116,38 +117,10 @@ def _finite(x):
   return jnp.isfinite(x).all(-1).reshape(-1, x.shape[-2]).all(0)
 
 
-def _fisher(problem, params, stack, key, labels, bases):
-  """Σ γ γᵀ over all rows, of each layer, [*stack, r·r', r·r']."""
-  loss = ekfac.LOSSES[labels](problem)
-
-  def of_batch(batch):
-    gradients = taps.collect_keyed_rows(
-      _gradients, problem, loss, params, batch, key, bases
-    )
-    return {
-      name: jnp.einsum('...bi,...bj->...ij', x, x)
-      for name, x in gradients.items()
-    }
-
-  return rows_lib.total(of_batch, stack)
-
-
-def _gradients(layer, a, g, bases):
-  """γ = Σ_s (Uᵀ a_s)(Vᵀ δ_s)ᵀ, [B, r·r']; a basis None is the identity."""
-  u, v = bases
-  g = g if v is None else g @ v
-  if layer.kind == 'embed':
-    u = jnp.eye(layer.num_in, dtype=g.dtype) if u is None else u
-    a = u.at[a].get(mode='fill', fill_value=0)
-  elif u is not None:
-    a = a @ u
-  return jnp.einsum('bsi,bso->bio', a, g).reshape(len(g), -1)
-
-
 def _products(layer, a, g, aux):
   """γ_b · x_q, [B, Q]."""
   bases, x = aux
-  return _gradients(layer, a, g, bases) @ x.T
+  return two_sided.projected(layer, a, g, bases) @ x.T
 
 
 def _solved(block, vectors, damping, l2):
@@ -166,7 +139,7 @@ def _leading(problem, params, stack, key, labels, rank):
   """Eigenvectors of KFAC's factors with the largest eigenvalues."""
   blocks = ekfac.fit(problem, params, stack, key, kind='kfac', labels=labels)
   return {
-    name: (
+    name: two_sided.Sides(
       _columns(block.inputs, block.eigenvalues.sum(-1), rank[0]),
       _columns(block.outputs, block.eigenvalues.sum(-2), rank[1]),
     )
@@ -187,25 +160,3 @@ def _columns(basis, values, rank):
     return basis[..., -rank:]
   unit = jax.nn.one_hot(jax.lax.top_k(values, rank)[1], size)
   return jnp.swapaxes(unit, -1, -2)
-
-
-def _random(layers, key, rank):
-  """Orthonormal bases of random subspaces."""
-  bases = {}
-  for i, (name, layer) in enumerate(layers.items()):
-    sides = zip((layer.num_in, layer.num_out), rank, strict=True)
-    keys = jax.random.split(jax.random.fold_in(key, i))
-    bases[name] = tuple(
-      jnp.linalg.qr(jax.random.normal(k, (*layer.stack, size, r)))[0]
-      if r < size
-      else None
-      for k, (size, r) in zip(keys, sides, strict=True)
-    )
-  return bases
-
-
-def _layers(problem, params, train):
-  example = rows_lib.take(train, 0)
-  layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
-  projections.check_apart(layers, params)
-  return layers

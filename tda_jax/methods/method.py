@@ -75,6 +75,21 @@ class Score(Protocol):
     ...
 
 
+class Vectors(Protocol):
+  """Gives the one vector for each query that scores are products with."""
+
+  def __call__(
+    self, problem: Problem, run: Run, prepared: 'Prepared', batch: Batch, /
+  ) -> tuple[PyTree, PyTree]:
+    """(θ, stack of v_q [Q, ...]) with score[b, q] = ⟨∇loss_b(θ), v_q⟩.
+
+    Args:
+      problem, run, prepared: as for `Score`.
+      batch: rows, of which only shapes matter.
+    """
+    ...
+
+
 class SelfInfluence(Protocol):
   """Scores every training row as its own query."""
 
@@ -104,6 +119,8 @@ class Method(NamedTuple):
     fits_as: the inverse whose fit that is, and by whose settings it is known;
       None: by the method's own.
     solve_only: names of its arguments that its fit does not read.
+    vectors: what a row's gradient is multiplied by; None: its score is no such
+      product.
   """
 
   prepare: Prepare
@@ -117,6 +134,7 @@ class Method(NamedTuple):
   fit: Fit | None = None
   fits_as: inverse_lib.Inverse | None = None
   solve_only: tuple[str, ...] = ()
+  vectors: Vectors | None = None
 
 
 class Factor(NamedTuple):
@@ -360,6 +378,7 @@ def ensemble(method: Method) -> Method:
     members=True,
     self_influence=self_influence if method.self_influence else None,
     fit=fit if method.fit else None,
+    vectors=None,  # there is one for each member
   )
 
 

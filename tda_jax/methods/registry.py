@@ -29,6 +29,7 @@ from tda_jax.methods import (
   similarity,
   source,
   tracin,
+  trackstar,
   trak,
   unrolled,
 )
@@ -81,6 +82,7 @@ METHODS = {
   'trak_kernel': trak.trak_kernel,
   'trak_slopes': trak.trak_slopes,
   'logra': logra.logra,
+  'trackstar': trackstar.trackstar,
   'relatif': relatif.relatif,
   'displaced': displaced.displaced_influence,
   'source': source.source,

@@ -34,12 +34,11 @@ import jax
 import jax.numpy as jnp
 
 from tda_jax import trees
-from tda_jax.curvature import ekfac, products
+from tda_jax.curvature import ekfac, factored, products
 from tda_jax.curvature.gram import layer_matrices
 from tda_jax.data import rows
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.inverses.inverse import Inverse, Solution
-from tda_jax.layers import find as layers_lib
 from tda_jax.methods.influence import inner_products
 from tda_jax.methods.method import Method, Prepared, check_checkpoints
 from tda_jax.problem import bound
@@ -109,7 +108,8 @@ def source(
       scales = None
       if moments is not None:
         v = trees.row(moments, i)
-        scales = _scales(problem, trees.row(part[0], 0), example, v)
+        start = trees.row(part[0], 0)
+        scales = factored.powers(problem, start, example, v, -0.25)  # P^½
       segment = _segment(
         problem, part, stack, segment_key, span, labels, scales
       )
@@ -179,7 +179,7 @@ def _segment(problem, part, stack, key, span, labels, scales) -> Segment:
 
   Args:
     part: (checkpoints, their frozen values).
-    scales: of `_scales`; None: ones.
+    scales: of `factored.powers`; None: ones.
   """
   checkpoints, held = part
   blocks = ekfac.fit_average(
@@ -218,28 +218,6 @@ def _axis(basis, scale):
   inverse = jnp.where(scale > 0, 1 / jnp.where(scale > 0, scale, 1) ** 2, 0)
   norms = jnp.sum(basis**2, -2)
   return jnp.ones(1, norms.dtype), norms, inverse[..., None] * basis
-
-
-def _scales(problem, params, example, moments):
-  """(p, q) of each layer, P^½ = D_p ⊗ D_q: [*stack, I] and [*stack, O].
-
-  Args:
-    moments: second moments v, a tree like the parameters.
-  """
-  layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
-
-  def of_layer(layer):
-    v = layers_lib.matrix(layer, moments)
-    mean = v.mean((-2, -1))[..., None]
-    columns = v.mean(-2) / jnp.where(mean > 0, mean, 1)
-    return _root(v.mean(-1)), _root(columns)
-
-  return {name: of_layer(layer) for name, layer in layers.items()}
-
-
-def _root(v):
-  """v^(−1/4), 0 where v is 0: the part of an axis in v^(−1/2) = P, rooted."""
-  return jnp.where(v > 0, jnp.where(v > 0, v, 1) ** -0.25, 0)
 
 
 def _solved(inverse, problem, part, train, u, key):

@@ -11,6 +11,7 @@ from typing import Any, cast
 import jax
 
 from tda_jax import settings
+from tda_jax.methods import by_term as by_term_lib
 from tda_jax.methods import method as method_lib
 
 
@@ -29,3 +30,5 @@ def _compiled(function: Callable) -> Callable:
 fit = _compiled(method_lib.fit)
 prepare = _compiled(method_lib.prepare)
 score = _compiled(method_lib.score)
+vectors = _compiled(by_term_lib.vectors)
+by_term = jax.jit(by_term_lib.by_term, static_argnums=0)

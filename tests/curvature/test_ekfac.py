@@ -309,3 +309,17 @@ def test_eigenvectors_on_a_cpu_are_numpys_without_a_call_into_python():
   values, vectors = eigh(a)
   assert np.isfinite(values[0]).all() and np.isfinite(vectors[0]).all()
   assert np.isnan(values[1]).all() and np.isnan(vectors[1]).all()
+
+
+def test_the_root_of_a_hessian_does_not_turn_with_rounding():
+  """Of 2I and a difference of 1e-6, whose eigenvectors are anything."""
+  rng = np.random.default_rng(0)
+  roots = []
+  for _ in range(2):
+    e = rng.normal(size=(3, 3))
+    h = jnp.asarray(2 * np.eye(3) + 1e-6 * (e + e.T), jnp.float32)
+    problem = tiny.classification().problem
+    problem = problem._replace(loss=lambda z, _, h=h: z @ h @ z / 2)
+    roots.append(ekfac.loss_hessian_root(problem, jnp.zeros(3), None))
+    np.testing.assert_allclose(roots[-1] @ roots[-1].T, h, atol=1e-5)
+  np.testing.assert_allclose(*roots, atol=1e-5)

@@ -16,7 +16,7 @@ from tda_jax.inverses import cg, datainf, exact
 from tda_jax.inverses import ekfac as ekfac_inverse
 from tda_jax.layers import find as layers
 from tda_jax.layers import taps
-from tda_jax.methods import gradients, influence, logra, trak
+from tda_jax.methods import gradients, influence, logra, trackstar, trak
 from tda_jax.methods import method as method_lib
 
 V, I, O = 4, 3, 2  # noqa: E741
@@ -179,6 +179,7 @@ METHODS = {
   'datainf': influence.influence(datainf.datainf(0.1)),
   'trak': trak.trak(8, ridge=0.1),
   'logra': logra.logra(0.1, rank=(2, 2), labels='data'),
+  'trackstar': trackstar.trackstar(rank=(2, 2)),
 }
 
 

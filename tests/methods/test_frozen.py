@@ -26,7 +26,7 @@ METHODS = {
   name: test_methods.METHODS[name]
   for name in (
     'grad_cos', 'ekfac', 'cg', 'exact', 'source', 'tracin', 'representer',
-    'trak', 'logra', 'displaced',
+    'trak', 'logra', 'trackstar', 'displaced',
   )
 }  # fmt: skip
 

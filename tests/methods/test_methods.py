@@ -22,6 +22,7 @@ from tda_jax.methods import (
   similarity,
   source,
   tracin,
+  trackstar,
   trak,
 )
 from tda_jax.methods import method as method_lib
@@ -46,6 +47,7 @@ METHODS = {
   'loss_only': baselines.loss_only(),
   'trak': trak.trak(8, ridge=0.1, batch_size=4),
   'logra': logra.logra(0.1, rank=(3, 2), batch_size=4),
+  'trackstar': trackstar.trackstar(0.1, rank=(3, 2), batch_size=4, mix=0.3),
   'displaced': displaced.displaced_influence(exact.exact(0.1)),
 }
 # One damped direction in it is exact: the dense answer, per method.
