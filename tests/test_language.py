@@ -16,7 +16,7 @@ from tda_jax.models import decoder
 from tda_jax.models.decoder import Sizes
 
 LENGTH, VOCABULARY = 6, 11
-SIZES = Sizes(VOCABULARY, 4, 1, 2, 1, 6, 16)
+SIZES = Sizes(VOCABULARY, 8, 1, 2, 1, 12, 16)
 TWO = SIZES._replace(blocks=2)
 PACKED = ('ids', 'positions', 'segments')
 RNG = np.random.default_rng(0)
@@ -198,7 +198,7 @@ def test_large_tied_leaves_stay_two_layers(monkeypatch):
   example = jax.tree.map(lambda x: x[0], TRAIN)
   small = layers.apart(problem, params, example)
   assert small.as_leaf == ('embedding',)
-  monkeypatch.setattr(layers, 'FORMED', VOCABULARY * 4 - 1)
+  monkeypatch.setattr(layers, 'FORMED', VOCABULARY * 8 - 1)
   assert layers.apart(problem, params, example).as_leaf == ()
   untied, params = model()
   assert layers.apart(untied, params, example).as_leaf == ()
@@ -228,9 +228,9 @@ METHODS = {
   'ekfac': tda.influence(tda.ekfac(0.1, labels='data')),
   'heuristic': tda.influence(tda.ekfac(labels='data')),
   'kfac': tda.influence(tda.kfac(0.1, labels='data')),
-  'cg': tda.influence(tda.cg(0.1, max_steps=5)),
+  'cg': tda.influence(tda.cg(1.0)),
   'cg_ekfac': tda.influence(
-    tda.cg(0.1, max_steps=5, precondition=tda.ekfac(0.1, labels='data'))
+    tda.cg(1.0, precondition=tda.ekfac(1.0, labels='data'))
   ),
   'logra': tda.logra(0.1, rank=(3, 3)),
   'trak': tda.trak(4),
@@ -268,6 +268,8 @@ def test_a_packed_row_scores_as_its_documents_together():
   near(found / 2, one.reshape(4, 2, 2).sum(1), atol=1e-6)
 
 
+# Products in bfloat16 leave CG a residual.
+@pytest.mark.filterwarnings('ignore::tda_jax.door.NotConverged')
 @pytest.mark.slow
 @pytest.mark.parametrize('name', METHODS)
 @pytest.mark.parametrize('tied', [False, True])
@@ -311,7 +313,7 @@ def test_a_wide_head_has_a_diagonal_factor(monkeypatch):
   stack, key = rows_lib.stacked(TRAIN, 8), jax.random.key(0)
   blocks = blocks_lib.fit(problem, params, stack, key, labels='data')
   head = blocks['head']
-  assert head.outputs is None and head.inputs.shape == (4, 4)
+  assert head.outputs is None and head.inputs.shape == (8, 8)
 
   def gradient(row):
     loss = lambda p: problem_lib.loss_of(problem, p, row)

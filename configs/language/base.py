@@ -59,6 +59,9 @@ def config(setting: str) -> config_dict.ConfigDict:
     dropped=0.01,  # share of the rows that each is without
     members=1,  # models whose runs are repeated
   )
+  c.qld = config_dict.create(
+    methods=(),  # whose top rows are removed; each takes a training a query
+  )
   c.damping_grid = (1e-3, 1e-2, 1e-1)
   c.choose = config_dict.ConfigDict()  # methods whose damping is chosen
   c.methods = config_dict.ConfigDict()  # name -> settings

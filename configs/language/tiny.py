@@ -43,12 +43,14 @@ def get_config(arg=None):
     'source': {'kind': 'source', 'batch_size': 32},
     'source_adam': {'kind': 'source', 'optimizer': 'adam', 'batch_size': 32},
     'trak': {'kind': 'trak', 'projection_dim': 256},
+    'trackstar': {'kind': 'trackstar'},
     'logra': {'kind': 'logra', 'batch_size': 32},
     **base.FIRST_ORDER,
     'tracin': {'kind': 'tracin'},
     'similarity': {'kind': 'similarity', 'pool': 'mean'},
     'random': {'kind': 'random'},
   }
+  c.qld.methods = ('unrolled', 'ekfac', 'trackstar', 'bm25', 'random')
   if a['smoke']:
     base.smoke(c)
     for name in set(c.methods) - set(SMOKE):

@@ -16,6 +16,7 @@ from experiments.shared import ensembles, results, stages, tasks
 from experiments.shared import findings as findings_lib
 from experiments.shared import settings as settings_lib
 from tda_jax.data import lexical
+from tda_jax.evaluation import factors, qld, removal
 from tda_jax.report import plots
 
 
@@ -49,6 +50,40 @@ def of_texts(task) -> dict[str, np.ndarray]:
     return {}
   train, queries = ([*shown[part][:, 0]] for part in ('train', 'queries'))
   return {'bm25': lexical.bm25(train, queries)}
+
+
+def removed_rows(
+  config, task, runs, findings, random, workdir: pathlib.Path
+) -> list[dict]:
+  """QLD of the methods that `config.qld` names, of the first model.
+
+  What a query's loss, per token, gains when the rows that a method ranks first
+  are removed from the run, beyond what random rows do.
+
+  Args:
+    random: [M, R, Q] outcomes of the runs without random rows.
+  """
+  tokens, out = np.asarray(task.queries['mask']).sum(-1), []
+  for name in config.qld.methods:
+    if name not in findings:
+      continue
+    scores = factors.per_model(findings[name].factors)[0]
+    removed = removal.top(scores, config.same_run.dropped)
+    filtered = removal.without(
+      task.problem,
+      task.recipe,
+      task.train,
+      task.queries,
+      removed,
+      keys=runs.keys[:1],
+      path=workdir / 'qld' / name,
+      members_at_once=config.truth.members_at_once,
+    )
+    found = qld.interval(filtered, random[:, :1], tokens, over='queries')
+    value, low, high = found[:3]
+    row = {'value': value, 'low': low, 'high': high, 'n': len(tokens)}
+    out.append({'method': name, 'metric': 'qld', **row})
+  return out
 
 
 def draw(config, findings, truth, same_run, folder: pathlib.Path) -> list[str]:

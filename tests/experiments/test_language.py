@@ -35,6 +35,9 @@ def test_it_writes_everything(smoke):
   metrics = {'lds_single', 'lds_same_run'}
   assert {(a, b) for a in methods for b in metrics} <= found
   assert ('perfect predictor', 'ceiling') in found
+  of_removal = {r['method']: r for r in results['rows'] if r['metric'] == 'qld'}
+  assert {*of_removal} == {'ekfac', 'bm25'}
+  assert all(r['low'] <= r['value'] <= r['high'] for r in of_removal.values())
   claims = {claim['claim'] for claim in results['claims']}
   assert claims == {
     'ekfac above bm25, same run',
