@@ -11,10 +11,9 @@ on each device, unless the mesh has a second axis, `model`: then the devices alo
 have a part of each such array (`placed`, `held`) and of the rows of a share
 (`spread`), and XLA exchanges what is missing, layer by layer.
 
-Hosts run the same program and share a folder. What is one piece of work (training
-a stack of models, a record) process 0 does, and the others read it (`in_turn`).
-What is many pieces (rows to score, models to retrain) they share (`share`), and
-wait for each other (`barrier`). A fit and a solve are one program on the devices of
+Hosts run the same program and share a folder. What is one piece of work (a record)
+process 0 does, and the others read it (`in_turn`). What is many pieces (rows to
+score, models to train) they share (`share`), and wait for each other (`barrier`). A fit and a solve are one program on the devices of
 all hosts (`by_all_hosts`), the one place where hosts send arrays to each other. A
 host that ends takes the others with it, within seconds and with a sentence
 (`together`).
