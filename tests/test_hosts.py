@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -72,6 +73,28 @@ def test_hosts_share_the_pieces_and_the_first_owns_the_rest(
   assert shares == [[0, 3], [1, 4, 7], []]
   there = sorted(path.name for path in tmp_path.iterdir())
   assert there == ['0', 'all0', 'all1', 'all2']
+
+
+@pytest.mark.parametrize('count', [1, 2, 3, 5])
+def test_results_of_all_shares_come_to_each_host_in_order(monkeypatch, count):
+  work = lambda number: {'a': np.full((2, 3), number), 'b': np.float32(-number)}
+  hosts, sent = range(3), []
+
+  def on_host(host, gather):
+    monkeypatch.setattr('jax.process_index', lambda: host)
+    monkeypatch.setattr(parallel.multihost_utils, 'process_allgather', gather)
+    return parallel.by_share(work, count)
+
+  monkeypatch.setattr('jax.process_count', lambda: 3)
+  zeros = lambda stacks: jax.tree.map(lambda x: np.zeros((3, *x.shape)), stacks)
+  for host in hosts:
+    on_host(host, lambda stacks: sent.append(stacks) or zeros(stacks))
+  gathered = jax.tree.map(lambda *x: np.stack(x), *sent)
+  for host in hosts:
+    results = on_host(host, lambda _: gathered)
+    assert [result['b'] for result in results] == [-n for n in range(count)]
+    for number, result in enumerate(results):
+      np.testing.assert_array_equal(result['a'], work(number)['a'])
 
 
 @pytest.mark.slow
@@ -202,6 +225,66 @@ def test_training_is_divided_among_hosts(tmp_path):
   for processes in (1, 3):
     assert counted(tmp_path, TRAINED, 'two', processes) == [0] * processes
     assert_same_files(tmp_path, 'two', 'alone', processes)
+
+
+IN_MEMORY = """
+import sys, warnings
+import jax, jax.numpy as jnp, numpy as np
+from tda_jax import parallel
+parallel.start()
+import tda_jax as tda
+from tda_jax.data import rows as rows_lib
+
+N = 90  # 12 batches of 8; the last has 2 rows
+rng = np.random.default_rng(0)
+rows = {'x': rng.normal(size=(N, 4)).astype('f4'), 'y': rng.integers(0, 3, N)}
+queries = jax.tree.map(lambda column: column[:5], rows)
+problem = tda.classification(lambda p, x: jnp.tanh(x @ p['a']) @ p['b'])
+keys = jax.random.split(jax.random.key(0))
+params = {'a': jax.random.normal(keys[0], (4, 8)), 'b': jax.random.normal(keys[1], (8, 3))}
+batches, count = rows_lib.batches, [0]
+
+def counted(*args):
+  for batch in batches(*args):
+    count[0] += int(batch.mask.sum())
+    yield batch
+
+rows_lib.batches = counted
+cg = tda.influence(tda.cg(0.1))
+given = (cg, problem, params, rows)
+few = {'queries_at_once': 3, 'batch_size': 8}
+short = tda.influence(tda.cg(0.1, max_steps=2))
+with parallel.together():
+  results = [
+    tda.attribute(*given, queries, batch_size=8),
+    *tda.top_k(*given, queries, 4, batch_size=8),
+    *tda.top_k(tda.influence(tda.ekfac(0.1)), *given[1:], queries, 4, **few),
+    *tda.top_k(*given, queries, 4, path=sys.argv[1] + '_top', **few),
+    tda.self_influence(*given, batch_size=8),
+    tda.self_influence(tda.grad_dot(), *given[1:]),
+  ]
+  with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter('always', tda.door.NotConverged)
+    tda.self_influence(short, *given[1:], batch_size=8)
+  said = ''.join(str(one.message) for one in said if 'tolerance' in str(one.message))
+  results.append(np.frombuffer(said.split(' (')[0].encode(), 'u1'))
+  np.savez(f'{sys.argv[1]}_{jax.process_index()}.npz', *results)
+print('counted', count[0])
+"""
+
+
+@pytest.mark.slow
+def test_scores_in_memory_are_divided_among_hosts(tmp_path):
+  """Rows that each host scores, in eight passes over the 90 rows."""
+  assert counted(tmp_path, IN_MEMORY, 'alone', 1) == [8 * 90]
+  both = counted(tmp_path, IN_MEMORY, 'two', 2)
+  # Halves of the rows in five; in three, blocks of 8, the last of which has 2.
+  assert both == [5 * 45 + 3 * 48, 5 * 45 + 3 * 42]
+  assert_same_files(tmp_path, 'two', 'alone', 2)
+  # The strongest that two have kept are there for three.
+  three = counted(tmp_path, IN_MEMORY, 'two', 3)
+  assert sum(three) == 6 * 90
+  assert_same_files(tmp_path, 'two', 'alone', 3)
 
 
 @pytest.mark.slow

@@ -101,13 +101,15 @@ def whole(rows: PyTree) -> Batch:
   return Batch(rows, np.arange(n), np.ones(n, np.float32))
 
 
-def batches(rows: PyTree, size: int, first: int = 0) -> Iterator[Batch]:
-  """Yields batches of `size` from row `first` on."""
-  n = count(rows)
-  for start in range(first, n, size):
+def batches(
+  rows: PyTree, size: int, first: int = 0, last: int | None = None
+) -> Iterator[Batch]:
+  """Yields batches of `size` of the rows from `first` to before `last`."""
+  last = count(rows) if last is None else last
+  for start in range(first, last, size):
     index = np.arange(start, start + size)
-    mask = (index < n).astype(np.float32)
-    index = np.minimum(index, n - 1)
+    mask = (index < last).astype(np.float32)
+    index = np.minimum(index, last - 1)
     yield Batch(take(rows, index), index, mask)
 
 
