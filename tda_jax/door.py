@@ -30,6 +30,7 @@ from tda_jax.given import as_keys as as_keys
 from tda_jax.given import parameters as parameters
 from tda_jax.problem import Problem, bound
 from tda_jax.run import Run
+from tda_jax.storage import files
 from tda_jax.trees import PyTree
 
 ORDER = {
@@ -515,6 +516,7 @@ def check_path(path: str | os.PathLike | None, needed: bool = False) -> None:
     )
   if not str(path).strip():
     raise ValueError('the path is empty: name a folder for the results')
+  files.check_local(path)
   if os.path.isfile(path):
     raise ValueError(f'the path {path} is a file: name a folder')
 

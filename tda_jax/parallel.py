@@ -11,13 +11,13 @@ on each device, unless the mesh has a second axis, `model`: then the devices alo
 have a part of each such array (`placed`, `held`) and of the rows of a share
 (`spread`), and XLA exchanges what is missing, layer by layer.
 
-Hosts run the same program and share a folder. What is one piece of work (training
-a stack of models, a record) process 0 does, and the others read it (`in_turn`).
-What is many pieces (rows to score, models to retrain) they share (`share`), and
-wait for each other (`barrier`). A fit and a solve are one program on the devices of
-all hosts (`by_all_hosts`), the one place where hosts send arrays to each other. A
-host that ends takes the others with it, within seconds and with a sentence
-(`together`).
+Hosts run the same program and share a folder. What is one piece of work (a record)
+process 0 does, and the others read it (`in_turn`). What is many pieces (rows to
+score, models to train) they share (`share`), and wait for each other (`barrier`).
+A fit and a solve are one program on the devices of all hosts (`by_all_hosts`);
+there, and where the results of all shares are wanted in memory (`by_share`), hosts
+send arrays to each other. A host that ends takes the others with it, within seconds
+and with a sentence (`together`).
 """
 
 import contextlib
@@ -36,6 +36,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax._src import distributed
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tda_jax.trees import PyTree
@@ -113,6 +114,35 @@ def in_turn(work: Callable[[], Any]) -> Any:
   done = done if owner() else work()
   barrier()
   return done
+
+
+def by_share(
+  work: Callable[[int], PyTree],
+  count: int,
+  spare: Callable[[], PyTree] | None = None,
+) -> list[PyTree]:
+  """[work(0), ..., work(count − 1)] on every host; each computes its `share`.
+
+  All hosts must call it.
+
+  Args:
+    work: number -> tree of arrays, of the same shapes for all numbers.
+    spare: arrays of those shapes, for a host that has no number; None: it does
+      the last one, as another host does.
+  """
+  if jax.process_count() == 1:
+    return [work(number) for number in range(count)]
+  mine = [work(int(number)) for number in share(np.arange(count))]
+  mine = mine or [work(count - 1) if spare is None else spare()]
+  short = -(-count // jax.process_count()) - len(mine)
+  stacks = jax.tree.map(lambda *x: np.stack(x), *mine, *mine[-1:] * short)
+  all_of_them = multihost_utils.process_allgather(stacks)  # [hosts, share, ...]
+
+  def done(number):
+    place, host = divmod(number, jax.process_count())
+    return jax.tree.map(lambda x: x[host, place], all_of_them)
+
+  return [done(number) for number in range(count)]
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import pathlib
 import types
 import warnings
 
@@ -17,6 +18,7 @@ from scipy import sparse
 
 import tda_jax as tda
 from tda_jax import door, scoring
+from tda_jax.data import corpus
 from tda_jax.evaluation import retraining
 from tda_jax.methods import method as method_lib
 
@@ -595,6 +597,27 @@ def test_an_empty_path_is_not_the_current_folder():
     scoring.top_k(DOT, *rows, 2, path='')
   with pytest.raises(ValueError, match='path is empty'):
     tda.train(T.problem, RECIPE, T.train, 0, directory='')
+
+
+@pytest.mark.parametrize(
+  'path', ['gs://bucket/run', 's3://b/c', pathlib.Path('gs://bucket/run')]
+)
+def test_a_bucket_is_no_folder_of_this_machine(tmp_path, monkeypatch, path):
+  monkeypatch.chdir(tmp_path)
+  rows = (T.problem, T.params, T.train, T.queries)
+  into = {
+    'score': lambda: scoring.score(DOT, *rows, path),
+    'fits': lambda: scoring.score(DOT, *rows, tmp_path / 'a', fits=path),
+    'top_k': lambda: scoring.top_k(DOT, *rows, 2, path=path),
+    'train': lambda: tda.train(T.problem, RECIPE, T.train, 0, directory=path),
+    'build': lambda: corpus.build([], str, 4, path),
+  }
+  for write in into.values():
+    with pytest.raises(ValueError, match='is an address.*: mount the bucket'):
+      write()
+  assert not [*tmp_path.iterdir()]
+  door.check_path('C:/run')
+  door.check_path(tmp_path / 'a:b' / 'run')
 
 
 def test_not_converged_is_said_of_kept_scores_too(tmp_path):

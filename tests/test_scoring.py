@@ -12,6 +12,7 @@ from tda_jax.inverses import descent, exact
 from tda_jax.methods import baselines, gradients, influence
 from tda_jax.methods import method as method_lib
 from tda_jax.run import Run
+from tda_jax.storage import checkpoints
 from tda_jax.storage import scores as store_lib
 
 KEY = jax.random.key(0)
@@ -176,8 +177,8 @@ def test_top_k_continues_where_it_was_killed(tmp_path, monkeypatch):
   want = top(method, tmp_path / 'whole')
   batches = rows_lib.batches
 
-  def killed(train, size, first):
-    yield next(batches(train, size, first))
+  def killed(train, size, *span):
+    yield next(batches(train, size, *span))
     raise KeyboardInterrupt
 
   monkeypatch.setattr(rows_lib, 'batches', killed)
@@ -187,12 +188,12 @@ def test_top_k_continues_where_it_was_killed(tmp_path, monkeypatch):
   monkeypatch.setattr(
     rows_lib,
     'batches',
-    lambda train, size, first: (
-      starts.append(first) or batches(train, size, first)
+    lambda train, size, *span: (
+      starts.append(span) or batches(train, size, *span)
     ),
   )
   got = top(method, tmp_path / 'part')
-  assert starts == [4]
+  assert starts == [(4, 11)]
   (tmp_path / 'whole' / 'top_99.partial').mkdir()
   top(method, tmp_path / 'whole')
   other = t._replace(params=jax.tree.map(lambda x: 2 * x, t.params))
@@ -201,6 +202,21 @@ def test_top_k_continues_where_it_was_killed(tmp_path, monkeypatch):
     top(method, tmp_path / 'whole')
   for a, b in zip(got, want, strict=True):
     np.testing.assert_array_equal(a, b)
+
+
+def test_parts_of_the_rows_have_the_strongest_of_all(tmp_path, monkeypatch):
+  t = tiny.classification()
+  train = jax.tree.map(lambda x: np.concatenate([x] * 3), t.train)  # ties
+  given = (gradients.grad_dot(), t.problem, t.params, train, t.queries, 5)
+  want = scoring.top_k(*given, batch_size=4)
+  folders = [tmp_path / f'part_{part}_of_3' for part in range(3)]
+  monkeypatch.setattr(checkpoints, 'parts', lambda *_: folders)
+  for _ in range(2):
+    values, rows = scoring.top_k(*given, batch_size=4, path=tmp_path)
+    np.testing.assert_allclose(values, want[0], 1e-6)
+    np.testing.assert_array_equal(rows, want[1])
+    tops = [[path.name for path in folder.iterdir()] for folder in folders]
+    assert tops == [['top_11'], ['top_22'], ['top_33']]
 
 
 def test_labels_that_do_not_fit_are_refused(tmp_path):

@@ -52,10 +52,11 @@ def _folder(text: str) -> pathlib.Path:
   """The folder that --workdir names, made if need be.
 
   Raises:
-    ValueError: it is empty, a file, or cannot be made.
+    ValueError: it is empty, an address, a file, or cannot be made.
   """
   if not text.strip():
     raise ValueError('--workdir is empty: give a folder, as build/run')
+  files.check_local(text, '--workdir')
   workdir = pathlib.Path(text).expanduser()
   if '..' in workdir.parts:
     workdir = workdir.resolve()

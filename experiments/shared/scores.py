@@ -106,24 +106,24 @@ def self_influence(
     **scoring.about_of(method, task.problem, entered, name, entered.run),
   }
   folder = pathlib.Path(workdir) / 'self' / name
-
-  def work():
-    store = store_lib.create(folder, (n,), n, about)
-    if not store_lib.done(store).all():
-      found = scoring.self_influence(
-        method,
-        task.problem,
-        runs,
-        task.train,
-        key=key,
-        batch_size=batch_size,
-        name=f'{folder.parts[-3]}/{name}',
-        progress=True,
-      )
-      store_lib.write(store, 0, found)
-    return store_lib.read(store)
-
-  return parallel.in_turn(work)
+  store = parallel.in_turn(lambda: store_lib.create(folder, (n,), n, about))
+  done = store_lib.done(store).all()
+  parallel.barrier()  # all have looked before one writes
+  if not done:
+    computed = scoring.self_influence(
+      method,
+      task.problem,
+      runs,
+      task.train,
+      key=key,
+      batch_size=batch_size,
+      name=f'{folder.parts[-3]}/{name}',
+      progress=True,
+    )
+    if parallel.owner():
+      store_lib.write(store, 0, computed)
+    parallel.barrier()
+  return store_lib.read(store)
 
 
 def predicted(name: str, queries) -> str:

@@ -118,10 +118,11 @@ def build(
     shard: characters of a shard; a longer document is one of its own.
 
   Raises:
-    ValueError: the folder has a corpus of other arguments or is in use; the
-      documents cannot be read, or have nothing to predict; a pair is too long or
+    ValueError: the folder has a corpus of other arguments, is in use or is no
+      folder of a file system; the documents cannot be read, or have nothing to predict; a pair is too long or
       its target empty; a token is outside the vocabulary.
   """
+  files.check_local(folder, 'the folder')
   folder = pathlib.Path(folder)
   documents = documents_lib.documents(
     given, field=field, prompt=prompt, split=split

@@ -105,19 +105,22 @@ def batches(
   rows: PyTree,
   size: int,
   first: int = 0,
+  last: int | None = None,
+  *,
   chosen: np.ndarray | None = None,
 ) -> Iterator[Batch]:
-  """Yields batches of `size` from row `first` on.
+  """Yields batches of `size` of the rows from `first` to before `last`.
 
   Args:
-    chosen: numbers of the only rows to go through, of which `first` is a place;
-      None: all.
+    chosen: numbers of the only rows to go through, of which `first` and `last`
+      are places; None: all.
   """
-  n = count(rows) if chosen is None else len(chosen)
-  for start in range(first, n, size):
+  if last is None:
+    last = count(rows) if chosen is None else len(chosen)
+  for start in range(first, last, size):
     index = np.arange(start, start + size)
-    mask = (index < n).astype(np.float32)
-    index = np.minimum(index, n - 1)
+    mask = (index < last).astype(np.float32)
+    index = np.minimum(index, last - 1)
     index = index if chosen is None else chosen[index]
     yield Batch(take(rows, index), index, mask)
 

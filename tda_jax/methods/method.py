@@ -4,6 +4,7 @@ score[i, q] ≈ measure_q(trained on D) − measure_q(trained on D∖{i}): posit
 where row i supports query q, in the unit of the measure.
 """
 
+import functools
 from typing import Any, NamedTuple, Protocol, cast
 
 import jax
@@ -185,21 +186,27 @@ def attribute(
   name = name_of(method)
   state = fitted_lib.state_of(fitted, method, problem, entered, name)
   run, train, queries, key, _ = entered
-  run, train, queries, state = parallel.replicate((run, train, queries, state))
   method = settings.same(method)  # so that it is compiled once
   with memory.explained('prepare', name):
     call = jax.jit(prepare, static_argnums=(0, 1))
-    prepared = call(method, problem, run, train, queries, key, state)
+    prepared = parallel.by_all_hosts(
+      functools.partial(call, method, problem),
+      *(run, train, queries, key, state),
+    )
     check_solution(prepared, name, method.hint)
-  blocks = []
+  run = parallel.replicate(run)
+  call = jax.jit(score, static_argnums=(0, 1))
+
+  def block(number):
+    batch = next(rows_lib.batches(train, batch_size, number * batch_size))
+    return np.asarray(call(method, problem, run, prepared, batch))
+
+  count = rows_lib.count(train)
   with memory.explained('score', name):
-    call = jax.jit(score, static_argnums=(0, 1))
-    for batch in rows_lib.batches(entered.train, batch_size):
-      block = np.asarray(call(method, problem, run, prepared, batch))
-      blocks.append(block[batch.mask > 0])
+    blocks = parallel.by_share(block, -(-count // batch_size))
   door.warn_unconverged(prepared.solution, name)
   door.warn_left_out(prepared.left_out, name)
-  return door.finite(np.concatenate(blocks), name, method.hint)
+  return door.finite(np.concatenate(blocks)[:count], name, method.hint)
 
 
 def name_of(method: Method) -> str:

@@ -1,5 +1,8 @@
 """Self-influence: score[i, i] of every training row."""
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,40 +54,64 @@ def self_influence(
   door.check_batch_size(batch_size, 'batch_size')
   run, train, _, key, _ = entered
   name = name or method_lib.name_of(method)
-  run, rows = parallel.replicate((run, train))
   if method.self_influence:
     diagonal = jax.jit(
       lambda *given: method_lib.self_influence(method, problem, *given)
     )
-    return door.finite(np.asarray(diagonal(run, rows, key)), name, method.hint)
+    scores = np.asarray(parallel.by_all_hosts(diagonal, run, train, key))
+    return door.finite(scores, name, method.hint)
+  block = _of_blocks(method, problem, run, train, key)
+  count = rows_lib.count(train)
+  size = min(batch_size, count)
+  total = -(-count // size)
+  own = len(parallel.share(np.arange(total)))
+  with tqdm.tqdm(desc=name, total=own, disable=not progress) as bar:
+
+    def work(number):
+      batch = next(rows_lib.batches(train, size, number * size))
+      scores, prepared = block(jax.tree.map(jnp.asarray, batch))
+      method_lib.check_solution(prepared, name, method.hint)
+      bar.update()
+      return np.asarray(scores), _shortfall(prepared.solution, batch)
+
+    blocks = parallel.by_share(work, total)
+  scores, facts = zip(*blocks, strict=True)
+  if facts[0] is not None:
+    short, rows, worst = np.transpose(facts)
+    worst = None if np.isnan(worst[0]) else worst.max()
+    door.warn_short(short.sum() / rows.sum(), worst, name)
+  return door.finite(np.concatenate(scores)[:count], name, method.hint)
+
+
+def _of_blocks(method, problem, run, train, key) -> Callable:
+  """batch -> (score[i, i] of its rows [B], what the method prepared for them)."""
+  fitted = None
+  if method.fit is not None:
+    program = functools.partial(programs.fit, method, problem)
+    fitted = parallel.by_all_hosts(program, run, train, key)
 
   @jax.jit
-  def block(run, rows, batch, key, fitted):
+  def block(run, rows, key, fitted, batch):
     prepared = method_lib.prepare(
       method, problem, run, rows, batch.examples, key, fitted
     )
     scores = method_lib.score(method, problem, run, prepared, batch)
     return jnp.diagonal(scores), prepared
 
-  fitted = None
-  if method.fit is not None:
-    fitted = programs.fit(method, problem, run, rows, key)
-  blocks, short, worst = [], [], []
-  size = min(batch_size, rows_lib.count(train))
-  batches = rows_lib.batches(train, size)
-  total = -(-rows_lib.count(train) // size)
-  for batch in tqdm.tqdm(batches, name, total, disable=not progress):
-    batch = jax.tree.map(jnp.asarray, batch)
-    scores, prepared = block(run, rows, batch, key, fitted)
-    method_lib.check_solution(prepared, name, method.hint)
-    blocks.append(np.asarray(scores)[batch.mask > 0])
-    if prepared.solution is not None:
-      counts = np.flatnonzero(batch.mask > 0)  # a report may have more
-      short.append(~np.asarray(prepared.solution.converged)[..., counts])
-      residuals = np.asarray(prepared.solution.residuals)
-      if residuals.size:
-        worst.append(residuals[..., -1, :][..., counts].max())
-  if short:
-    share = np.concatenate(short, -1).mean()
-    door.warn_short(share, max(worst, default=None), name)
-  return door.finite(np.concatenate(blocks), name, method.hint)
+  return functools.partial(
+    block, *parallel.replicate((run, train)), key, fitted
+  )
+
+
+def _shortfall(solution, batch) -> np.ndarray | None:
+  """[rows that did not converge, rows, worst residual or NaN]; None: no solver.
+
+  Of an ensemble, a row counts once for each member.
+  """
+  if solution is None:
+    return None
+  counts = np.flatnonzero(batch.mask > 0)  # a report may have more
+  converged = np.asarray(solution.converged)[..., counts]
+  residuals = np.asarray(solution.residuals)
+  worst = residuals[..., -1, :][..., counts].max() if residuals.size else np.nan
+  return np.array([(~converged).sum(), converged.size, worst], np.float32)

@@ -75,7 +75,9 @@ def computed(
   if path is None:
     return Fitted(work(), about)
   if not parallel.in_turn(lambda: _is_kept(path, about)):
-    checkpoints.keep(path, 'fit', 0, work())
+    state = work()
+    if parallel.owner():
+      checkpoints.keep(path, 'fit', 0, state)
     record.complete(path)
     parallel.barrier()
   like = jax.eval_shape(program, run, train, key)

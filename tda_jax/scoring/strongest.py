@@ -2,7 +2,6 @@
 
 import functools
 import os
-import pathlib
 import time
 from typing import NamedTuple
 
@@ -75,8 +74,10 @@ def top_k(
   door.check_batch_size(size, 'queries_at_once')
   state = fitted_lib.state_of(fitted, method, problem, entered, name)
   if state is None and size < q and method.fit is not None:
-    given = parallel.replicate((entered.run, entered.train))
-    state = programs.fit(method, problem, *given, entered.key)
+    state = parallel.by_all_hosts(
+      functools.partial(programs.fit, method, problem),
+      *(entered.run, entered.train, entered.key),
+    )
   of_blocks = []
   for first in range(0, q, size):
     part = slice(first, min(first + size, q))
@@ -112,38 +113,71 @@ def _of_queries(
   search: Search, path, save_seconds: float, progress: bool
 ) -> tuple[np.ndarray, np.ndarray]:
   """(scores, rows) [Q, k] of one block of queries; kept in `path`."""
-  method, problem, entered, name, fitted, k, batch_size = search
+  method, problem, entered, name, fitted, k, _ = search
   run, train, queries, key, _ = entered
   n, q = rows_lib.count(train), rows_lib.count(queries)
-  start = {
-    'values': np.full((q, k), -np.inf, np.float32),
-    'rows': np.zeros((q, k), np.int32),
-    'next': np.zeros((), np.int32),
-  }
-  best = start
-  if path is not None:
-    about = about_of(method, problem, entered, name, run)
-    best = parallel.in_turn(lambda: _top_so_far(path, start, about))
-  given = parallel.replicate((run, train, queries))
+  if path is None:
+    folders = [None] * min(n, jax.process_count())
+  else:
+    about = {**about_of(method, problem, entered, name, run), 'k': k}
+    parallel.in_turn(lambda: record.begin(path, about))
+    folders = checkpoints.parts(path, n)
   with memory.explained('prepare', name):
-    prepared = programs.prepare(method, problem, *given, key, fitted)
+    prepared = parallel.by_all_hosts(
+      functools.partial(programs.prepare, method, problem),
+      *(run, train, queries, key, fitted),
+    )
     method_lib.check_solution(prepared, name, method.hint)
-  merge = functools.partial(_merge, method, problem, k, given[0], prepared)
-  saved = time.monotonic()
-  first = int(best['next'])
-  total = -(-(n - first) // batch_size)
-  batches = rows_lib.batches(train, batch_size, first)
-  for batch in tqdm.tqdm(batches, 'top k', total, disable=not progress):
-    best = merge(best, jax.tree.map(jnp.asarray, batch))
-    if path is not None and time.monotonic() - saved >= save_seconds:
-      checkpoints.keep(path, 'top', int(best['next']), best)
-      saved = time.monotonic()
-  if path is not None and first < n:
-    checkpoints.keep(path, 'top', int(best['next']), best)
+  bounds = [n * part // len(folders) for part in range(len(folders) + 1)]
+
+  def of_part(part):
+    best = _none(q, k, bounds[part])
+    end, folder = bounds[part + 1], folders[part]
+    return _of_rows(search, prepared, best, end, folder, save_seconds, progress)
+
+  spare = functools.partial(_none, q, k, n)
+  best = _joined(k, parallel.by_share(of_part, len(folders), spare))
   door.warn_unconverged(prepared.solution, name)
   door.warn_left_out(prepared.left_out, name)
   values = door.finite(np.asarray(best['values']), name, method.hint)
   return values, np.asarray(best['rows'])
+
+
+def _none(q: int, k: int, first: int) -> dict:
+  """The k strongest of no rows; `first` is the next row."""
+  return {
+    'values': np.full((q, k), -np.inf, np.float32),
+    'rows': np.zeros((q, k), np.int32),
+    'next': np.asarray(first, np.int32),
+  }
+
+
+def _of_rows(search, prepared, best, end, folder, save_seconds, progress):
+  """The strongest with the rows from `best['next']` to before `end`.
+
+  Args:
+    folder: which keeps the strongest so far, from which it goes on; None: nothing
+      is kept.
+  """
+  method, problem, entered, _, _, k, size = search
+  if folder is not None:
+    last = checkpoints.newest(folder, 'top')
+    if last is not None:
+      best = checkpoints.load(folder / f'top_{last}', best)
+  run = parallel.replicate(entered.run)
+  merge = functools.partial(_merge, method, problem, k, run, prepared)
+  saved = time.monotonic()
+  first = int(best['next'])
+  batches = rows_lib.batches(entered.train, size, first, end)
+  total = -(-(end - first) // size)
+  for batch in tqdm.tqdm(batches, 'top k', total, disable=not progress):
+    best = merge(best, jax.tree.map(jnp.asarray, batch))
+    if folder is not None and time.monotonic() - saved >= save_seconds:
+      checkpoints.keep(folder, 'top', int(best['next']), best)
+      saved = time.monotonic()
+  if folder is not None and first < end:
+    checkpoints.keep(folder, 'top', int(best['next']), best)
+  return best
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -158,14 +192,17 @@ def _merge(method, problem, k, run, prepared, best, batch):
   )
   index = jnp.concatenate([best['rows'], index], 1)
   rows = jnp.take_along_axis(index, place, 1)
-  return {'values': values, 'rows': rows, 'next': batch.index[-1] + 1}
+  found = {'values': values, 'rows': rows, 'next': batch.index[-1] + 1}
+  return jax.tree.map(lambda x, like: x.astype(like.dtype), found, best)
 
 
-def _top_so_far(path, start, about):
-  """The strongest that an earlier call has kept in `path`, or `start`."""
-  path = pathlib.Path(path)
-  record.begin(path, {**about, 'k': start['rows'].shape[1]})
-  last = checkpoints.newest(path, 'top')
-  return (
-    start if last is None else checkpoints.load(path / f'top_{last}', start)
-  )
+def _joined(k: int, parts: list[dict]) -> dict:
+  """The strongest of parts of the rows, in their order."""
+  if len(parts) == 1:
+    return parts[0]
+  join = lambda name: np.concatenate([part[name] for part in parts], 1)
+  values, place = jax.lax.top_k(join('values'), k)
+  return {
+    'values': values,
+    'rows': np.take_along_axis(join('rows'), np.asarray(place), 1),
+  }

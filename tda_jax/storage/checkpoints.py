@@ -2,14 +2,18 @@
 
 A checkpoint is the folder that orbax writes and a list of its files in it, as
 `sha256sum` makes and checks them; a comment in it has the folder's name, so that
-one that was put in another's place is damaged.
+one that was put in another's place is damaged. Of several hosts, each writes
+checkpoints of its own, which orbax does for the first alone: these hold NumPy's
+.npz instead, and both kinds are read anywhere.
 """
 
 import hashlib
 import logging
 import os
 import pathlib
+import re
 import shutil
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -20,6 +24,7 @@ from tda_jax.trees import PyTree
 
 _log = logging.getLogger(__name__)
 SUMS = 'sha256sums'
+ARRAYS = 'arrays.npz'
 
 
 def save(path: str | os.PathLike, tree: PyTree) -> None:
@@ -41,7 +46,9 @@ def save(path: str | os.PathLike, tree: PyTree) -> None:
   aside.parent.mkdir(parents=True, exist_ok=True)
   arrays = jax.tree.map(np.asarray, tree)
   if jax.process_count() > 1:
-    _save_alone(aside, arrays)
+    aside.mkdir()
+    with open(aside / ARRAYS, 'wb') as file:
+      np.savez(file, **cast(Any, dict(_named(arrays))))
   else:
     ocp.save(aside, arrays)  # pyright: ignore[reportArgumentType]  # takes any path
   parts = sorted(part for part in aside.rglob('*') if part.is_file())
@@ -72,7 +79,8 @@ def load(path: str | os.PathLike, like: PyTree) -> PyTree:
     )
   empty = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
   try:
-    tree = _load_alone(path, empty)
+    read = _load_npz if (path / ARRAYS).exists() else _load_alone
+    tree = read(path, empty)
   except Exception as error:  # orbax and tensorstore raise a dozen kinds
     raise ValueError(
       f'the checkpoint {path} cannot be read ({type(error).__name__}: it is of'
@@ -89,41 +97,39 @@ def load(path: str | os.PathLike, like: PyTree) -> PyTree:
   return tree
 
 
-def _save_alone(path, arrays) -> None:
-  """Saves without the other hosts, as orbax's newer interface cannot.
+def _named(tree) -> list[tuple[str, np.ndarray]]:
+  """(name, array) of every leaf."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return [(f'tree{jax.tree_util.keystr(path)}', leaf) for path, leaf in leaves]
 
-  That asks them all whether they save to the same place. The older one writes the
-  same format.
-  """
-  import orbax.checkpoint as ocp
 
-  options = ocp.options.MultiprocessingOptions(**_this_host())
-  handler = ocp.CompositeCheckpointHandler(
-    pytree=ocp.PyTreeCheckpointHandler(multiprocessing_options=options),
-    composite_options=ocp.CompositeOptions(multiprocessing_options=options),
-  )
-  with ocp.Checkpointer(handler, multiprocessing_options=options) as saver:
-    whole = ocp.args.PyTreeSave(arrays)
-    saver.save(path, args=ocp.args.Composite(pytree=whole))
+def _load_npz(path, empty):
+  """The arrays of a checkpoint that one of several hosts wrote."""
+  wanted = _named(empty)
+  with np.load(path / ARRAYS) as file:
+    if {*file.files} != {name for name, _ in wanted}:
+      raise ValueError('other names')
+    read = [_typed(file[name], like.dtype) for name, like in wanted]
+  return jax.tree.unflatten(jax.tree.structure(empty), read)
+
+
+def _typed(array, dtype) -> np.ndarray:
+  """The array as `dtype`; types that NumPy lacks (bfloat16) are bytes in a file."""
+  return array.view(dtype) if array.dtype.kind == 'V' else array.astype(dtype)
 
 
 def _load_alone(path, empty):
   """Loads without the other hosts."""
   from orbax.checkpoint import v1 as ocp
 
-  options = ocp.options.MultiprocessingOptions(**_this_host())
+  this = jax.process_index()
+  options = ocp.options.MultiprocessingOptions(
+    primary_host=this,
+    active_processes={this},
+    barrier_sync_key_prefix=f'process_{this}',
+  )
   with ocp.Context(multiprocessing_options=options):
     return ocp.load(path, empty)  # pyright: ignore[reportArgumentType]  # takes any path
-
-
-def _this_host() -> dict:
-  """Orbax's options by which this process works alone."""
-  this = jax.process_index()
-  return {
-    'primary_host': this,
-    'active_processes': {this},
-    'barrier_sync_key_prefix': f'process_{this}',
-  }
 
 
 def whole(path: str | os.PathLike) -> bool:
@@ -142,10 +148,8 @@ def keep(
 ) -> None:
   """Saves `tree` as NAME_number, then deletes the others of that name.
 
-  Of several hosts the first does.
+  Of several hosts, only one may call it for a folder.
   """
-  if not parallel.owner():
-    return
   path = pathlib.Path(folder) / f'{name}_{number}'
   shutil.rmtree(path, ignore_errors=True)  # a damaged one
   save(path, tree)
@@ -166,6 +170,29 @@ def newest(folder: str | os.PathLike, name: str) -> int | None:
       return number
     _log.warning('%s is damaged: what it holds is computed again', path)
   return None
+
+
+def parts(folder: str | os.PathLike, most: int) -> list[pathlib.Path]:
+  """Folders of the parts into which hosts divide the work kept in `folder`.
+
+  New work has a part for each host. Work that was begun keeps its parts on any
+  number of hosts, which share these; a single part is in `folder` itself. All
+  hosts call it, and none saves before.
+
+  Args:
+    most: how many parts there can be.
+  """
+  folder = pathlib.Path(folder)
+  names = [path.name for path in folder.glob('*_*')]
+  matches = [re.fullmatch(r'part_\d+_of_(\d+)', name) for name in names]
+  count = max([int(match[1]) for match in matches if match], default=0)
+  if not count:
+    begun = any(re.fullmatch(r'[a-z]+_\d+', name) for name in names)
+    count = 1 if begun else min(most, jax.process_count())
+  parallel.barrier()  # all have looked before one saves
+  if count == 1:
+    return [folder]
+  return [folder / f'part_{part}_of_{count}' for part in range(count)]
 
 
 def _numbers(folder, name):

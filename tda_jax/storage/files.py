@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import pathlib
+import re
 import socket
 from collections.abc import Iterator
 
@@ -56,6 +57,21 @@ def show(path: str | os.PathLike, data: bytes) -> None:
     if error.errno not in READ_ONLY or not path.exists():
       raise
     _log.warning('%s stays as it is: it cannot be written there', path)
+
+
+def check_local(path: str | os.PathLike, name: str = 'the path') -> None:
+  """Raises ValueError for an address, as of a bucket (gs://bucket/folder).
+
+  It would be a folder of that name within the current one, of each host its own.
+
+  Args:
+    name: of the argument, for the error.
+  """
+  if re.match(r'[A-Za-z][\w+.-]+:/', os.fspath(path)):
+    raise ValueError(
+      f'{name} {path} is an address, and results are written to a file system:'
+      ' mount the bucket and give the folder where it is (docs/hosts.md)'
+    )
 
 
 def sync(path: str | os.PathLike) -> None:

@@ -1,6 +1,5 @@
 """Training many models at once: the member axis E."""
 
-import contextlib
 import functools
 import logging
 import os
@@ -117,7 +116,8 @@ def train(
     checkpoints: C equally spaced snapshots, the last of the final parameters;
       of Adam with its second moments (`Run.second_moments`).
     directory: where the state is kept (in `directory`/state); the same call
-      continues from it and ends with the same numbers.
+      continues from it and ends with the same numbers. Hosts share the members;
+      without a directory, each host trains all.
     progress: shows a bar.
     save_seconds: least time between two saves into `directory`.
 
@@ -137,32 +137,29 @@ def train(
     )
   steps = [round(total * (c + 1) / checkpoints) for c in range(checkpoints)]
   folder = None if directory is None else pathlib.Path(directory) / 'state'
-
-  def work():
-    with contextlib.nullcontext() if folder is None else files.lock(folder):
-      if folder is not None:
-        record.begin(folder, _inputs(problem, recipe, rows, members, steps))
-      progressed = _train_resumably(
-        problem,
-        recipe,
-        rows,
-        members,
-        steps,
-        folder=folder,
-        save_seconds=save_seconds,
-        progress=progress,
-      )
-      if folder is not None:
-        record.complete(folder)
-    return progressed
-
-  state, _, snapshots = work() if folder is None else parallel.in_turn(work)
+  work = functools.partial(
+    _train_resumably,
+    problem,
+    recipe,
+    rows,
+    steps=steps,
+    save_seconds=save_seconds,
+    progress=progress,
+  )
+  if folder is None:
+    params, snapshots = _trained(work(members))
+  else:
+    with files.lock(folder):
+      inputs = _inputs(problem, recipe, rows, members, steps)
+      parallel.in_turn(lambda: record.begin(folder, inputs))
+      params, snapshots = _train_parts(work, members, folder)
+      record.complete(folder)
   stack = [snapshots[step] for step in steps]
   stack = jax.tree.map(lambda *x: np.stack(x, 1), *stack) if steps else None
   stack, moments = stack or (None, None)
   rates = _rates(recipe, total, steps)
   steps = np.array(steps)
-  return Run(state.params, stack, rates, steps, members.key, frozen, moments)
+  return Run(params, stack, rates, steps, members.key, frozen, moments)
 
 
 def train_segments(
@@ -281,16 +278,64 @@ def identity(
   }
 
 
+def _train_parts(work, members, folder) -> tuple[PyTree, dict[int, tuple]]:
+  """Trains parts of the members, of which hosts share; `_trained` of all.
+
+  Args:
+    work: `_train_resumably` of some members, the folder that keeps them and the
+      number of the first.
+    folder: of all.
+  """
+  folders = storage.parts(folder, len(members.key))
+  count = np.arange(len(folders) + 1) * len(members.key)
+  bounds = count // len(folders)
+
+  def train_part(number):
+    first, last = bounds[number], bounds[number + 1]
+    part = rows_lib.take(members, slice(first, last))
+    return _trained(work(part, folder=folders[number], first=first))
+
+  trained = {
+    number: train_part(number)
+    for number in parallel.share(np.arange(len(folders)))
+  }
+  parallel.barrier()
+  # Those of other hosts are at their end, so that they are read.
+  parts = [
+    trained.get(number) or train_part(number) for number in range(len(folders))
+  ]
+  if len(parts) == 1:
+    return parts[0]
+  joined = lambda *leaves: np.concatenate(leaves)
+  params, snapshots = jax.tree.map(joined, *jax.device_get(parts))
+  return on_device(params), snapshots
+
+
+def _trained(progress: Progress) -> tuple[PyTree, dict[int, tuple]]:
+  """(parameters, snapshots) of a training that is at its end."""
+  return progress.state.params, progress.snapshots
+
+
 def _train_resumably(
-  problem, recipe, rows, members, steps, *, folder, save_seconds, progress
+  problem,
+  recipe,
+  rows,
+  members,
+  *,
+  steps,
+  save_seconds,
+  progress,
+  folder=None,
+  first=0,
 ) -> Progress:
   """Trains to the end of the run, from what `folder` holds of it.
 
   Args:
     steps: after which snapshots are taken.
-    folder: where snapshots and the latest state are saved; None: nowhere.
     save_seconds: least time between two saves of the state.
     progress: shows a bar.
+    folder: where snapshots and the latest state are saved; None: nowhere.
+    first: number of the first member, for errors.
   """
   rows, members = on_device((rows, members))
   n = row_count(rows, members)
@@ -309,7 +354,7 @@ def _train_resumably(
     for part in segments(recipe, n, steps):
       if part.done <= begun:
         continue
-      name = 'member {}'.format
+      name = lambda e: f'member {first + e}'
       state = _train_segment(problem, recipe, rows, members, state, part, name)
       if part.done in steps:
         snapshot = snapshots[part.done] = _snapshot(recipe, total, state)

@@ -146,6 +146,7 @@ def test_workdirs(tmp_path, monkeypatch):
   (tmp_path / 'file').write_text('x')
   for text, words in (
     (' ', '--workdir is empty'),
+    ('gs://bucket/run', '--workdir gs://bucket/run is an address.*mount'),
     (str(tmp_path / 'file'), 'is no folder and cannot be made one'),
     (str(tmp_path / 'file' / 'in'), 'is no folder and cannot be made one'),
   ):

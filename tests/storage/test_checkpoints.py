@@ -15,8 +15,21 @@ def tree():
   return {'params': params, 'optimizer': optax.adam(0.1).init(params)}
 
 
-def test_round_trip_keeps_values_types_and_structure(tmp_path):
+@pytest.fixture(params=[1, 2])
+def hosts(request, monkeypatch):
+  monkeypatch.setattr('jax.process_count', lambda: request.param)
+  monkeypatch.setattr('jax.process_index', lambda: request.param - 1)
+  yield request.param
+  monkeypatch.undo()
+
+
+def test_round_trip_keeps_values_types_and_structure(
+  tmp_path, monkeypatch, hosts
+):
   checkpoints.save(tmp_path / 'a' / 'b', tree())
+  assert (tmp_path / 'a' / 'b' / checkpoints.ARRAYS).exists() == (hosts > 1)
+  monkeypatch.setattr('jax.process_count', lambda: 1)  # goes on with one
+  monkeypatch.setattr('jax.process_index', lambda: 0)
   like = jax.eval_shape(tree)
   loaded = checkpoints.load(tmp_path / 'a' / 'b', like)
   assert jax.tree.structure(loaded) == jax.tree.structure(tree())
@@ -114,7 +127,30 @@ def test_the_newest_whole_one_is_gone_on_from(tmp_path):
   ]
 
 
-def test_of_another_model(tmp_path):
+def test_work_that_was_begun_keeps_its_parts(tmp_path, monkeypatch):
+  monkeypatch.setattr(checkpoints.parallel, 'barrier', lambda: None)
+  names = lambda folder: [p.name for p in checkpoints.parts(folder, 3)]
+
+  def with_hosts(count):
+    monkeypatch.setattr('jax.process_count', lambda: count)
+
+  (tmp_path / 'alone').mkdir()
+  (tmp_path / 'alone' / 'run.json').touch()
+  assert names(tmp_path / 'alone') == ['alone']
+  with_hosts(2)
+  both = ['part_0_of_2', 'part_1_of_2']
+  assert names(tmp_path / 'alone') == names(tmp_path / 'both') == both
+  with_hosts(5)
+  assert names(tmp_path / 'both') == [f'part_{part}_of_3' for part in range(3)]
+  (tmp_path / 'alone' / 'step_7').mkdir()
+  (tmp_path / 'both' / 'part_1_of_2' / 'step_7').mkdir(parents=True)
+  for hosts in (1, 2, 5):
+    with_hosts(hosts)
+    assert names(tmp_path / 'alone') == ['alone']
+    assert names(tmp_path / 'both') == both
+
+
+def test_of_another_model(tmp_path, hosts):
   checkpoints.save(tmp_path / 'a', {'w': jnp.ones((2, 3))})
   with pytest.raises(ValueError, match=r"shape \(2, 3\) for 'w'.*\(2, 4\)"):
     checkpoints.load(tmp_path / 'a', {'w': jnp.ones((2, 4))})

@@ -1,6 +1,7 @@
 """Members train as if alone; runs stop, resume and fail as they should."""
 
 import functools
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -284,6 +285,32 @@ def test_resumes_from_a_state_on_disk(tmp_path, monkeypatch):
   third = train(directory=tmp_path)
   assert not seen
   near((whole.params, whole.checkpoints), (third.params, third.checkpoints), 0)
+
+
+def test_parts_of_the_members_are_trained_as_the_whole(tmp_path, monkeypatch):
+  train = functools.partial(
+    members.train, PROBLEM, recipe(), rows(), KEYS, checkpoints=2
+  )
+  whole, sizes, steps = train(), [], members.train_steps
+
+  def counted(problem, recipe, rows, stack, *args, **when):
+    sizes.append(len(stack.key))
+    return steps(problem, recipe, rows, stack, *args, **when)
+
+  monkeypatch.setattr(members, 'train_steps', counted)
+  names = ('part_0_of_2', 'part_1_of_2')
+  folders = [tmp_path / 'state' / name for name in names]
+  monkeypatch.setattr(members.storage, 'parts', lambda *_: folders)
+  for trained in ([1] * 4 + [2] * 4, []):  # then all is read
+    run = train(directory=tmp_path)
+    near((whole.params, whole.checkpoints), (run.params, run.checkpoints))
+    assert sizes == trained
+    sizes.clear()
+  shutil.rmtree(tmp_path / 'state')
+  weights = np.ones((3, 18), np.float32)
+  weights[2] = 1e38
+  with pytest.raises(ValueError, match='member 2 diverged'):
+    train(directory=tmp_path, weights=weights)
 
 
 def test_refuses_another_runs_folder(tmp_path):
