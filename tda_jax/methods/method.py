@@ -15,6 +15,7 @@ from tda_jax.data import rows as rows_lib
 from tda_jax.data.rows import Batch
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.methods import fitted as fitted_lib
+from tda_jax.methods.compiled import compiled
 from tda_jax.methods.fitted import Fitted
 from tda_jax.problem import Problem, bound
 from tda_jax.run import Run, members_of
@@ -167,14 +168,13 @@ def attribute(
   state = fitted_lib.state_of(fitted, method, problem, entered, name)
   run, train, queries, key, _ = entered
   run, train, queries, state = parallel.replicate((run, train, queries, state))
-  method = settings.same(method)  # so that it is compiled once
   with memory.explained('prepare', name):
-    call = jax.jit(prepare, static_argnums=(0, 1))
+    call = compiled(prepare)
     prepared = call(method, problem, run, train, queries, key, state)
     check_solution(prepared, name, method.hint)
   blocks = []
   with memory.explained('score', name):
-    call = jax.jit(score, static_argnums=(0, 1))
+    call = compiled(score)
     for batch in rows_lib.batches(entered.train, batch_size):
       block = np.asarray(call(method, problem, run, prepared, batch))
       blocks.append(block[batch.mask > 0])

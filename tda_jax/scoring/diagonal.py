@@ -8,6 +8,7 @@ import tqdm
 from tda_jax import door, parallel
 from tda_jax.data import rows as rows_lib
 from tda_jax.methods import method as method_lib
+from tda_jax.methods.compiled import compiled
 from tda_jax.methods.method import Method
 from tda_jax.problem import Problem
 from tda_jax.run import Run
@@ -53,19 +54,8 @@ def self_influence(
   name = name or method_lib.name_of(method)
   run, rows = parallel.replicate((run, train))
   if method.self_influence:
-    diagonal = jax.jit(
-      lambda *given: method_lib.self_influence(method, problem, *given)
-    )
-    return door.finite(np.asarray(diagonal(run, rows, key)), name, method.hint)
-
-  @jax.jit
-  def block(run, rows, batch, key, fitted):
-    prepared = method_lib.prepare(
-      method, problem, run, rows, batch.examples, key, fitted
-    )
-    scores = method_lib.score(method, problem, run, prepared, batch)
-    return jnp.diagonal(scores), prepared
-
+    values = programs.self_influence(method, problem, run, rows, key)
+    return door.finite(np.asarray(values), name, method.hint)
   fitted = None
   if method.fit is not None:
     fitted = programs.fit(method, problem, run, rows, key)
@@ -75,7 +65,9 @@ def self_influence(
   total = -(-rows_lib.count(train) // size)
   for batch in tqdm.tqdm(batches, name, total, disable=not progress):
     batch = jax.tree.map(jnp.asarray, batch)
-    scores, prepared = block(run, rows, batch, key, fitted)
+    scores, prepared = compiled(_of_block)(
+      method, problem, run, rows, batch, key, fitted
+    )
     method_lib.check_solution(prepared, name, method.hint)
     blocks.append(np.asarray(scores)[batch.mask > 0])
     if prepared.solution is not None:
@@ -88,3 +80,12 @@ def self_influence(
     share = np.concatenate(short, -1).mean()
     door.warn_short(share, max(worst, default=None), name)
   return door.finite(np.concatenate(blocks), name, method.hint)
+
+
+def _of_block(method, problem, run, rows, batch, key, fitted):
+  """(score[i, i] of a batch's rows [B], what the method keeps of them)."""
+  prepared = method_lib.prepare(
+    method, problem, run, rows, batch.examples, key, fitted
+  )
+  scores = method_lib.score(method, problem, run, prepared, batch)
+  return jnp.diagonal(scores), prepared

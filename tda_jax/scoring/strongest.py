@@ -15,6 +15,7 @@ from tda_jax import door, memory, parallel
 from tda_jax.data import rows as rows_lib
 from tda_jax.methods import fitted as fitted_lib
 from tda_jax.methods import method as method_lib
+from tda_jax.methods.compiled import compiled
 from tda_jax.methods.fitted import Fitted
 from tda_jax.methods.method import Method
 from tda_jax.problem import Problem
@@ -128,7 +129,9 @@ def _of_queries(
   with memory.explained('prepare', name):
     prepared = programs.prepare(method, problem, *given, key, fitted)
     method_lib.check_solution(prepared, name, method.hint)
-  merge = functools.partial(_merge, method, problem, k, given[0], prepared)
+  merge = functools.partial(
+    compiled(_merged), method, problem, given[0], prepared
+  )
   saved = time.monotonic()
   first = int(best['next'])
   total = -(-(n - first) // batch_size)
@@ -146,15 +149,14 @@ def _of_queries(
   return values, np.asarray(best['rows'])
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _merge(method, problem, k, run, prepared, best, batch):
+def _merged(method, problem, run, prepared, best, batch):
   """The strongest so far, with those of a batch."""
   block = method_lib.score(method, problem, run, prepared, batch)
   block = block.astype(best['values'].dtype)
   block = jnp.where(batch.mask[:, None] > 0, block, -jnp.inf)
   index = jnp.broadcast_to(batch.index, (block.shape[1], len(batch.index)))
   values, place = jax.lax.top_k(
-    jnp.concatenate([best['values'], block.T], 1), k
+    jnp.concatenate([best['values'], block.T], 1), best['values'].shape[1]
   )
   index = jnp.concatenate([best['rows'], index], 1)
   rows = jnp.take_along_axis(index, place, 1)
