@@ -215,7 +215,7 @@ def _numbers(data):
 
 
 def _without_numbers(data):
-  """Settings without traced numbers, and with types: 1, 1.0 and True are equal."""
+  """Settings without traced numbers, with types, as 1, 1.0 and True are equal."""
 
   def one(name, value):
     if isinstance(value, tuple):
