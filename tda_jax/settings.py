@@ -26,11 +26,13 @@ class Settings(NamedTuple):
       data.
     product_parts: the parts of the product that the factory returned. A product
       with other parts (after `_replace`) does not have these settings.
+    again: () -> the product, made anew; its `keywords` are the arguments.
   """
 
   data: tuple
   known: bool
   product_parts: tuple
+  again: functools.partial
 
 
 def kept(factory: Callable) -> Callable:
@@ -68,6 +70,7 @@ def kept(factory: Callable) -> Callable:
         (('name', factory.__name__), *data),
         all(_is_known(value) for value in arguments.values()),
         parts(product),
+        functools.partial(make, **arguments),
       )
     )
 
@@ -151,6 +154,14 @@ RULES = {  # argument of a factory -> (name, value) -> the value, made plain
   'precondition': _inverse,
 }
 
+# Numbers that programs take as arguments, so that others need no other program.
+# What a factory returns computes with them, and branches on none above 0; 0, None
+# and strings are no arguments, and it may branch on those.
+TRACED = {
+  *('damping', 'ridge', 'tolerance'),
+  *('step_size', 'step_per_damping', 'scale'),
+}
+
 
 def of(product: NamedTuple) -> Settings | None:
   """The settings of a method or an inverse, or None where it has none."""
@@ -163,23 +174,58 @@ def of(product: NamedTuple) -> Settings | None:
 _first_of: dict[tuple, Any] = {}
 
 
-def same(product: Any) -> Any:
-  """The first product with these settings, by which compiled programs are known.
+def apart(product: Any) -> tuple[Any, tuple[float, ...]]:
+  """(the first product with equal settings but for TRACED numbers, these numbers).
 
   JAX compiles a program again for a method that is another object. Two with equal
-  settings compute the same, if the settings have everything.
+  settings compute the same, if the settings have everything; else the product is
+  its own first, without numbers. `with_numbers` joins them again.
   """
   settings = of(product)
   if settings is None or not settings.known:
-    return product
-  return _first_of.setdefault(_typed(settings.data), product)
+    return product, ()
+  first = _first_of.setdefault(_without_numbers(settings.data), product)
+  return first, tuple(_numbers(settings.data))
 
 
-def _typed(data):
-  """Settings with the types of their values: 1, 1.0 and True are equal numbers."""
-  if isinstance(data, tuple):
-    return tuple(_typed(value) for value in data)
-  return type(data), data
+def with_numbers(product: Any, numbers: tuple) -> Any:
+  """The product made again with other numbers, of `apart`, which may be traced."""
+  rest = iter(numbers)
+
+  def renewed(product):
+    again = cast(Settings, of(product)).again
+    return again(**{n: other(n, v) for n, v in again.keywords.items()})
+
+  def other(name, value):
+    if _is_traced(name, value):
+      return next(rest)
+    return renewed(value) if hasattr(value, 'settings') else value
+
+  return renewed(product) if numbers else product
+
+
+def _is_traced(name, value) -> bool:
+  return name in TRACED and isinstance(value, (int, float)) and value > 0
+
+
+def _numbers(data):
+  """The traced numbers of settings, in the order of the arguments."""
+  for name, value in data:
+    if isinstance(value, tuple):
+      yield from _numbers(value)
+    elif _is_traced(name, value):
+      yield float(value)
+
+
+def _without_numbers(data):
+  """Settings without traced numbers, with types, as 1, 1.0 and True are equal."""
+
+  def one(name, value):
+    if isinstance(value, tuple):
+      return _without_numbers(value)
+    return ... if _is_traced(name, value) else (type(value), value)
+
+  return tuple((name, one(name, value)) for name, value in data)
 
 
 def of_fit(product: NamedTuple) -> Settings | None:

@@ -43,10 +43,9 @@ AXIS_ARGUMENTS = {'axis_name', 'spmd_axis_name'}
 # Where programs are compiled: at the step or the whole pass, never in a method.
 COMPILED = {
   *('curvature/gram.py', 'door.py', 'evaluation/predictions.py'),
-  *('evaluation/retraining.py', 'given.py', 'methods/method.py'),
+  *('evaluation/retraining.py', 'given.py', 'methods/compiled.py'),
   *('models/encoder.py', 'models/generate.py', 'models/pretrained.py'),
   *('parallel.py', 'planning.py'),
-  *('scoring/diagonal.py', 'scoring/programs.py', 'scoring/strongest.py'),
   *('training/distill.py', 'training/fit.py', 'training/members.py'),
 }
 # Rows may be a source, which is no array: these do not take one of them all.

@@ -71,11 +71,6 @@ def lissa(
   Raises:
     ValueError: scale is not above 0.
   """
-  if scale is not None and not scale > 0:
-    raise ValueError(
-      f'scale={scale} of lissa divides the curvature: give a number above its'
-      ' largest eigenvalue, or None to estimate it'
-    )
   return descent(
     damping,
     step_size=None if scale is None else 1 / scale,

@@ -17,6 +17,7 @@ from tda_jax.data.rows import Batch
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.layers import find as layers_lib
 from tda_jax.methods import fitted as fitted_lib
+from tda_jax.methods.compiled import compiled
 from tda_jax.methods.fitted import Fitted
 from tda_jax.problem import Problem, bound
 from tda_jax.run import Run, members_of
@@ -186,16 +187,14 @@ def attribute(
   name = name_of(method)
   state = fitted_lib.state_of(fitted, method, problem, entered, name)
   run, train, queries, key, _ = entered
-  method = settings.same(method)  # so that it is compiled once
   with memory.explained('prepare', name):
-    call = jax.jit(prepare, static_argnums=(0, 1))
     prepared = parallel.by_all_hosts(
-      functools.partial(call, method, problem),
+      functools.partial(compiled(prepare), method, problem),
       *(run, train, queries, key, state),
     )
     check_solution(prepared, name, method.hint)
   run = parallel.replicate(run)
-  call = jax.jit(score, static_argnums=(0, 1))
+  call = compiled(score)
 
   def block(number):
     batch = next(rows_lib.batches(train, batch_size, number * batch_size))

@@ -11,6 +11,7 @@ import tqdm
 from tda_jax import door, parallel
 from tda_jax.data import rows as rows_lib
 from tda_jax.methods import method as method_lib
+from tda_jax.methods.compiled import compiled
 from tda_jax.methods.method import Method
 from tda_jax.problem import Problem
 from tda_jax.run import Run
@@ -55,9 +56,7 @@ def self_influence(
   run, train, _, key, _ = entered
   name = name or method_lib.name_of(method)
   if method.self_influence:
-    diagonal = jax.jit(
-      lambda *given: method_lib.self_influence(method, problem, *given)
-    )
+    diagonal = functools.partial(programs.self_influence, method, problem)
     scores = np.asarray(parallel.by_all_hosts(diagonal, run, train, key))
     return door.finite(scores, name, method.hint)
   block = _of_blocks(method, problem, run, train, key)
@@ -90,17 +89,10 @@ def _of_blocks(method, problem, run, train, key) -> Callable:
     program = functools.partial(programs.fit, method, problem)
     fitted = parallel.by_all_hosts(program, run, train, key)
 
-  @jax.jit
-  def block(run, rows, key, fitted, batch):
-    prepared = method_lib.prepare(
-      method, problem, run, rows, batch.examples, key, fitted
-    )
-    scores = method_lib.score(method, problem, run, prepared, batch)
-    return jnp.diagonal(scores), prepared
-
-  return functools.partial(
-    block, *parallel.replicate((run, train)), key, fitted
+  program = functools.partial(
+    compiled(_of_block), method, problem, *parallel.replicate((run, train))
   )
+  return lambda batch: program(batch, key, fitted)
 
 
 def _shortfall(solution, batch) -> np.ndarray | None:

@@ -14,6 +14,7 @@ from tda_jax import door, memory, parallel
 from tda_jax.data import rows as rows_lib
 from tda_jax.methods import fitted as fitted_lib
 from tda_jax.methods import method as method_lib
+from tda_jax.methods.compiled import compiled
 from tda_jax.methods.fitted import Fitted
 from tda_jax.methods.method import Method
 from tda_jax.problem import Problem
@@ -165,7 +166,7 @@ def _of_rows(search, prepared, best, end, folder, save_seconds, progress):
     if last is not None:
       best = checkpoints.load(folder / f'top_{last}', best)
   run = parallel.replicate(entered.run)
-  merge = functools.partial(_merge, method, problem, k, run, prepared)
+  merge = functools.partial(compiled(_merged), method, problem, run, prepared)
   saved = time.monotonic()
   first = int(best['next'])
   batches = rows_lib.batches(entered.train, size, first, end)
@@ -180,15 +181,14 @@ def _of_rows(search, prepared, best, end, folder, save_seconds, progress):
   return best
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _merge(method, problem, k, run, prepared, best, batch):
+def _merged(method, problem, run, prepared, best, batch):
   """The strongest so far, with those of a batch."""
   block = method_lib.score(method, problem, run, prepared, batch)
   block = block.astype(best['values'].dtype)
   block = jnp.where(batch.mask[:, None] > 0, block, -jnp.inf)
   index = jnp.broadcast_to(batch.index, (block.shape[1], len(batch.index)))
   values, place = jax.lax.top_k(
-    jnp.concatenate([best['values'], block.T], 1), k
+    jnp.concatenate([best['values'], block.T], 1), best['values'].shape[1]
   )
   index = jnp.concatenate([best['rows'], index], 1)
   rows = jnp.take_along_axis(index, place, 1)
