@@ -95,6 +95,15 @@ def _of_blocks(method, problem, run, train, key) -> Callable:
   return lambda batch: program(batch, key, fitted)
 
 
+def _of_block(method, problem, run, rows, batch, key, fitted):
+  """(score[i, i] of a batch's rows [B], what the method keeps of them)."""
+  prepared = method_lib.prepare(
+    method, problem, run, rows, batch.examples, key, fitted
+  )
+  scores = method_lib.score(method, problem, run, prepared, batch)
+  return jnp.diagonal(scores), prepared
+
+
 def _shortfall(solution, batch) -> np.ndarray | None:
   """[rows that did not converge, rows, worst residual or NaN]; None: no solver.
 
