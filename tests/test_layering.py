@@ -45,7 +45,7 @@ COMPILED = {
   *('curvature/gram.py', 'door.py', 'evaluation/predictions.py'),
   *('evaluation/retraining.py', 'given.py', 'methods/compiled.py'),
   *('models/encoder.py', 'models/generate.py', 'models/pretrained.py'),
-  *('parallel.py', 'planning.py'),
+  *('parallel.py', 'planning.py', 'scoring/programs.py'),
   *('training/distill.py', 'training/fit.py', 'training/members.py'),
 }
 # Rows may be a source, which is no array: these do not take one of them all.
