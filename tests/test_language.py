@@ -228,11 +228,11 @@ METHODS = {
   'ekfac': tda.influence(tda.ekfac(0.1, labels='data')),
   'heuristic': tda.influence(tda.ekfac(labels='data')),
   'kfac': tda.influence(tda.kfac(0.1, labels='data')),
-  'cg': tda.influence(tda.cg(1.0)),
+  'cg': tda.influence(tda.cg(1.0, tolerance=1e-5)),
   'cg_ekfac': tda.influence(
-    tda.cg(1.0, precondition=tda.ekfac(1.0, labels='data'))
+    tda.cg(1.0, tolerance=1e-5, precondition=tda.ekfac(1.0, labels='data'))
   ),
-  'logra': tda.logra(0.1, rank=(3, 3)),
+  'logra': tda.logra(0.1, rank=(3, 3), basis='random'),
   'trak': tda.trak(4),
   'datainf': tda.influence(tda.datainf(0.1)),
 }

@@ -64,6 +64,7 @@ def config(setting: str) -> config_dict.ConfigDict:
   )
   c.damping_grid = (1e-3, 1e-2, 1e-1)
   c.choose = config_dict.ConfigDict()  # methods whose damping is chosen
+  c.report = config_dict.create(queries=6, evidence=3)
   c.methods = config_dict.ConfigDict()  # name -> settings
   c.method = ''  # names of some methods or kinds, 'a,b'; empty: all methods
   c.damping = 1e-2  # of a kind that `method` names
@@ -79,4 +80,5 @@ def smoke(c: config_dict.ConfigDict) -> config_dict.ConfigDict:
   c.training.update(epochs=2, batch_size=8)
   c.truth.update(subsets=6, validation=4, repeats=2, members_at_once=6)
   c.same_run.update(subsets=6, dropped=0.1)
+  c.report.update(queries=2, evidence=2)
   return c

@@ -12,6 +12,7 @@ import pathlib
 import numpy as np
 
 from experiments.language import claims as claims_lib
+from experiments.language import page as page_lib
 from experiments.shared import ensembles, results, stages, tasks
 from experiments.shared import findings as findings_lib
 from experiments.shared import settings as settings_lib
@@ -40,7 +41,8 @@ def main(config, workdir: pathlib.Path) -> None:
   )
   results.write_results(config, workdir, rows, claims)
   drawn = draw(config, findings, truth, same_run, workdir / 'plots')
-  results.page(config, workdir, __doc__, rows, claims, drawn)
+  shown = page_lib.shown(config, task, models.runs, findings)
+  results.page(config, workdir, __doc__, rows, claims, drawn, shown)
 
 
 def of_texts(task) -> dict[str, np.ndarray]:

@@ -5,8 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from tda_jax.models import cnn, mlp, pretrained, transformer
-from tda_jax.models import decoder as decoder_lib
+from tda_jax.models import cnn, decoder, mlp, pretrained, transformer
 
 ACTIVATIONS = {'relu': jax.nn.relu, 'gelu': jax.nn.gelu, 'tanh': jnp.tanh}
 CNNS = {  # convolutional networks -> channels and width of SmallCNN, if one
@@ -46,20 +45,18 @@ def network(
   return init, apply
 
 
-def decoder(model, vocabulary: int, length: int) -> tuple[Callable, Callable]:
-  """(init, apply) of a language model of the sizes that a section `model` has."""
-  return decoder_lib.decoder(
-    decoder_lib.Sizes(
-      vocabulary,
-      model.width,
-      model.blocks,
-      model.heads,
-      model.heads,
-      model.hidden,
-      length,
-      tied=model.tied,
-      scanned=True,
-    )
+def sizes(model, vocabulary: int, length: int) -> decoder.Sizes:
+  """Sizes of the language model that a section `model` has."""
+  return decoder.Sizes(
+    vocabulary,
+    model.width,
+    model.blocks,
+    model.heads,
+    model.heads,
+    model.hidden,
+    length,
+    tied=model.tied,
+    scanned=True,
   )
 
 

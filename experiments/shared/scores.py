@@ -22,6 +22,7 @@ from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation.factors import Factors
 from tda_jax.methods import method as method_lib
 from tda_jax.methods import registry as methods
+from tda_jax.methods.method import Method
 from tda_jax.run import Run
 from tda_jax.storage import record
 from tda_jax.storage import scores as store_lib
@@ -136,7 +137,12 @@ def predicted(name: str, queries) -> str:
 
 def unit(scored: Scored, task: Task) -> str:
   """The unit of a method's scores."""
-  return _method_of(_recipe(task), _frozen(scored)).unit
+  return method_of(scored, task).unit
+
+
+def method_of(scored: Scored, task: Task) -> Method:
+  """The method that a config's settings name."""
+  return _method_of(_recipe(task), _frozen(scored))
 
 
 def _method(config, scored: Scored, task, runs):
@@ -149,7 +155,7 @@ def _method(config, scored: Scored, task, runs):
     'measure': config.get('measure'),
     'score_loss': config.get('score_loss'),
   }
-  return _method_of(_recipe(task), _frozen(scored)), runs, about
+  return method_of(scored, task), runs, about
 
 
 def _recipe(task):

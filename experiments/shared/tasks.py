@@ -24,6 +24,7 @@ from tda_jax import problem as problem_lib
 from tda_jax.data import images as images_lib
 from tda_jax.data import prepare, tables, text
 from tda_jax.data import rows as rows_lib
+from tda_jax.models import decoder
 from tda_jax.problem import Problem
 from tda_jax.run import Run
 from tda_jax.training.fit import Recipe
@@ -203,7 +204,8 @@ def documents(config) -> Task:
 @functools.lru_cache(4)
 def _language_programs(config, vocabulary, length):
   """As `_programs`, of a language model."""
-  init, apply = networks.decoder(config.model, vocabulary, length)
+  sizes = networks.sizes(config.model, vocabulary, length)
+  init, apply = decoder.decoder(sizes)
   return language.language_modeling(apply), _recipe(config, init)
 
 

@@ -47,10 +47,11 @@ def read(data) -> Texts:
   train, queries = (list(part['x']) for part in parts)
   made = tokenizer.trained(train, data.vocabulary)
   rows = [encoded(texts, made, data.length) for texts in (train, queries)]
-  words = [decoded(of, made) for of in rows]
-  shown = dict(zip(('train', 'queries'), words, strict=True))
-  split = dict(zip(('train', 'queries'), index, strict=True))
-  shown |= {'columns': ('text',), 'classes': None, 'split': split}
+  parts = ('train', 'queries')
+  by_part = lambda values: dict(zip(parts, values, strict=True))
+  shown = by_part([decoded(of, made) for of in rows])
+  shown |= {'columns': ('text',), 'classes': None, 'split': by_part(index)}
+  shown |= {'tokenizer': made}
   return Texts(*rows, shown)
 
 
@@ -64,11 +65,17 @@ def encoded(texts: Sequence[str], tokenize: Any, length: int) -> dict:
 
 def decoded(rows: dict, tokenize: Any) -> np.ndarray:
   """The words of each row, [N, 1]: of its first token and all its targets."""
-  words = []
-  for ids, targets, mask in zip(*rows.values(), strict=True):
-    tokens = [ids[0], *targets[mask != 0]]
-    words.append(tokenize.decode([int(t) for t in tokens if t != END]))
+  words = [
+    tokenize.decode([t for t in tokens_of(rows, i) if t != END])
+    for i in range(len(rows['ids']))
+  ]
   return np.array(words, object)[:, None]
+
+
+def tokens_of(rows: dict, i: int) -> list[int]:
+  """The ids of a row's text: its first token, and what is predicted."""
+  targets = rows['targets'][i][rows['mask'][i] != 0]
+  return [int(rows['ids'][i][0]), *map(int, targets)]
 
 
 def _documents(data):

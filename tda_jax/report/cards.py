@@ -15,13 +15,15 @@ class Example(NamedTuple):
     row: its number.
     label: as text.
     image: [H, W], [H, W, 1] or [H, W, 3] in [0, 1]; None for a table's row.
-    cells: column -> value or text; None for an image.
+    cells: column -> value or text; None for an image or a text.
+    tokens: of a text, (words, share in -1 to 1 by which they are coloured).
   """
 
   row: int
   label: str
   image: np.ndarray | None = None
   cells: dict[str, float | str] | None = None
+  tokens: Sequence[tuple[str, float]] | None = None
 
 
 class Evidence(NamedTuple):

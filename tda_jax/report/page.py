@@ -152,6 +152,7 @@ def _environment():
     error=_error,
     cell=_cell,
     sides=_sides,
+    tint=_tint,
     share=lambda x: f'{100 * x:.1f}%',
   )
   return environment
@@ -199,6 +200,14 @@ def _evidence(queries):
     for side in (query.supporters, query.opponents, query.rivals or ())
     for one in side
   ]
+
+
+def _tint(weight):
+  """The background of words, as CSS: of its sign's colour; '' where it is faint."""
+  percent = round(60 * min(abs(weight), 1.0))
+  colour = 'for' if weight > 0 else 'against'
+  mixed = f'color-mix(in srgb, var(--{colour}) {percent}%, transparent)'
+  return f'background: {mixed}' if percent else ''
 
 
 def _sides(query):
