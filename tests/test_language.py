@@ -228,14 +228,16 @@ METHODS = {
   'ekfac': tda.influence(tda.ekfac(0.1, labels='data')),
   'heuristic': tda.influence(tda.ekfac(labels='data')),
   'kfac': tda.influence(tda.kfac(0.1, labels='data')),
-  'cg': tda.influence(tda.cg(1.0, tolerance=1e-5)),
+  'cg': tda.influence(tda.cg(1.0, tolerance=1e-4)),
   'cg_ekfac': tda.influence(
-    tda.cg(1.0, tolerance=1e-5, precondition=tda.ekfac(1.0, labels='data'))
+    tda.cg(1.0, precondition=tda.ekfac(1.0, labels='data'))
   ),
-  'logra': tda.logra(0.1, rank=(3, 3), basis='random'),
+  'logra': tda.logra(0.1, rank=(16, 16)),
   'trak': tda.trak(4),
   'datainf': tda.influence(tda.datainf(0.1)),
 }
+# Where solutions are as near as CG's tolerance, of the largest score; else 1e-4.
+LOOSE = {'cg': 1e-3, 'cg_ekfac': 3e-3}
 # Each form of the blocks has its own matrices, and so other random projections.
 DRAWN = ('trak',)
 
@@ -252,7 +254,7 @@ def test_padding_changes_no_score(name):
   one = tda.attribute(METHODS[name], problem, params, TRAIN, QUERIES)
   rows = wider(TRAIN, 2 * LENGTH), wider(QUERIES, 2 * LENGTH)
   found = tda.attribute(METHODS[name], problem, params, *rows)
-  near(found, one, atol=1e-5 * np.abs(one).max())
+  near(found, one, rtol=0, atol=LOOSE.get(name, 1e-4) * np.abs(one).max())
 
 
 def test_a_packed_row_scores_as_its_documents_together():
@@ -290,7 +292,8 @@ def test_every_form_of_a_model_has_the_same_scores(name, tied):
   one = scores['float32', False]
   if name in DRAWN:
     return
-  near(scores['float32', True], one, atol=1e-4 * np.abs(one).max())
+  most = LOOSE.get(name, 1e-4) * np.abs(one).max()
+  near(scores['float32', True], one, rtol=0, atol=most)
   rounded = scores['bfloat16', True]
   assert np.corrcoef(rounded.ravel(), one.ravel())[0, 1] >= 0.99
 

@@ -1,0 +1,104 @@
+"""What the page of a language model says first: queries and the rows behind them."""
+
+import jax
+import numpy as np
+
+from experiments.shared import evidence, networks, stages, texts
+from experiments.shared import scores as scores_lib
+from experiments.shared.evidence import Shown
+from tda_jax import problem as problem_lib
+from tda_jax import scoring, trees
+from tda_jax.data import rows as rows_lib
+from tda_jax.evaluation import factors as factors_lib
+from tda_jax.models import generate
+from tda_jax.report.cards import Evidence, Example, Query
+
+
+def shown(config, task, runs, findings) -> Shown | None:
+  """The first queries, what their rows' tokens carry, and how the model goes on.
+
+  By the first model, and the first method of `evidence.PICTURED` whose scores can
+  be split by token; None: there is none.
+  """
+  names = [name for name in evidence.PICTURED if name in findings]
+  if not names or 'tokenizer' not in (task.shown or {}):
+    return None
+  name, run = names[0], trees.row(runs, 0)
+  finding = findings[name]
+  method = scores_lib.method_of(finding.scored, task)
+  if method.vectors is None:
+    return None
+  scores = factors_lib.per_model(finding.factors)[0]
+  which = np.arange(min(config.report.queries, scores.shape[1]))
+  surprise = problem_lib.terms(task.problem, run.params, task.queries)
+  goes_on = _continued(config, task, run.params, which)
+  cards = []
+  for q in which:
+    chosen = _strongest(scores[:, q], config.report.evidence)
+    by_token = scoring.token_scores(
+      method,
+      task.problem,
+      run,
+      task.train,
+      rows_lib.take(task.queries, slice(q, q + 1)),
+      rows=chosen,
+      key=jax.random.fold_in(stages.key(config.seed, 'scores'), 0),
+      batch_size=config.batch_size,
+    )[..., 0]
+    most = np.abs(by_token).max() or 1.0
+    found = [
+      Evidence(
+        Example(int(i), '', tokens=_words(task, 'train', i, of / most)),
+        scores[i, q],
+      )
+      for i, of in zip(chosen, by_token, strict=True)
+    ]
+    unlikely = -np.asarray(surprise[q]) / (np.asarray(surprise[q]).max() or 1.0)
+    asked = _words(task, 'queries', q, unlikely)
+    cards.append(
+      Query(
+        Example(int(q), 'From its first half the model goes on:', tokens=asked),
+        goes_on[q],
+        [one for one in found if one.score > 0],
+        [one for one in found if one.score < 0][::-1],
+      )
+    )
+  told = {
+    'measure': evidence.measure_in_words(task.problem),
+    'score': evidence.UNITS.get(finding.unit, f'In the unit {finding.unit}.'),
+  }
+  return Shown(cards, name, told)
+
+
+def _strongest(scores, count):
+  """Numbers of the rows with the highest and the lowest scores, in that order."""
+  order = np.argsort(-scores, kind='stable')
+  count = min(count, len(order) // 2)
+  return np.concatenate([order[:count], order[len(order) - count :]])
+
+
+def _words(task, part, i, weights):
+  """(words of a token, its weight), of the first token 0."""
+  rows = getattr(task, part)
+  tokens = texts.tokens_of(rows, i)
+  weights = [0.0, *np.asarray(weights)[np.asarray(rows['mask'][i]) != 0]]
+  decode = task.shown['tokenizer'].decode
+  return [
+    (decode([t]), float(weight))
+    for t, weight in zip(tokens, weights, strict=True)
+    if t != texts.END
+  ]
+
+
+def _continued(config, task, params, which):
+  """What the model says after the first half of each query, greedily."""
+  data = config.data
+  sizes = networks.sizes(config.model, data.vocabulary, data.length)
+  prompts = []
+  for q in which:
+    tokens = texts.tokens_of(task.queries, q)
+    prompts.append(tokens[: max(1, len(tokens) // 2)])
+  room = data.length - max(map(len, prompts))
+  found = generate.generate(sizes, params, prompts, max(1, room), end=texts.END)
+  decode = task.shown['tokenizer'].decode
+  return [decode([int(t) for t in ids if t != texts.END]) for ids in found]
