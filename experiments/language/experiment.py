@@ -36,6 +36,7 @@ def main(config, workdir: pathlib.Path) -> None:
     kept, outcomes = stages.same_run(config, task, models.runs, workdir)
     rows += findings_lib.same_run_rows(findings, kept, outcomes)
     same_run = findings_lib.same_run(findings, kept, outcomes)
+    rows += removed_rows(config, task, models.runs, findings, outcomes, workdir)
   claims = results.judged(
     config, claims_lib.computed(findings, truth, same_run)
   )
