@@ -3,6 +3,7 @@
 import pathlib
 import re
 
+import jax
 import numpy as np
 import tiny
 
@@ -10,11 +11,12 @@ from tda_jax.methods import method
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
+BEFORE, LANGUAGE = README.split('## Language models')
 
 
 def test_examples_run(capsys, tmp_path, monkeypatch):
   """Every block of Python, in order, each after those before it."""
-  first, *others = re.findall(r'```python\n(.*?)```', README, re.S)
+  first, *others = re.findall(r'```python\n(.*?)```', BEFORE, re.S)
   names = {}
   exec(compile(first, 'README.md', 'exec'), names)
   assert names['scores'].shape == (1000, 200)
@@ -33,6 +35,27 @@ def test_examples_run(capsys, tmp_path, monkeypatch):
   assert names['sure'].p.shape == (200, 10)
   said = re.findall(r'(\d+)%', capsys.readouterr().out)
   assert int(said[0]) > 50 and int(said[1]) > 10 * int(said[2])
+
+
+def test_the_example_of_a_language_model_runs(monkeypatch, capsys):
+  """With a small model in place of the checkpoint."""
+  from tda_jax.data import tokenizer
+  from tda_jax.models import decoder, read_decoder, tokens
+
+  capitals = {'France': 'Paris', 'England': 'London', 'Spain': 'Madrid'}
+  texts = [f'The capital of {a} is {b}.' for a, b in capitals.items()]
+  sizes = decoder.Sizes(300, 8, 1, 2, 2, 12, 128)
+  params = decoder.decoder(sizes)[0](jax.random.key(0))
+  made = tokenizer.trained(texts, 300)
+  monkeypatch.setattr(read_decoder, 'read', lambda path: (params, sizes))
+  monkeypatch.setattr(tokens, 'read', lambda path: made)
+  (block,) = re.findall(r'```python\n(.*?)```', LANGUAGE, re.S)
+  names = {'texts': texts}
+  exec(compile(block, 'README.md', 'exec'), names)
+  said = capsys.readouterr().out.splitlines()
+  assert len(said) == 3 and 'most by' in said[0]
+  sums = names['by_token'].sum((1, 2))
+  np.testing.assert_allclose(sums, names['scores'][0], rtol=1e-3)
 
 
 def test_the_method_of_the_guide_is_its_formula():
