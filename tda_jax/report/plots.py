@@ -85,11 +85,8 @@ def bars(
   with matplotlib.rc_context(STYLE):
     figure, axes = _figure(1.5 + 0.55 * len(methods))
     y = np.arange(len(methods))
-    whole = f'ensemble of {members}' if members else 'ensemble'
-    labels = ['single model', whole]
-    for field, shift, color in zip(
-      ('single', 'ensemble'), (-0.2, 0.2), (LIGHT, COLORS[0]), strict=True
-    ):
+    groups = _groups(methods, members)
+    for field, shift, color, _ in groups:
       _bar_group(axes, y + shift, [getattr(m, field) for m in methods], color)
     axes.set_yticks(y, [method.name for method in methods])
     axes.tick_params('y', length=0)
@@ -99,10 +96,10 @@ def bars(
     low, high = axes.get_xlim()
     top = max(high, ceiling[2] if ceiling else high)
     axes.set_xlim(min(low, 0), top + 0.1 * (top - min(low, 0)))
-    _bar_labels(axes, y, methods)
+    _bar_labels(axes, y, methods, groups)
     handles: list[Any] = [
       matplotlib.patches.Patch(color=color, label=label)
-      for color, label in zip((LIGHT, COLORS[0]), labels, strict=True)
+      for _, _, color, label in groups
     ]
     if ceiling:
       handles.append(_ceiling(axes, ceiling, axes.axvline, axes.axvspan))
@@ -303,10 +300,22 @@ def _bar_group(axes, y, spans, color):
       axes.plot([low, high], [at, at], color=color_, linewidth=width)
 
 
-def _bar_labels(axes, y, methods):
+def _groups(methods, members):
+  """(field, place, colour, name) of the bars of each method."""
+  if not any(method.ensemble for method in methods):
+    return [('single', 0.0, COLORS[0], 'single model')]
+  whole = f'ensemble of {members}' if members else 'ensemble'
+  return [
+    ('single', -0.2, LIGHT, 'single model'),
+    ('ensemble', 0.2, COLORS[0], whole),
+  ]
+
+
+def _bar_labels(axes, y, methods, groups):
   """Writes the values right of bars and intervals."""
   for at, method in zip(y, methods, strict=True):
-    for span, shift in ((method.single, -0.2), (method.ensemble, 0.2)):
+    for field, shift, *_ in groups:
+      span = getattr(method, field)
       if span is None:
         continue
       end = np.nanmax([span[0], span[2], 0])

@@ -83,6 +83,16 @@ def test_bars_show_values_intervals_and_ceiling(tmp_path, drawn):
   assert legend == {'single model', 'ensemble of 10', 'noise ceiling 0.889'}
 
 
+def test_bars_of_single_models_alone_stand_at_their_names(tmp_path, drawn):
+  alone = [plots.Bar('ekfac', (0.6, 0.5, 0.7), None)]
+  plots.bars(alone, tmp_path / 'a.png')
+  axes = drawn[0].axes[0]
+  legend = {t.get_text() for t in axes.get_legend().get_texts()}
+  assert legend == {'single model'}
+  (bar,) = axes.patches
+  assert bar.get_y() + bar.get_height() / 2 == pytest.approx(0)
+
+
 def test_scales_marks_and_rings(tmp_path, drawn):
   make('residuals', tmp_path / 'a.png')
   make('damping', tmp_path / 'b.png')
