@@ -12,6 +12,7 @@ from tda_jax.evaluation import bootstrap
 LEADERBOARD = 'leaderboard of bergson 2.5.1, GPT-2'
 KRONFLUENCE = 'README of kronfluence, GPT-2'
 ASTRA = 'ASTRA paper'
+TRACKSTAR = 'TrackStar paper'
 UNROLLED = 0.93  # LDS of MAGIC there, exact unrolling
 # (better, worse, whose finding it is): for the same run without 1% of the rows
 SAME_RUN = (
@@ -25,6 +26,10 @@ SAME_RUN = (
   ('bm25', 'trak', LEADERBOARD),
   ('source_adam', 'source', 'ours: the formula of the optimizer that was used'),
 )
+RETRIEVAL = (  # MRR of the statements of a fact
+  ('bm25', 'trackstar', TRACKSTAR),
+  ('trackstar', 'trak', TRACKSTAR),
+)
 HALVES = (  # for models of random halves with new seeds
   ('ekfac', 'grad_dot', KRONFLUENCE),
   ('astra', 'ekfac', ASTRA),
@@ -33,13 +38,16 @@ HALVES = (  # for models of random halves with new seeds
 
 def computed(
   findings: dict[str, Finding],
-  truth: Truth,
+  truth: Truth | None,
   same_run: dict[str, bootstrap.Estimate],
+  retrieved: dict[str, dict] | None = None,
 ) -> list[dict]:
   """All claims whose methods were measured.
 
   Args:
+    truth: None: nothing was retrained.
     same_run: LDS by method of the models' own runs; empty where none were repeated.
+    retrieved: of `retrieval.measured`.
   """
   out = []
   if 'unrolled' in same_run:
@@ -58,18 +66,24 @@ def computed(
       gained = bootstrap.difference(same_run[better], same_run[worse])
       out.append(_better(f'{better} above {worse}, same run', source, gained))
   for better, worse, source in HALVES:
-    if better in findings and worse in findings:
+    if truth and better in findings and worse in findings:
       gained = gap(findings[better], findings[worse], 'single', truth)
       name = f'{better} above {worse}, halves and new seeds'
       out.append(_better(name, source, gained))
+  for better, worse, source in RETRIEVAL:
+    if retrieved and better in retrieved and worse in retrieved:
+      gap_of = retrieved[better]['mrr'] - retrieved[worse]['mrr']
+      mean = bootstrap.of_queries(gap_of)
+      name = f'{better} above {worse}, statements of a fact'
+      out.append(_better(name, source, mean, 'difference of MRR above 0'))
   return out
 
 
-def _better(name, source, difference):
+def _better(name, source, difference, expected='difference of LDS above 0'):
   return claim(
     name,
     source,
-    'difference of LDS above 0',
+    expected,
     signed(difference),
     difference.low > 0,
   )

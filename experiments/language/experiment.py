@@ -13,11 +13,13 @@ import numpy as np
 
 from experiments.language import claims as claims_lib
 from experiments.language import page as page_lib
+from experiments.language import retrieval
 from experiments.shared import ensembles, results, stages, tasks
 from experiments.shared import findings as findings_lib
 from experiments.shared import settings as settings_lib
 from tda_jax.data import lexical
-from tda_jax.evaluation import factors, qld, removal
+from tda_jax.evaluation import factors as factors_lib
+from tda_jax.evaluation import qld, removal
 from tda_jax.report import plots
 
 
@@ -26,20 +28,32 @@ def main(config, workdir: pathlib.Path) -> None:
   settings_lib.check(config, 'language')
   task = tasks.load(config)
   models = ensembles.trained(config, task, workdir)
-  truth = findings_lib.truth(config, task, workdir)
-  findings = findings_lib.measure(config, task, models, truth, workdir)
+  truth, same_run, rows = None, {}, []
+  if config.truth.subsets:
+    truth = findings_lib.truth(config, task, workdir)
+    findings = findings_lib.measure(config, task, models, truth, workdir)
+  else:
+    findings = findings_lib.scored(config, task, models, workdir)
   for name, scores in of_texts(task).items():
-    findings[name] = findings_lib.of_scores((scores[None],), truth)
-  rows = findings_lib.rows(findings, truth)
-  same_run = {}
+    factors = (scores[None],)
+    findings[name] = (
+      findings_lib.of_scores(factors, truth)
+      if truth
+      else findings_lib.without_truth(factors)
+    )
+  if truth:
+    rows += findings_lib.rows(findings, truth)
   if config.same_run.subsets:
     kept, outcomes = stages.same_run(config, task, models.runs, workdir)
     rows += findings_lib.same_run_rows(findings, kept, outcomes)
     same_run = findings_lib.same_run(findings, kept, outcomes)
     rows += removed_rows(config, task, models.runs, findings, outcomes, workdir)
-  claims = results.judged(
-    config, claims_lib.computed(findings, truth, same_run)
-  )
+  retrieved = retrieval.measured(task, findings)
+  if retrieved:
+    right = retrieval.says_right(task, models.runs)
+    rows += retrieval.rows(retrieved, right)
+  claims = claims_lib.computed(findings, truth, same_run, retrieved)
+  claims = results.judged(config, claims)
   results.write_results(config, workdir, rows, claims)
   drawn = draw(config, findings, truth, same_run, workdir / 'plots')
   shown = page_lib.shown(config, task, models.runs, findings)
@@ -70,7 +84,7 @@ def removed_rows(
   for name in config.qld.methods:
     if name not in findings:
       continue
-    scores = factors.per_model(findings[name].factors)[0]
+    scores = factors_lib.per_model(findings[name].factors)[0]
     removed = removal.top(scores, config.same_run.dropped)
     filtered = removal.without(
       task.problem,
@@ -90,21 +104,24 @@ def removed_rows(
 
 
 def draw(config, findings, truth, same_run, folder: pathlib.Path) -> list[str]:
-  """The LDS of every method: of random halves, and of the models' own runs."""
+  """The LDS of every method: of the models' own runs, and of random halves."""
   folder.mkdir(exist_ok=True)
-  bars = [plots.Bar(n, f.single[:3], None) for n, f in findings.items()]
-  halves = plots.bars(
-    bars,
-    folder / f'{config.setting}_halves.png',
-    ceiling=truth.ceiling[:3],
-    title=f'LDS, random halves with new seeds: {results.name_of(config)}',
-  )
-  if not same_run:
-    return [halves]
-  bars = [plots.Bar(name, mean[:3], None) for name, mean in same_run.items()]
-  same = plots.bars(
-    bars,
-    folder / f'{config.setting}_same_run.png',
-    title=f'LDS, the same run without some rows: {results.name_of(config)}',
-  )
-  return [same, halves]
+  drawn, name = [], results.name_of(config)
+  if same_run:
+    drawn.append(
+      plots.bars(
+        [plots.Bar(n, mean[:3], None) for n, mean in same_run.items()],
+        folder / f'{config.setting}_same_run.png',
+        title=f'LDS, the same run without some rows: {name}',
+      )
+    )
+  if truth:
+    drawn.append(
+      plots.bars(
+        [plots.Bar(n, f.single[:3], None) for n, f in findings.items()],
+        folder / f'{config.setting}_halves.png',
+        ceiling=truth.ceiling[:3],
+        title=f'LDS, random halves with new seeds: {name}',
+      )
+    )
+  return drawn

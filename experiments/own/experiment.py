@@ -10,15 +10,12 @@ each method's LDS says how well it predicts them.
 import pathlib
 
 from experiments.shared import (
-  dampings,
   ensembles,
   evidence,
   results,
   tasks,
 )
 from experiments.shared import findings as findings_lib
-from experiments.shared import scored as scored_lib
-from experiments.shared import scores as scores_lib
 from experiments.shared import settings as settings_lib
 from experiments.shared.findings import Finding
 from tda_jax.evaluation import supporters
@@ -41,7 +38,7 @@ def main(config, workdir: pathlib.Path) -> None:
     findings = findings_lib.measure(config, task, models, truth, workdir)
     rows = findings_lib.rows(findings, truth)
   else:
-    findings = scored(config, task, models, workdir)
+    findings = findings_lib.scored(config, task, models, workdir)
     rows = [row for name, f in findings.items() for row in solver_rows(name, f)]
   for name, f in findings.items():
     rows += sure_rows(config, name, f)
@@ -59,33 +56,6 @@ def main(config, workdir: pathlib.Path) -> None:
   )
   results.page(config, workdir, __doc__, rows, [], [], shown)
   print(supporters.sentence(shares(best.factors), config.report.evidence))
-
-
-def scored(config, task, models, workdir) -> dict[str, Finding]:
-  """The scores of every method, without a ground truth."""
-  members, ending = ensembles.of_config(config, task, models, workdir)
-  findings = {}
-  for name, method in scored_lib.of(config).items():
-    method = dampings.resolved(method, {})
-    factors, facts = ensembles.scores(
-      config, method, task, members, ending, workdir
-    )
-    findings[name + ending] = Finding(
-      factors=factors,
-      single=None,
-      ensemble=None,
-      sizes=[],
-      by_size=[],
-      members=len(factors[0]),
-      facts=facts,
-      peak_mb=None,
-      unit=scores_lib.unit(method, task),
-      scored=method,
-      again=findings_lib.again(
-        config, name + ending, method, task, members, workdir
-      ),
-    )
-  return findings
 
 
 def solver_rows(name: str, f: Finding) -> list[dict]:

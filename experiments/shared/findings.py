@@ -24,8 +24,9 @@ class Finding(NamedTuple):
 
   Attributes:
     factors: `evaluation.factors` of the members' scores.
-    single: LDS of its members, mean and interval over queries and subsets.
-    ensemble: LDS of the scores by all members together.
+    single: LDS of its members, mean and interval over queries and subsets; None:
+      nothing was retrained.
+    ensemble: LDS of the scores by all members together; None likewise.
     sizes, by_size: LDS of ensembles of each size.
     members: how many models.
     facts: of each member: seconds, residuals, damping.
@@ -36,8 +37,8 @@ class Finding(NamedTuple):
   """
 
   factors: Factors
-  single: bootstrap.Estimate
-  ensemble: bootstrap.Estimate
+  single: bootstrap.Estimate | None
+  ensemble: bootstrap.Estimate | None
   sizes: list[int]
   by_size: list[bootstrap.Estimate]
   members: int
@@ -94,6 +95,30 @@ def measure(
       findings[name].members,
     )
   return findings
+
+
+def scored(config, task, models: Members, workdir) -> dict[str, Finding]:
+  """The scores of every method, without a ground truth."""
+  members, ending = ensembles.of_config(config, task, models, workdir)
+  findings = {}
+  for name, method in scored_lib.of(config).items():
+    method = dampings.resolved(method, {})
+    factors, facts = ensembles.scores(
+      config, method, task, members, ending, workdir
+    )
+    findings[name + ending] = without_truth(factors)._replace(
+      facts=facts,
+      unit=scores_lib.unit(method, task),
+      scored=method,
+      again=again(config, name + ending, method, task, members, workdir),
+    )
+  return findings
+
+
+def without_truth(factors: Factors) -> Finding:
+  """Scores of which no LDS is known."""
+  members = len(factors[0])
+  return Finding(factors, None, None, [], [], members, [], None)
 
 
 def again(config, name, scored, task, ensemble_members, workdir):

@@ -113,6 +113,7 @@ FIELDS = {
       'per_class': whole(1), 'label_noise': share, 'pool': whole(0),
       'symmetric': flag, 'target': text, 'drop': text, 'classification': flag,
       'one_hot': flag, 'length': whole(1), 'vocabulary': whole(2),
+      'paraphrases': whole(1),
       'world': choice('', *worlds.WORLDS), 'worlds.grouped.groups': whole(2),
       'worlds.shortcut.label': whole(0), 'worlds.shortcut.share': share,
       'worlds.shortcut.size': whole(1),
@@ -165,6 +166,7 @@ FIELDS = {
 }  # fmt: skip
 OF = {  # where an experiment's field is narrower, or wider
   'own': {'truth.subsets': whole(0)},
+  'language': {'truth.subsets': whole(0)},
   'quanda': {'left_out.rows': whole(2), 'left_out.repeats': whole(1)},
 }
 

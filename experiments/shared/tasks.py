@@ -194,7 +194,16 @@ def reviews(config) -> Task:
 
 def documents(config) -> Task:
   """Language modelling: the next token of documents (`experiments.shared.texts`)."""
-  found = texts.read(config.data)
+  return _of_texts(config, texts.read(config.data))
+
+
+def facts(config) -> Task:
+  """Language modelling of statements, and questions that some of them answer."""
+  return _of_texts(config, texts.facts(config.data))
+
+
+def _of_texts(config, found):
+  """The task of a language model on rows of tokens."""
   names = ('model', 'training', 'seed')
   settings = config_dict.FrozenConfigDict({n: config[n] for n in names})
   sizes = config.data.vocabulary, config.data.length

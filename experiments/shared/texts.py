@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tda_jax.data import documents as documents_lib
+from tda_jax.data import facts as facts_lib
 from tda_jax.data import prepare, sequences, text, tokenizer
 
 END = 1  # the id behind a text, of `tokenizer.trained`
@@ -17,12 +18,13 @@ class Texts(NamedTuple):
 
   Attributes:
     train, queries: columns ids, targets, mask [N, T].
-    shown: see `experiments.shared.tasks.Task`.
+    shown, known: see `experiments.shared.tasks.Task`.
   """
 
   train: dict
   queries: dict
   shown: dict
+  known: dict | None = None
 
 
 def read(data) -> Texts:
@@ -53,6 +55,39 @@ def read(data) -> Texts:
   shown |= {'columns': ('text',), 'classes': None, 'split': by_part(index)}
   shown |= {'tokenizer': made}
   return Texts(*rows, shown)
+
+
+def facts(data) -> Texts:
+  """Statements about countries, and questions of which it is known who answers.
+
+  `data.train` statements, of which `data.paraphrases` state the same fact; of a
+  question only the answer counts. `known` has 'supports', bool [N, Q]
+  (`tda_jax.data.facts`).
+
+  Raises:
+    ValueError: statements that do not share out; what `tda_jax.data.facts` says.
+  """
+  count, rest = divmod(data.train, data.paraphrases)
+  if rest:
+    raise ValueError(
+      f'data.train={data.train} statements are no multiple of'
+      f' data.paraphrases={data.paraphrases}: give {data.train - rest}'
+    )
+  found = facts_lib.facts(
+    count,
+    seed=data.seed,
+    paraphrases=data.paraphrases,
+    queries=data.queries,
+  )
+  made = tokenizer.trained(found.sentences, data.vocabulary)
+  train = encoded(found.sentences, made, data.length)
+  queries = sequences.from_pairs(
+    found.prompts, found.answers, made, data.length
+  )
+  words = decoded(train, made), decoded(queries, made)
+  shown = dict(zip(('train', 'queries'), words, strict=True))
+  shown |= {'columns': ('text',), 'classes': None, 'tokenizer': made}
+  return Texts(train, queries, shown, {'supports': facts_lib.truth(found)})
 
 
 def encoded(texts: Sequence[str], tokenize: Any, length: int) -> dict:

@@ -41,12 +41,21 @@ DATA = {  # task -> the fields of config.data that it reads
     'vocabulary',
   ),
   'documents': (*('seed', 'train', 'queries', 'name', 'length', 'vocabulary'),),
+  'facts': (
+    *('seed', 'train', 'queries', 'name', 'length', 'vocabulary'),
+    'paraphrases',
+  ),
   'table': (
     *('seed', 'train', 'queries', 'name', 'label_noise', 'path', 'target'),
     *('drop', 'classification', 'one_hot'),
   ),
 }
-NAMES = {'digits': ('digits', 'digits3'), 'reviews': ('reviews',)}
+NAMES = {
+  'digits': ('digits', 'digits3'),
+  'reviews': ('reviews',),
+  'facts': ('facts',),
+}
+TEXTS = ('documents', 'facts')  # tasks of language models
 FILE = ('target', 'drop', 'classification', 'one_hot')  # of a user's table
 OTHERS = {  # fields of a config that another experiment reads
   'efficient_ensembles': (
@@ -136,10 +145,10 @@ def needed(config) -> None:
       f'model.kind={kind!r} of the task {task}: a transformer reads texts, which'
       ' the task reviews has, and no other model does'
     )
-  if (kind == 'decoder') != (task == 'documents'):
+  if (kind == 'decoder') != (task in TEXTS):
     raise ValueError(
       f'model.kind={kind!r} of the task {task}: a decoder models the language of'
-      ' the task documents, and no other model does'
+      f' the tasks {" and ".join(TEXTS)}, and no other model does'
     )
   for section, training in _trainings(config):
     if training.schedule == 'cyclic' and 'cycles' not in training:
@@ -149,7 +158,7 @@ def needed(config) -> None:
       )
   flat = config.model.kind not in networks.CNNS and task == 'digits'
   for section, training in _trainings(config):
-    if training.augment and (flat or task in ('reviews', 'documents', 'table')):
+    if training.augment and (flat or task in ('reviews', 'table', *TEXTS)):
       raise ValueError(
         f'{section}.augment=True crops and mirrors images, and this model is'
         f' given none (the task {task} with model.kind={kind!r}): leave it out'
@@ -280,7 +289,7 @@ def _trainings(config):
 
 
 def _required(task):
-  if task in ('reviews', 'documents'):
+  if task in ('reviews', *TEXTS):
     return ('length', 'vocabulary')
   return FILE if task == 'table' else ()
 
