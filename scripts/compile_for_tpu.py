@@ -161,7 +161,7 @@ def programs(case: Case, chips: int) -> dict[str, tuple[Callable, tuple]]:
   n, key = case.rows(chips), jax.ShapeDtypeStruct((), KEY)
 
   def fit(params, train, key):
-    part, run = method_lib.attributed(problem, Run(params), train)
+    part, run = method_lib.attributed(problem, Run(params))
     return inverse.fit(part, run.params, train, key)
 
   def solve(params, state, train, queries, key):

@@ -130,7 +130,7 @@ def against_runs() -> list[dict]:
   problem, params, train, queries = small(n, q)
   method = tda.influence(tda.ekfac(1e-3, batch_size=16))
   inverse = tda.ekfac(1e-3, batch_size=16)
-  part, run = method_lib.attributed(problem, Run(params), train)
+  part, run = method_lib.attributed(problem, Run(params))
   fit = jax.jit(lambda p: inverse.fit(part, p, train, key))
   state = fit(run.params)
   given = tda.influence(inverse._replace(fit=lambda *_: state))

@@ -14,6 +14,7 @@ import importlib
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from tda_jax import compiler
 from tda_jax.inverses.arnoldi import arnoldi
 from tda_jax.inverses.cg import cg
 from tda_jax.inverses.datainf import datainf
@@ -59,6 +60,8 @@ from tda_jax.scoring import (
 from tda_jax.training.fit import Member, Recipe
 from tda_jax.training.members import train
 from tda_jax.version import __version__
+
+compiler.avoid()
 
 if TYPE_CHECKING:  # what LATER imports
   from tda_jax.evaluation.further_training import further_training

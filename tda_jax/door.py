@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tda_jax import compiler, memory, parallel, shapes, sources, trees
 from tda_jax import given as given_lib
-from tda_jax import memory, parallel, shapes, sources, trees
 from tda_jax import problem as problem_lib
 from tda_jax import run as run_lib
 from tda_jax.data import rows as rows_lib
@@ -43,8 +43,8 @@ def verb(stage: str, knob: str = 'batch_size') -> Callable:
   """A decorator of every function that users call.
 
   It sets JAX's default rules of type promotion, which the library's arithmetic
-  assumes, whatever the user's program has set, uses all devices, and explains
-  running out of memory in one sentence.
+  assumes, whatever the user's program has set, uses all devices, explains running
+  out of memory in one sentence, and refuses a compiler that is wrong.
 
   Args:
     stage: what the function does, for that sentence.
@@ -60,6 +60,7 @@ def verb(stage: str, knob: str = 'batch_size') -> Callable:
         parallel.all_devices(),
         memory.explained(stage, 'this call', knob),
       ):
+        compiler.check()
         args, kwargs = parallel.taken_in((args, kwargs))
         try:
           return function(*args, **kwargs)
@@ -333,7 +334,7 @@ def models(
   if many and not stacked:
     raise ValueError(
       'the run has a member axis: give ensemble(method), or one member,'
-      ' tda.trees.row(tda.Run(runs.params, frozen=runs.frozen), 0)'
+      ' tda_jax.run.member(runs, 0)'
     )
   if stacked and not many:
     return run_lib.ensemble_of_one(run)

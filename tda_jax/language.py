@@ -118,7 +118,7 @@ def _check_of(inputs):
       _check_tokens(columns[name], name, shape[-1])
     _check_mask(columns['mask'])
     if 'segments' in rows and 'segments' not in inputs:
-      _check_unpacked(np.asarray(rows['segments']))
+      _check_unpacked(np.asarray(rows['segments']), columns['mask'])
 
   return check
 
@@ -167,8 +167,12 @@ def _check_mask(mask):
     )
 
 
-def _check_unpacked(segments):
-  packed = (segments > 1).reshape(len(segments), -1).any(1)
+def _check_unpacked(segments, mask):
+  """Refuses rows whose targets are of several documents."""
+  counts = mask != 0
+  first = np.where(counts, segments, np.inf).min(-1)
+  last = np.where(counts, segments, -np.inf).max(-1)
+  packed = (first < last).reshape(len(segments), -1).any(1)
   if packed.any():
     raise ValueError(
       f'row {int(np.argmax(packed))} has several documents (column segments), and'

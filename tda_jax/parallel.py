@@ -135,12 +135,15 @@ def by_share(
   mine = [work(int(number)) for number in share(np.arange(count))]
   mine = mine or [work(count - 1) if spare is None else spare()]
   short = -(-count // jax.process_count()) - len(mine)
-  stacks = jax.tree.map(lambda *x: np.stack(x), *mine, *mine[-1:] * short)
-  all_of_them = multihost_utils.process_allgather(stacks)  # [hosts, share, ...]
+  # One at a time: each device holds what is sent, of all hosts.
+  gathered = [
+    multihost_utils.process_allgather(jax.tree.map(np.asarray, one))
+    for one in (*mine, *mine[-1:] * short)
+  ]
 
   def done(number):
     place, host = divmod(number, jax.process_count())
-    return jax.tree.map(lambda x: x[host, place], all_of_them)
+    return jax.tree.map(lambda x: x[host], gathered[place])
 
   return [done(number) for number in range(count)]
 
@@ -362,13 +365,30 @@ def by_all_hosts(program: Callable[..., PyTree], *given: PyTree) -> PyTree:
   given = replicate(given)
   if jax.process_count() == 1:
     return program(*given)
-  all_of_them = mesh(jax.devices())
+  all_of_them = mesh(_of_hosts())
   everywhere = NamedSharding(all_of_them, PartitionSpec())
   with jax.set_mesh(all_of_them):
     given = jax.tree.map(functools.partial(_on_hosts, everywhere), given)
     result = jax.jit(lambda x: x, out_shardings=everywhere)(program(*given))
-    local = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), result)
+    local = jax.tree.map(_here, result)
   return replicate(local)
+
+
+def _of_hosts() -> list[jax.Device]:
+  """The devices that each process uses, of all processes."""
+  used, most = [], _most_devices()
+  for process in range(jax.process_count()):
+    own = [d for d in jax.devices() if d.process_index == process]
+    used += own[:most]
+  return used
+
+
+def _here(leaf):
+  """An array that all devices have, as this host's."""
+  if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    data = _here(jax.random.key_data(leaf))
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+  return np.asarray(leaf.addressable_data(0))
 
 
 def _on_hosts(everywhere, leaf):

@@ -282,9 +282,10 @@ def _outputs_of_one(apply, inputs, pairs):
     batch_outputs = apply(params, *batch, *key)
     shape = getattr(batch_outputs, 'shape', None)
     if shape is None:
+      hint = ', its .logits' if hasattr(batch_outputs, 'logits') else ''
       raise ValueError(
         f'apply gave a {type(batch_outputs).__name__} for a batch of one example: return'
-        ' one array of outputs, [B, ...]'
+        f' one array of outputs, [B, ...]{hint}'
       )
     if shape[:1] != ((2,) if pair else (1,)):
       raise ValueError(

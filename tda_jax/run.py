@@ -51,6 +51,11 @@ def members_of(runs: Run) -> Run:
   )
 
 
+def member(runs: Run, number: int) -> Run:
+  """One model of several, with all that is known of it."""
+  return trees.row(members_of(runs), number)
+
+
 def ensemble_of_one(run: Run) -> Run:
   """One model as an ensemble of one: leaves get a member axis of length 1."""
   with_axis = lambda tree: jax.tree.map(lambda x: jnp.asarray(x)[None], tree)

@@ -205,7 +205,8 @@ def with_numbers(product: Any, numbers: tuple) -> Any:
 
 
 def _is_traced(name, value) -> bool:
-  return name in TRACED and isinstance(value, (int, float)) and value > 0
+  plain = name in TRACED and isinstance(value, (int, float))
+  return plain and bool(np.float32(value) > 0)  # or the program is given 0
 
 
 def _numbers(data):

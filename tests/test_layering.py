@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 # A unit imports itself and units of lower lines only.
 LINES = (
-  ('trees', 'settings', 'version', 'memory', 'lazily'),
+  ('trees', 'settings', 'version', 'memory', 'lazily', 'compiler'),
   ('chosen', 'shapes', 'labels', 'parallel'),
   ('problem', 'run', 'given', 'sources'),
   ('language',),
@@ -42,7 +42,7 @@ AXIS_ARGUMENTS = {'axis_name', 'spmd_axis_name'}
 
 # Where programs are compiled: at the step or the whole pass, never in a method.
 COMPILED = {
-  *('curvature/gram.py', 'door.py', 'evaluation/predictions.py'),
+  *('compiler.py', 'curvature/gram.py', 'door.py', 'evaluation/predictions.py'),
   *('evaluation/retraining.py', 'given.py', 'methods/compiled.py'),
   *('models/encoder.py', 'models/generate.py', 'models/pretrained.py'),
   *('parallel.py', 'planning.py', 'scoring/programs.py'),

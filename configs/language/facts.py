@@ -28,8 +28,7 @@ def get_config(arg=None):
   c.methods = {
     'ekfac': ekfac,
     'kfac': {**ekfac, 'kind': 'kfac'},
-    'trackstar': {'kind': 'trackstar'},
-    'trackstar_adam': {'kind': 'trackstar', 'second_moments': 'factored'},
+    'trackstar': {'kind': 'trackstar', 'second_moments': 'factored'},
     'logra': {'kind': 'logra', 'batch_size': 32},
     'trak': {'kind': 'trak', 'projection_dim': 256},
     **base.FIRST_ORDER,

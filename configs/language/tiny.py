@@ -43,7 +43,7 @@ def get_config(arg=None):
     'source': {'kind': 'source', 'batch_size': 32},
     'source_adam': {'kind': 'source', 'optimizer': 'adam', 'batch_size': 32},
     'trak': {'kind': 'trak', 'projection_dim': 256},
-    'trackstar': {'kind': 'trackstar'},
+    'trackstar': {'kind': 'trackstar', 'second_moments': 'factored'},
     'logra': {'kind': 'logra', 'batch_size': 32},
     **base.FIRST_ORDER,
     'tracin': {'kind': 'tracin'},

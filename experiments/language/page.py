@@ -7,7 +7,8 @@ from experiments.shared import evidence, networks, stages, texts
 from experiments.shared import scores as scores_lib
 from experiments.shared.evidence import Shown
 from tda_jax import problem as problem_lib
-from tda_jax import scoring, trees
+from tda_jax import run as run_lib
+from tda_jax import scoring
 from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import factors as factors_lib
 from tda_jax.models import generate
@@ -23,7 +24,7 @@ def shown(config, task, runs, findings) -> Shown | None:
   names = [name for name in evidence.PICTURED if name in findings]
   if not names or 'tokenizer' not in (task.shown or {}):
     return None
-  name, run = names[0], trees.row(runs, 0)
+  name, run = names[0], run_lib.member(runs, 0)
   finding = findings[name]
   method = scores_lib.method_of(finding.scored, task)
   if method.vectors is None:
@@ -57,8 +58,8 @@ def shown(config, task, runs, findings) -> Shown | None:
     asked = _words(task, 'queries', q, unlikely)
     cards.append(
       Query(
-        Example(int(q), 'From its first half the model goes on:', tokens=asked),
-        goes_on[q],
+        Example(int(q), goes_on[q][0], tokens=asked),
+        goes_on[q][1],
         [one for one in found if one.score > 0],
         [one for one in found if one.score < 0][::-1],
       )
@@ -79,26 +80,32 @@ def _strongest(scores, count):
 
 def _words(task, part, i, weights):
   """(words of a token, its weight), of the first token 0."""
-  rows = getattr(task, part)
-  tokens = texts.tokens_of(rows, i)
-  weights = [0.0, *np.asarray(weights)[np.asarray(rows['mask'][i]) != 0]]
+  tokens = texts.tokens_of(getattr(task, part), i)
+  weights = [0.0, *map(float, weights)]
   decode = task.shown['tokenizer'].decode
   return [
-    (decode([t]), float(weight))
-    for t, weight in zip(tokens, weights, strict=True)
+    (decode([t]), weight)
+    for t, weight in zip(tokens, weights, strict=False)  # then padding
     if t != texts.END
   ]
 
 
 def _continued(config, task, params, which):
-  """What the model says after the first half of each query, greedily."""
-  data = config.data
+  """(what is continued, how the model does it greedily), of each query.
+
+  That is the prompt of a question, or the first half of a text.
+  """
+  data, decode = config.data, task.shown['tokenizer'].decode
   sizes = networks.sizes(config.model, data.vocabulary, data.length)
   prompts = []
   for q in which:
     tokens = texts.tokens_of(task.queries, q)
-    prompts.append(tokens[: max(1, len(tokens) // 2)])
-  room = data.length - max(map(len, prompts))
-  found = generate.generate(sizes, params, prompts, max(1, room), end=texts.END)
-  decode = task.shown['tokenizer'].decode
-  return [decode([int(t) for t in ids if t != texts.END]) for ids in found]
+    prompt = int(np.argmax(np.asarray(task.queries['mask'][q]) != 0))
+    prompts.append(tokens[: prompt + 1 if prompt else 1 + len(tokens) // 2])
+  room = max(1, data.length - max(map(len, prompts)))
+  found = generate.generate(sizes, params, prompts, room, end=texts.END)
+  words = lambda ids: decode([int(t) for t in ids if t != texts.END])
+  return [
+    (f'After “{words(prompt)}” the model goes on:', words(ids))
+    for prompt, ids in zip(prompts, found, strict=True)
+  ]

@@ -118,8 +118,9 @@ def same_run(config, task: Task, runs: Run, workdir: pathlib.Path):
   settings = config.same_run
   claim(config, workdir, 'same_run', **settings)
   n = rows_lib.count(task.train)
+  dropped = max(1, round(settings.dropped * n))  # as `removal` does
   kept = subsets_lib.half_subsets(
-    config.seed, n, settings.subsets, 1 - settings.dropped
+    config.seed, n, settings.subsets, (n - dropped) / n
   )
   weights = np.stack([np.isin(np.arange(n), rows) for rows in kept])
   outcomes = retraining.reweighted(

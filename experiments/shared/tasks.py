@@ -202,12 +202,12 @@ def facts(config) -> Task:
   return _of_texts(config, texts.facts(config.data))
 
 
-def _of_texts(config, found):
+def _of_texts(config, read):
   """The task of a language model on rows of tokens."""
   names = ('model', 'training', 'seed')
   settings = config_dict.FrozenConfigDict({n: config[n] for n in names})
   sizes = config.data.vocabulary, config.data.length
-  return Task(*_language_programs(settings, *sizes), *found)
+  return Task(*_language_programs(settings, *sizes), *read)
 
 
 @functools.lru_cache(4)

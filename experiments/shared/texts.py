@@ -99,7 +99,7 @@ def encoded(texts: Sequence[str], tokenize: Any, length: int) -> dict:
 
 
 def decoded(rows: dict, tokenize: Any) -> np.ndarray:
-  """The words of each row, [N, 1]: of its first token and all its targets."""
+  """The words of each row, [N, 1]."""
   words = [
     tokenize.decode([t for t in tokens_of(rows, i) if t != END])
     for i in range(len(rows['ids']))
@@ -108,9 +108,9 @@ def decoded(rows: dict, tokenize: Any) -> np.ndarray:
 
 
 def tokens_of(rows: dict, i: int) -> list[int]:
-  """The ids of a row's text: its first token, and what is predicted."""
-  targets = rows['targets'][i][rows['mask'][i] != 0]
-  return [int(rows['ids'][i][0]), *map(int, targets)]
+  """The ids of a row's text, of a question with its prompt."""
+  end = 1 + int(np.flatnonzero(rows['mask'][i])[-1])
+  return [int(rows['ids'][i][0]), *map(int, rows['targets'][i][:end])]
 
 
 def _documents(data):

@@ -370,8 +370,8 @@ def _refuse_shared(layers):
     if layer.shared:
       raise ValueError(
         f'{layer.name} is applied more than once, so its squared gradients'
-        f' do not add over applications: give the problem as_leaf=({layer.name!r},)'
-        ' or use a solver without Kronecker factors'
+        f' do not add over applications: {layers_lib.remedies(layer)}; or use a solver'
+        ' without Kronecker factors'
       )
 
 

@@ -60,8 +60,8 @@ def factors(
     if layer.shared:
       raise ValueError(
         f'{layer.name} is applied more than once, and the inputs and gradients'
-        ' of its applications cannot be told apart here: use plain cg or'
-        ' neumann, and influence functions instead of grad_dot'
+        f' of its applications cannot be told apart here: {layers_lib.remedies(layer)};'
+        ' or use plain cg or neumann'
       )
 
   def collect(loss):

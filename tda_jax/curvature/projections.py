@@ -112,7 +112,7 @@ def check_apart(layers: dict[str, layers_lib.Layer], params: PyTree) -> None:
       names = [layer.name for layer in group]
       raise ValueError(
         f'the layers {names} share parameters, so that their gradients cannot'
-        f' be projected apart: give the problem as_leaf=({names[0]!r},)'
+        f' be projected apart: {layers_lib.remedies(group[0])}'
       )
 
 

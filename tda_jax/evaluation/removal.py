@@ -169,8 +169,8 @@ def _places(rows):
 
 def _size(share, n):
   """How many of n are removed."""
-  size = max(1, round(share * n))
-  if not 0 < share < 1 or size >= n:
+  size = max(1, round(share * n)) if 0 < share < 1 else n
+  if size >= n:
     raise ValueError(
       f'a share of {share} of {n} cannot be removed: give one above 0 that leaves'
       ' some'
@@ -185,9 +185,14 @@ def _shape(problem, train, column):
     return (rows,)
   there = rows_lib.take(train, np.arange(1))
   read = there if problem.reads is None else problem.reads
-  if column not in there or column not in read:
+  weights = [
+    name
+    for name in sorted({*there} & {*read})
+    if np.issubdtype(there[name].dtype, np.floating)
+  ]
+  if column not in weights:
     raise ValueError(
-      f'column={column!r} is none that the problem reads of the rows: give one of'
-      f' {sorted({*there} & {*read})} by which it weighs tokens'
+      f'column={column!r} is no column of weights that the problem reads of the'
+      f' rows: give that by which it weighs tokens, one of {weights}'
     )
   return (rows, *np.shape(there[column])[1:])

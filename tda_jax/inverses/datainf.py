@@ -129,6 +129,6 @@ def _refuse_shared(layers):
     if layer.shared:
       raise ValueError(
         f'{layer.name} is applied more than once, so that the norms of its'
-        ' gradients do not add over applications: give the problem'
-        f' as_leaf=({layer.name!r},), or use cg'
+        f' gradients do not add over applications: {layers_lib.remedies(layer)}; or use'
+        ' cg'
       )

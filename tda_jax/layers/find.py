@@ -24,12 +24,7 @@ from tda_jax import trees
 from tda_jax.layers import walk as walk_lib
 from tda_jax.layers.equations import Step
 from tda_jax.layers.walk import Escape, Path, Site, Uses, Value, View
-from tda_jax.problem import Problem
 from tda_jax.trees import PyTree
-
-# Entries, at most, of a leaf that is applied more than once and whose gradient is
-# formed at each example: 2 MB in float32.
-FORMED = 2**19
 
 
 class Layer(NamedTuple):
@@ -93,20 +88,13 @@ def find(
   return plan(outputs, params, example, as_leaf).layers
 
 
-def apart(problem: Problem, params: PyTree, example: PyTree) -> Problem:
-  """The problem with `as_leaf` for small leaves that are applied more than once.
-
-  The gradient of such a leaf is a sum over its applications, as that of an
-  embedding that is the head too, so that norms, Kronecker factors and projections
-  of each alone are not those of the leaf. As a leaf it is exact in inner products,
-  and has a diagonal block. Larger ones stay as they are: methods that cannot take
-  them say so.
-  """
-  layers = find(problem.outputs, params, example, problem.as_leaf)
-  names, leaves = trees.names(params), jax.tree.leaves(params)
-  again = {layer.leaf for layer in layers.values() if layer.shared}
-  small = tuple(names[i] for i in sorted(again) if leaves[i].size <= FORMED)
-  return problem._replace(as_leaf=(*problem.as_leaf, *small))
+def remedies(layer: Layer) -> str:
+  """What to do about a layer that is applied more than once, for errors."""
+  name = layer.name.partition('#')[0]
+  return (
+    f'give the problem leave_out=({name!r},), so that no row is scored by it, or'
+    f' as_leaf=({name!r},), which holds its gradient of each row'
+  )
 
 
 def dense(layers: dict[str, Layer], name: str | None = None) -> str:

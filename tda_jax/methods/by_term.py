@@ -26,7 +26,7 @@ def vectors(
   method: Method, problem: Problem, run: Run, prepared: Prepared, batch: Batch
 ) -> tuple[PyTree, PyTree]:
   """`method.vectors` in the parameters that rows are scored by."""
-  part, run = method_lib.attributed(problem, run, batch.examples)
+  part, run = method_lib.attributed(problem, run)
   of_queries = method.vectors
   assert of_queries is not None  # callers ask methods that have it
   with jax.default_matmul_precision('highest'):
@@ -44,7 +44,7 @@ def by_term(
   Args:
     at: what `vectors` returned.
   """
-  part, _ = method_lib.attributed(problem, run, batch.examples)
+  part, _ = method_lib.attributed(problem, run)
   part = reads.agreeing(part)
   params, stack = at
 
@@ -65,7 +65,7 @@ def term_shape(problem: Problem, run: Run, batch: Batch) -> tuple[int, ...]:
   """
 
   def of_batch(run, examples):
-    part, run = method_lib.attributed(problem, run, examples)
+    part, run = method_lib.attributed(problem, run)
     return problem_lib.terms(part, run.params, examples)
 
   return jax.eval_shape(of_batch, run, batch.examples).shape[1:]

@@ -15,7 +15,6 @@ from tda_jax import chosen, door, memory, parallel, settings, trees
 from tda_jax.data import rows as rows_lib
 from tda_jax.data.rows import Batch
 from tda_jax.inverses import inverse as inverse_lib
-from tda_jax.layers import find as layers_lib
 from tda_jax.methods import fitted as fitted_lib
 from tda_jax.methods.compiled import compiled
 from tda_jax.methods.fitted import Fitted
@@ -239,7 +238,7 @@ def prepare(
   Matrix products are full float32: an accelerator's default rounds their factors
   to 10 bits, which an inverse amplifies in the directions of little curvature.
   """
-  part, run = _scored_part(method, problem, run, train)
+  part, run = _scored_part(method, problem, run)
   with jax.default_matmul_precision('highest'):
     if method.fit is None:
       return method.prepare(part, run, train, queries, key)
@@ -253,7 +252,7 @@ def fit(
   """`method.fit` in the parameters that rows are scored by; None if it has none."""
   if method.fit is None:
     return None
-  part, run = _scored_part(method, problem, run, train)
+  part, run = _scored_part(method, problem, run)
   with jax.default_matmul_precision('highest'):
     return method.fit(part, run, train, key)
 
@@ -265,7 +264,7 @@ def score(
 
   Each device has a share of the batch's rows.
   """
-  part, run = _scored_part(method, problem, run, batch.examples)
+  part, run = _scored_part(method, problem, run)
 
   def of_share(batch):
     return method.score(part, run, prepared, batch)
@@ -278,18 +277,15 @@ def self_influence(
   method: Method, problem: Problem, run: Run, train: PyTree, key: jax.Array
 ) -> jax.Array:
   """`method.self_influence` in the parameters that rows are scored by, [N]."""
-  part, run = _scored_part(method, problem, run, train)
+  part, run = _scored_part(method, problem, run)
   of_rows = method.self_influence
   assert of_rows is not None  # callers ask methods that have it
   with jax.default_matmul_precision('highest'):
     return of_rows(part, run, train, key)
 
 
-def attributed(problem: Problem, run: Run, rows: PyTree) -> tuple[Problem, Run]:
+def attributed(problem: Problem, run: Run) -> tuple[Problem, Run]:
   """The problem and run in the parameters that rows are scored by (`chosen`).
-
-  Small leaves that the model applies more than once are leaves as a whole
-  (`layers.find.apart`).
 
   Their numbers are float32 at least (`chosen.precise`), and what the run has
   frozen is bound to the problem. The `frozen` of the returned run is what its
@@ -304,9 +300,8 @@ def attributed(problem: Problem, run: Run, rows: PyTree) -> tuple[Problem, Run]:
     frozen=None,
     second_moments=widened(run.second_moments),
   )
-  example = rows_lib.take(rows, 0)
   if not part.only and not part.leave_out:
-    return layers_lib.apart(part, run.params, example), run
+    return part, run
   kept, held = chosen.split(part, run.params)
   if run.checkpoints is not None:
     checkpoints, others = chosen.split(part, run.checkpoints)
@@ -314,13 +309,12 @@ def attributed(problem: Problem, run: Run, rows: PyTree) -> tuple[Problem, Run]:
   if run.second_moments is not None:
     moments, _ = chosen.split(part, run.second_moments)
     run = run._replace(second_moments=moments)
-  part = layers_lib.apart(chosen.part(part, kept, held), kept, example)
-  return part, run._replace(params=kept)
+  return chosen.part(part, kept, held), run._replace(params=kept)
 
 
-def _scored_part(method, problem, run, rows):
+def _scored_part(method, problem, run):
   """`attributed`, except for ensembles, which do it member by member."""
-  return (problem, run) if method.members else attributed(problem, run, rows)
+  return (problem, run) if method.members else attributed(problem, run)
 
 
 @settings.kept
@@ -344,7 +338,7 @@ def ensemble(method: Method) -> Method:
 
     def one(member):
       run, key = member
-      return of_one(*attributed(problem, run, train), train, key)
+      return of_one(*attributed(problem, run), train, key)
 
     return jax.lax.map(one, (members_of(run), keys))
 
@@ -353,7 +347,7 @@ def ensemble(method: Method) -> Method:
 
     def one(member):
       run, key, fitted = member
-      part, run = attributed(problem, run, train)
+      part, run = attributed(problem, run)
       more = () if method.fit is None else (fitted,)
       return cast(Any, method.prepare)(part, run, train, queries, key, *more)
 
@@ -362,7 +356,7 @@ def ensemble(method: Method) -> Method:
   def score(problem, run, prepared, batch):
     def one(member):
       run, prepared = member
-      part, run = attributed(problem, run, batch.examples)
+      part, run = attributed(problem, run)
       return method.score(part, run, prepared, batch)
 
     return jax.lax.map(one, (members_of(run), prepared)).mean(0)
@@ -374,7 +368,7 @@ def ensemble(method: Method) -> Method:
       run, key = member
       of_rows = method.self_influence
       assert of_rows is not None  # or the ensemble has none
-      return of_rows(*attributed(problem, run, train), train, key)
+      return of_rows(*attributed(problem, run), train, key)
 
     return jax.lax.map(one, (members_of(run), keys)).mean(0)
 

@@ -57,6 +57,11 @@ def similarity(
 
 def _similarities(rows, queries, kind):
   """[B, Q] from inputs [B, F] of rows and [Q, F] of queries."""
+  if rows.shape[1] != queries.shape[1]:
+    raise ValueError(
+      f'rows have {rows.shape[1]} inputs of the layer and queries'
+      f" {queries.shape[1]}, as they have other numbers of positions: give pool='mean'"
+    )
   if kind == 'euclidean':
     # One query at a time: ‖a‖² + ‖b‖² − 2a·b would suffer from cancellation.
     far = jax.lax.map(lambda h: jnp.linalg.norm(rows - h, axis=1), queries)

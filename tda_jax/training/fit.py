@@ -339,14 +339,20 @@ def second_moments(
     return None
   params = state.params
   shapes = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params
+    lambda x: jax.ShapeDtypeStruct(x.shape, _wide(x)), params
   )
   with jax.ensure_compile_time_eval():
     decay, is_sum = jax.jit(lambda: _decay(optimizer, shapes))()
     if not is_sum:
       return None
   time = found[0].count
-  return jax.tree.map(lambda v, d: v / (1 - d**time), found[0].nu, decay)
+  corrected = lambda v, d: v.astype(_wide(v)) / (1 - d**time)
+  return jax.tree.map(corrected, found[0].nu, decay)
+
+
+def _wide(x):
+  """float32 at least: in bfloat16 a β₂ of 0.999 is 1."""
+  return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def _is_adam(node):

@@ -223,9 +223,13 @@ def test_halves_and_seeds_of_rows_without_x_and_y(tmp_path):
     ({'removed': [[3, 3]]}, 'removed must hold different'),
     ({'removed': [[0.5]]}, 'whole numbers'),
     ({'removed': [3]}, r'give \[M, k\] rows'),
-    ({'removed': [[0]], 'column': 'mask'}, r"none that .* one of \['x', 'y'\]"),
+    (
+      {'removed': [[0]], 'column': 'mask'},
+      r"no column of weights .* one of \['x', 'y'\]",
+    ),
     ({'removed': [[24]], 'column': 'mask', **OF_TOKENS}, 'from 0 to 23'),
-    ({'removed': [[1]], 'column': 'z', **OF_TOKENS}, "column='z' is none"),
+    ({'removed': [[1]], 'column': 'ids', **OF_TOKENS}, r"one of \['mask'\]"),
+    ({'removed': [[1]], 'column': 'z', **OF_TOKENS}, "column='z' is no column"),
   ],
 )
 def test_bad_removals(tmp_path, changes, words):

@@ -2,14 +2,19 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_cli import run
 
 from experiments.language import claims as claims_lib
+from experiments.language import page as page_lib
+from experiments.language import retrieval
+from experiments.shared import findings as findings_lib
 from experiments.shared import settings, tasks, texts
 from experiments.shared.arguments import changed
 from tda_jax.data import sequences, tokenizer
+from tda_jax.run import Run
 
 SMOKE = 'configs/language/tiny.py:smoke'
 
@@ -65,6 +70,89 @@ def test_rows_are_the_beginnings_of_documents():
   whole += texts.text.reviews('test')['x'].tolist()
   for words in found.shown['train'][:, 0]:
     assert any(text.startswith(words) for text in whole)
+
+
+def of_facts(**changes):
+  from configs.language import facts
+
+  return changed(facts.get_config('smoke'), changes)
+
+
+def test_facts_know_which_statements_answer_a_question():
+  task = tasks.load(of_facts())
+  assert task.train['ids'].shape == (36, 40)
+  supports = task.known['supports']
+  assert supports.shape == (36, 4) and (supports.sum(0) == 3).all()
+  said = task.shown['train'][:, 0]
+  for q, question in enumerate(task.shown['queries'][:, 0]):
+    first = np.argmax(task.queries['mask'][q] != 0) + 1
+    answer = texts.tokens_of(task.queries, q)[first:]
+    answer = task.shown['tokenizer'].decode(answer)
+    assert question.endswith(answer) and len(question) > 2 * len(answer)
+    assert all(answer.strip() in words for words in said[supports[:, q]])
+  assert (task.queries['mask'].sum(1) < task.train['mask'].sum(1).max()).all()
+  with pytest.raises(
+    ValueError, match='no multiple of data.paraphrases=3: give 36'
+  ):
+    tasks.load(of_facts(data={'train': 37}))
+
+
+def test_retrieval_is_by_hand():
+  supports = np.zeros((20, 2), bool)
+  supports[[2, 3], 0] = supports[[5], 1] = True
+  scores = -np.arange(20.0)[:, None] * [1, 1]
+  task = tasks.Task(None, None, None, None, known={'supports': supports})
+  findings = {'first': findings_lib.without_truth((scores[None],))}
+  found = retrieval.measured(task, findings)
+  np.testing.assert_allclose(found['first']['mrr'], [1 / 3, 1 / 6])
+  np.testing.assert_allclose(found['first']['recall@10'], [1, 1])
+  assert 'recall@50' not in found['first']
+  right = np.array([True, False])
+  values = {r['metric']: r['value'] for r in retrieval.rows(found, right)}
+  assert values == pytest.approx(
+    {
+      'mrr': 0.25,
+      'recall@10': 1,
+      'mrr, says right': 1 / 3,
+      'mrr, says wrong': 1 / 6,
+    }
+  )
+  assert retrieval.measured(task._replace(known=None), findings) == {}
+
+
+def test_a_model_is_right_if_its_whole_answer_is_the_likeliest():
+  logits = np.eye(5)[[[1, 2, 3], [1, 2, 4]]].astype(np.float32)
+  rows = {'targets': np.array([[0, 2, 3], [1, 2, 3]]), 'mask': np.ones((2, 3))}
+  rows['mask'][0, 0] = 0
+  problem = tasks.problem_lib.Problem(
+    lambda p, row: jnp.asarray(p)[row['number']], None, None, None, None
+  )
+  queries = rows | {'number': np.arange(2)}
+  task = tasks.Task(problem, None, None, queries)
+  right = retrieval.says_right(task, Run(logits[None]))
+  np.testing.assert_array_equal(right, [True, False])
+
+
+@pytest.mark.slow
+def test_facts_smoke_writes_everything(tmp_path):
+  run('language', 'configs/language/facts.py:smoke', tmp_path)
+  results = json.loads((tmp_path / 'results.json').read_text())
+  found = {(row['method'], row['metric']) for row in results['rows']}
+  assert {('bm25', 'mrr'), ('trackstar', 'recall@10')} <= found
+  page = (tmp_path / 'report.html').read_text()
+  assert 'bm25</th>' in page
+
+
+def test_the_page_shows_words_by_what_they_carry(smoke):
+  page = (smoke[0] / 'report.html').read_text()
+  assert page.count('class="card told"') == 2
+  assert page.count('the model goes on:') == 2
+  assert 'color-mix(in srgb, var(--for)' in page
+  task = tasks.load(config())
+  words = page_lib._words(task, 'train', 3, np.arange(12.0))
+  said = task.shown['train'][3, 0]
+  assert ''.join(word for word, _ in words) == said
+  assert [w for _, w in words][:4] == [0.0, 0.0, 1.0, 2.0]
 
 
 def test_a_short_document_ends_with_the_end():

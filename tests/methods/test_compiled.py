@@ -42,6 +42,7 @@ METHODS = {
   tda.displaced_influence: lambda x: tda.displaced_influence(tda.exact(x)),
   tda.ensemble: lambda x: tda.ensemble(tda.influence(tda.cg(x))),
   tda.logra: lambda x: tda.logra(x, rank=(3, 2)),
+  tda.trackstar: lambda x: tda.trackstar(x, rank=(3, 2)),
   tda.trak: lambda x: tda.trak(16, ridge=x),  # more features than rows
   trak.trak_kernel: lambda x: trak.trak_kernel(8, ridge=x),
   trak.trak_ensemble: lambda x: trak.trak_ensemble(8, ridge=x),

@@ -353,9 +353,7 @@ def test_adam_equals_dense_matrix_functions(name):
 def test_second_moments_are_those_of_what_rows_are_scored_by():
   t = tiny.classification()
   problem = t.problem._replace(leave_out=('layer0/b',))
-  _, run = method_lib.attributed(
-    problem, with_moments(t, tiny.run(t.params)), t.train
-  )
+  _, run = method_lib.attributed(problem, with_moments(t, tiny.run(t.params)))
   assert trees.names(run.second_moments) == trees.names(run.params)
   assert len(trees.names(run.params)) == 3
 

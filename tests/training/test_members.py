@@ -380,3 +380,20 @@ def test_killed_training_continues_to_the_same_numbers(tmp_path):
   )
   again, whole = train(directory=tmp_path), train()
   near((again.params, again.checkpoints), (whole.params, whole.checkpoints), 0)
+
+
+def test_second_moments_of_a_model_in_bfloat16_are_finite():
+  """There a β₂ of 0.999 is 1."""
+
+  def trained(kind):
+    plain = recipe()
+    init = lambda key: jax.tree.map(lambda x: x.astype(kind), plain.init(key))
+    rule = lambda steps: optax.adam(0.01)
+    keys = jax.random.split(jax.random.key(0), 1)
+    made = plain._replace(init=init, optimizer=rule)
+    return members.train(PROBLEM, made, rows(), keys, checkpoints=2)
+
+  wide, rounded = (trained(k).second_moments for k in ('float32', 'bfloat16'))
+  for a, b in zip(jax.tree.leaves(wide), jax.tree.leaves(rounded), strict=True):
+    assert b.dtype == np.float32 and np.isfinite(b).all()
+    assert 0.5 < np.asarray(b).mean() / np.asarray(a).mean() < 2

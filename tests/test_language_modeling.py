@@ -11,7 +11,6 @@ from jax.flatten_util import ravel_pytree
 import tda_jax as tda
 from tda_jax import problem as problem_lib
 from tda_jax.data import sequences
-from tda_jax.layers import find as layers
 from tda_jax.models import decoder
 from tda_jax.models.decoder import Sizes
 
@@ -141,7 +140,7 @@ def changed(name, value, row=3, rows=TRAIN):
     ({'ids': TRAIN['ids'], 'mask': TRAIN['mask']}, "no column 'targets'"),
     (rows_of(8, 17), '17 tokens, and the model has 16 positions: cut the rows'),
     (
-      {**TRAIN, 'segments': np.full((8, LENGTH), 2)},
+      {**TRAIN, 'segments': np.arange(LENGTH) // 2 + 0 * TRAIN['ids']},
       'row 0 has several documents .column segments.*give inputs=',
     ),
   ],
@@ -187,21 +186,22 @@ def dense_scores(problem, params, rows, queries):
   'scanned', [pytest.param(False, marks=pytest.mark.slow), True]
 )
 def test_tied_first_order_scores_are_those_of_whole_gradients(scanned):
-  problem, params = model(TWO._replace(tied=True, scanned=scanned))
+  problem, params = model(
+    TWO._replace(tied=True, scanned=scanned), as_leaf=('embedding',)
+  )
   want = dense_scores(problem, params, TRAIN, QUERIES)
   found = tda.attribute(tda.grad_dot(), problem, params, TRAIN, QUERIES)
   near(found, want, atol=1e-5)
 
 
-def test_large_tied_leaves_stay_two_layers(monkeypatch):
+@pytest.mark.parametrize(
+  'name', ['grad_dot', 'ekfac', 'datainf', 'logra', 'trak']
+)
+def test_a_tied_embedding_is_refused_with_both_cures(name):
   problem, params = model(SIZES._replace(tied=True))
-  example = jax.tree.map(lambda x: x[0], TRAIN)
-  small = layers.apart(problem, params, example)
-  assert small.as_leaf == ('embedding',)
-  monkeypatch.setattr(layers, 'FORMED', VOCABULARY * 8 - 1)
-  assert layers.apart(problem, params, example).as_leaf == ()
-  untied, params = model()
-  assert layers.apart(untied, params, example).as_leaf == ()
+  said = r"leave_out=.'embedding',., so that .* or as_leaf=.'embedding',."
+  with pytest.raises(ValueError, match=said):
+    tda.attribute(METHODS[name], problem, params, TRAIN, QUERIES)
 
 
 def packed(rows):
@@ -235,6 +235,9 @@ METHODS = {
   'logra': tda.logra(0.1, rank=(16, 16)),
   'trak': tda.trak(4),
   'datainf': tda.influence(tda.datainf(0.1)),
+  'exact': tda.influence(tda.exact(1.0)),
+  'trackstar': tda.trackstar(0.1, rank=(16, 16)),
+  'similarity': tda.similarity(pool='mean'),
 }
 # Where solutions are as near as CG's tolerance, of the largest score; else 1e-4.
 LOOSE = {'cg': 1e-3, 'cg_ekfac': 3e-3}
@@ -283,7 +286,8 @@ def test_every_form_of_a_model_has_the_same_scores(name, tied):
     (True, False, 'bfloat16'),
   ):
     form = {'scanned': scanned, 'remat': remat, 'dtype': dtype, 'tied': tied}
-    problem, params = model(TWO._replace(**form))
+    leaf = {'as_leaf': ('embedding',)} if tied else {}
+    problem, params = model(TWO._replace(**form), **leaf)
     if dtype == 'bfloat16':
       params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
     scores[dtype, scanned] = tda.attribute(

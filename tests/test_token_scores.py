@@ -11,7 +11,6 @@ from jax.flatten_util import ravel_pytree
 
 import tda_jax as tda
 from tda_jax.data import rows as rows_lib
-from tda_jax.layers import find as layers_lib
 from tda_jax.methods import method as method_lib
 
 N, Q, T, V, D = 9, 3, 5, 6, 4
@@ -118,10 +117,9 @@ def by_token(t, damping):
 
 
 @pytest.mark.parametrize('tied', [pytest.param(False, marks=SLOW), True])
-def test_they_are_products_with_each_tokens_gradient(tied, monkeypatch):
+def test_they_are_products_with_each_tokens_gradient(tied):
   """Tied: one leaf is in two layers, to both of which the vector came."""
   t = model(tied)
-  monkeypatch.setattr(layers_lib, 'FORMED', 0)  # as if the leaf were large
   solver = tda.cg(0.1, tolerance=1e-5, max_steps=200)
   got, want = token_scores(tda.influence(solver), t), by_token(t, 0.1)
   np.testing.assert_allclose(got, want, atol=1e-3 * np.abs(want).max())
@@ -130,7 +128,6 @@ def test_they_are_products_with_each_tokens_gradient(tied, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.filterwarnings('ignore:query_rank')
 def test_queries_of_low_rank_are_no_one_vector_of_a_tied_leaf(monkeypatch):
-  monkeypatch.setattr(layers_lib, 'FORMED', 0)
   method = tda.influence(tda.cg(0.1, tolerance=1e-3), query_rank=1)
   with pytest.raises(ValueError, match='applied more than once.*query_rank='):
     token_scores(method, model(tied=True))

@@ -1,0 +1,42 @@
+"""A fault of XLA's compiler for CPUs that makes sums wrong, and how it is avoided.
+
+jaxlib 0.10.2 gives wrong numbers for x · Σ x·c where x is broadcast over a batch of
+512 or more (https://github.com/jax-ml/jax/issues/39103): the gradient of a norm, of a
+batch of rows and outputs, is such a product. Its fused sums are at fault, which a flag
+turns off.
+"""
+
+import functools
+import os
+
+import jax
+import jaxlib
+import numpy as np
+
+FAULTY = ('0.10.2', '0.11.0')  # which know the flag; others end at unknown ones
+FLAG = '--xla_cpu_experimental_ynn_fusion_type'
+CURE = f'{FLAG}=-reduce'
+
+
+def avoid() -> None:
+  """Turns the faulty sums off, if JAX has computed nothing yet."""
+  given = os.environ.get('XLA_FLAGS', '')
+  if jaxlib.__version__ in FAULTY and FLAG not in given:
+    os.environ['XLA_FLAGS'] = f'{given} {CURE}'.strip()
+
+
+@functools.cache
+def check() -> None:
+  """Raises RuntimeError if this process computes such sums wrongly."""
+  if jax.default_backend() != 'cpu':
+    return
+  random = np.random.default_rng(0)
+  x = random.integers(-3, 4, (8, 8, 8)).astype(np.float32)
+  c = random.integers(-3, 4, (88, 8, 8, 8)).astype(np.float32)
+  product = lambda x, c: x * (x * c).sum(-1, keepdims=True)
+  if not np.array_equal(jax.jit(product)(x, c), product(x, c)):
+    raise RuntimeError(
+      f'jaxlib {jaxlib.__version__} computes sums wrongly on this CPU'
+      ' (https://github.com/jax-ml/jax/issues/39103): import tda_jax before JAX'
+      f' computes anything, or start Python with XLA_FLAGS={CURE}'
+    )
