@@ -7,12 +7,13 @@ turns off.
 """
 
 import functools
+import importlib.metadata
 import os
 
 import jax
-import jaxlib
 import numpy as np
 
+VERSION = importlib.metadata.version('jaxlib')
 FAULTY = ('0.10.2', '0.11.0')  # which know the flag; others end at unknown ones
 FLAG = '--xla_cpu_experimental_ynn_fusion_type'
 CURE = f'{FLAG}=-reduce'
@@ -21,7 +22,7 @@ CURE = f'{FLAG}=-reduce'
 def avoid() -> None:
   """Turns the faulty sums off, if JAX has computed nothing yet."""
   given = os.environ.get('XLA_FLAGS', '')
-  if jaxlib.__version__ in FAULTY and FLAG not in given:
+  if VERSION in FAULTY and FLAG not in given:
     os.environ['XLA_FLAGS'] = f'{given} {CURE}'.strip()
 
 
@@ -36,7 +37,7 @@ def check() -> None:
   product = lambda x, c: x * (x * c).sum(-1, keepdims=True)
   if not np.array_equal(jax.jit(product)(x, c), product(x, c)):
     raise RuntimeError(
-      f'jaxlib {jaxlib.__version__} computes sums wrongly on this CPU'
+      f'jaxlib {VERSION} computes sums wrongly on this CPU'
       ' (https://github.com/jax-ml/jax/issues/39103): import tda_jax before JAX'
       f' computes anything, or start Python with XLA_FLAGS={CURE}'
     )

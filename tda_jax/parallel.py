@@ -374,7 +374,7 @@ def by_all_hosts(program: Callable[..., PyTree], *given: PyTree) -> PyTree:
   return replicate(local)
 
 
-def _of_hosts() -> list[jax.Device]:
+def _of_hosts() -> list[Any]:
   """The devices that each process uses, of all processes."""
   used, most = [], _most_devices()
   for process in range(jax.process_count()):

@@ -18,7 +18,7 @@ from tda_jax.storage import files, scores
 ROOT = pathlib.Path(__file__).parents[1]
 ATTRIBUTE = (
   *(sys.executable, '-m', 'experiments.attribute'),
-  *('--config=configs/astra/digits.py:smoke', '--config.method=grad_dot'),
+  *('--config=configs/astra/digits.py:smoke', '--config.method=grad_dot,trak'),
   '--config.batch_size=16',
 )
 
