@@ -78,7 +78,7 @@ def test_hosts_share_the_pieces_and_the_first_owns_the_rest(
 @pytest.mark.parametrize('count', [1, 2, 3, 5])
 def test_results_of_all_shares_come_to_each_host_in_order(monkeypatch, count):
   work = lambda number: {'a': np.full((2, 3), number), 'b': np.float32(-number)}
-  hosts, sent = range(3), []
+  hosts, sent = range(3), {host: [] for host in range(3)}
 
   def on_host(host, gather):
     monkeypatch.setattr('jax.process_index', lambda: host)
@@ -86,12 +86,16 @@ def test_results_of_all_shares_come_to_each_host_in_order(monkeypatch, count):
     return parallel.by_share(work, count)
 
   monkeypatch.setattr('jax.process_count', lambda: 3)
-  zeros = lambda stacks: jax.tree.map(lambda x: np.zeros((3, *x.shape)), stacks)
+  zeros = lambda piece: jax.tree.map(lambda x: np.zeros((3, *x.shape)), piece)
   for host in hosts:
-    on_host(host, lambda stacks: sent.append(stacks) or zeros(stacks))
-  gathered = jax.tree.map(lambda *x: np.stack(x), *sent)
+    on_host(host, lambda one, host=host: sent[host].append(one) or zeros(one))
+  assert len({len(pieces) for pieces in sent.values()}) == 1  # all wait for all
   for host in hosts:
-    results = on_host(host, lambda _: gathered)
+    pieces = iter(zip(*sent.values(), strict=True))
+    gather = lambda _, pieces=pieces: jax.tree.map(
+      lambda *x: np.stack(x), *next(pieces)
+    )
+    results = on_host(host, gather)
     assert [result['b'] for result in results] == [-n for n in range(count)]
     for number, result in enumerate(results):
       np.testing.assert_array_equal(result['a'], work(number)['a'])

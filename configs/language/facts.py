@@ -22,6 +22,7 @@ def get_config(arg=None):
   c.data.update(name='facts', train=900, queries=150, length=40, vocabulary=512)
   c.data.paraphrases = 3  # statements of each fact
   c.training.update(epochs=30, weight_decay=0.0)
+  c.members = 1
   c.truth.subsets = 0  # nothing is retrained
   c.same_run.subsets = 0
   ekfac = {'kind': 'ekfac', 'damping': 'heuristic', 'batch_size': 32}
