@@ -1,14 +1,20 @@
-"""A fault of XLA's compiler for CPUs that makes sums wrong, and how it is avoided.
+"""Faults of XLA on CPUs, and how they are avoided.
 
 jaxlib 0.10.2 gives wrong numbers for x · Σ x·c where x is broadcast over a batch of
 512 or more (https://github.com/jax-ml/jax/issues/39103): the gradient of a norm, of a
 batch of rows and outputs, is such a product. Its fused sums are at fault, which a flag
 turns off.
+
+Decompositions of a stack of matrices (eigh, qr, cholesky and its solve) divide the stack
+among the threads that also run the rest of a program, and wait for them: two of them at
+once can wait for each other without end. `one_by_one` leaves nothing to divide.
 """
 
 import functools
 import importlib.metadata
+import math
 import os
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -41,3 +47,28 @@ def check() -> None:
       ' (https://github.com/jax-ml/jax/issues/39103): import tda_jax before JAX'
       f' computes anything, or start Python with XLA_FLAGS={CURE}'
     )
+
+
+def one_by_one(decomposition: Callable) -> Callable:
+  """A function of matrices for stacks of them, which it takes one after another.
+
+  Args:
+    decomposition: function of matrices [m, n] each, which gives a tree of arrays.
+
+  Returns:
+    The function of matrices [*stack, m, n], with results [*stack, ...]; `jax.vmap`
+    of it is one by one too.
+  """
+  # A lambda, as defaults of arguments would be taken for arrays.
+  of_one = lambda *matrices: decomposition(*matrices)
+  single = jax.custom_batching.sequential_vmap(of_one)
+
+  def of_stack(*matrices):
+    stack = matrices[0].shape[:-2]
+    if not stack:
+      return single(*matrices)
+    flat = [x.reshape(math.prod(stack), *x.shape[-2:]) for x in matrices]
+    results = jax.vmap(single)(*flat)
+    return jax.tree.map(lambda x: x.reshape(*stack, *x.shape[1:]), results)
+
+  return of_stack

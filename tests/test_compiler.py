@@ -1,9 +1,12 @@
-"""A compiler whose sums are wrong is not used, or refused."""
+"""A compiler whose sums are wrong is not used, or refused; none waits without end."""
 
 import os
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from tda_jax import compiler
@@ -45,3 +48,41 @@ def test_what_is_wrong_is_refused_and_its_cures_cure():
   assert status and 'computes sums wrongly on this CPU' in said[0]
   assert told(THEN, FIRST)[0] == 0
   assert told(FIRST, THEN, flags=compiler.CURE)[0] == 0
+
+
+def test_stacks_are_decomposed_as_each_matrix_is():
+  x = np.random.default_rng(0).normal(size=(2, 3, 5, 4)).astype(np.float32)
+  want = [jnp.linalg.qr(matrix) for matrix in x.reshape(6, 5, 4)]
+  qr = compiler.one_by_one(jnp.linalg.qr)
+  for found in (qr(x), jax.vmap(qr)(x), jax.jit(qr)(x)):
+    for part, shape in ((0, (2, 3, 5, 4)), (1, (2, 3, 4, 4))):
+      assert found[part].shape == shape
+      np.testing.assert_allclose(
+        found[part].reshape(6, *shape[2:]), [w[part] for w in want], atol=1e-5
+      )
+  np.testing.assert_allclose(qr(x[0, 0])[0], want[0][0], atol=1e-5)
+
+
+# Two stacks at once, again and again. Ended: none has waited for the other.
+STRESS = """
+import jax, jax.numpy as jnp
+from tda_jax import compiler
+from jax.scipy import linalg
+positive = lambda x: x @ jnp.swapaxes(x, -1, -2) + jnp.eye(x.shape[-1])
+eigh = lambda x: jnp.linalg.eigh(positive(x))[1]
+qr = lambda x: jnp.linalg.qr(x)[0]
+cholesky = lambda x: linalg.cho_solve((jnp.linalg.cholesky(positive(x)), True), x)
+one = compiler.one_by_one({})
+both = jax.jit(lambda x, y: (one(x), one(y)))
+x = jax.random.normal(jax.random.key(0), (8, 48, 48))
+for i in range(400):
+  jax.block_until_ready(both(x + i, x - i))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['eigh', 'qr', 'cholesky'])
+def test_decompositions_do_not_wait_for_each_other(name):
+  program = STRESS.format(name)
+  done = subprocess.run([sys.executable, '-c', program], timeout=300)
+  assert done.returncode == 0

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tda_jax import parallel, trees
+from tda_jax import compiler, parallel, trees
 from tda_jax.data import rows
 from tda_jax.layers import find as layers_lib
 from tda_jax.layers import positions, taps
@@ -446,7 +446,8 @@ def loss_hessian_root(
   those of another S.
   """
   flat = lambda z: problem.loss(z.reshape(outputs.shape), example)
-  values, vectors = jnp.linalg.eigh(jax.hessian(flat)(outputs.ravel()))
+  eigh_of_one = compiler.one_by_one(jnp.linalg.eigh)
+  values, vectors = eigh_of_one(jax.hessian(flat)(outputs.ravel()))
   return (vectors * jnp.sqrt(jnp.maximum(values, 0))) @ vectors.T
 
 
@@ -461,6 +462,7 @@ def eigh(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
   )
 
 
+@compiler.one_by_one
 def _eigh_of_cpu(matrix):
   with jax.enable_x64(True):
     wide = jax.lax.convert_element_type(matrix, jnp.float64)

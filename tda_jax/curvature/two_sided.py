@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from tda_jax import compiler
 from tda_jax.curvature import ekfac, projections
 from tda_jax.data import rows as rows_lib
 from tda_jax.layers import find as layers_lib
@@ -64,11 +65,12 @@ def random(
     rank: (r, r'); a side that is no larger is taken whole.
   """
   sides = {}
+  orthonormal = compiler.one_by_one(lambda x: jnp.linalg.qr(x)[0])
   for i, (name, layer) in enumerate(layers.items()):
     sizes = zip((layer.num_in, layer.num_out), rank, strict=True)
     keys = jax.random.split(jax.random.fold_in(key, i))
     bases = [
-      jnp.linalg.qr(jax.random.normal(k, (*layer.stack, size, r)))[0]
+      orthonormal(jax.random.normal(k, (*layer.stack, size, r)))
       if r < size
       else None
       for k, (size, r) in zip(keys, sizes, strict=True)

@@ -14,8 +14,9 @@ influence with the block Fisher itself.
 
 import jax
 import jax.numpy as jnp
+from jax.scipy import linalg
 
-from tda_jax import trees
+from tda_jax import compiler, trees
 from tda_jax.curvature import ekfac, gram, two_sided
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import inverse as inverse_lib
@@ -130,9 +131,10 @@ def _solved(block, vectors, damping, l2):
   if damping == 'heuristic':
     shift = 0.1 * jnp.trace(block, axis1=-2, axis2=-1) / size
   diagonal = (shift + l2)[..., None, None] * jnp.eye(size)
-  factor = jnp.linalg.cholesky(block + diagonal)
-  x = jax.scipy.linalg.cho_solve((factor, True), jnp.swapaxes(vectors, -1, -2))
-  return jnp.swapaxes(x, -1, -2), shift.mean()
+  solve = compiler.one_by_one(
+    lambda block, v: linalg.cho_solve((jnp.linalg.cholesky(block), True), v.T).T
+  )
+  return solve(block + diagonal, vectors), shift.mean()
 
 
 def _leading(problem, params, stack, key, labels, rank):
