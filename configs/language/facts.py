@@ -12,6 +12,7 @@ from configs.language import base
 from experiments.shared import arguments
 
 SMOKE = ('grad_cos', 'trackstar')
+RANK = (48, 48)  # of a layer's sides, of width 96: half of each
 
 
 @arguments.setting
@@ -29,8 +30,12 @@ def get_config(arg=None):
   c.methods = {
     'ekfac': ekfac,
     'kfac': {**ekfac, 'kind': 'kfac'},
-    'trackstar': {'kind': 'trackstar', 'second_moments': 'factored'},
-    'logra': {'kind': 'logra', 'batch_size': 32},
+    'trackstar': {
+      'kind': 'trackstar',
+      'second_moments': 'factored',
+      'rank': RANK,
+    },
+    'logra': {'kind': 'logra', 'rank': RANK, 'batch_size': 32},
     'trak': {'kind': 'trak', 'projection_dim': 256},
     **base.FIRST_ORDER,
     'tracin': {'kind': 'tracin'},
