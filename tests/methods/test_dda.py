@@ -233,6 +233,14 @@ def test_tokens_add_up_to_the_rows():
     tda.token_scores(tda.dda(normalised='rows'), *given[1:])
 
 
+def test_contrasts_are_scored_to_disk(tmp_path):
+  t, run = language()
+  given = (tda.dda(BETA), t.problem, run, t.train, t.queries)
+  stored = tda.score(*given, tmp_path, progress=False)
+  want = tda.attribute(*given)
+  np.testing.assert_allclose(stored[0], want, atol=1e-5 * np.abs(want).max())
+
+
 def pair(**kwargs):
   t, run = language()
   method = tda.contrast_pair(**kwargs)
