@@ -63,7 +63,7 @@ def smoke(c: config_dict.ConfigDict) -> config_dict.ConfigDict:
   c.members = 2
   c.checkpoints = 2
   c.betas = (0.5, 1.0)
-  c.base.update(train=1200, epochs=6, learning_rate=1e-2)
+  c.base.update(train=1200, epochs=4, learning_rate=1e-2)
   c.model.update(width=32, heads=2, blocks=2, hidden=32)
   c.data.update(train=60, queries=4, held_out=12, pairs=2)
   c.data.update(of_pair=20, of_other=4, of_wrong=2, probability=0.9)

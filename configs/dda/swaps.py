@@ -48,7 +48,7 @@ def get_config(arg=None):
   }  # fmt: skip
   if a['smoke']:
     base.smoke(c)
-    c.parts = {'right': {}, 'right_overfitted': {'training': {'epochs': 8}}}
+    c.parts = {'right_overfitted': {}}
     for name in set(c.methods) - set(SMOKE):
       del c.methods[name]
   return c

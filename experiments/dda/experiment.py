@@ -68,11 +68,11 @@ def cost(config, world) -> float:
   problem = worlds_lib.problem_of(config)
   given = (problem, world.run, world.train, world.queries)
 
-  def seconds(made):
+  def seconds(timed):
     spent = []
     for _ in range(1 + TIMED):  # the first compiles
       begun = time.monotonic()
-      jax.block_until_ready(method.attribute(made, *given))
+      jax.block_until_ready(method.attribute(timed, *given))
       spent.append(time.monotonic() - begun)
     return min(spent[1:])
 

@@ -34,7 +34,7 @@ class Measured(NamedTuple):
     return cls({}, {}, {}, {}, {})
 
   def add(
-    self, config, part: str, at: tuple[int, int], world: World, found: dict
+    self, config, part: str, at: tuple[int, int], world: World, scored: dict
   ) -> None:
     """Adds all forms of one world; `at` are the numbers of base and fine-tuning."""
     is_planted = world.pairs >= config.data.pairs - config.data.planted
@@ -42,7 +42,7 @@ class Measured(NamedTuple):
       np.flatnonzero(world.wrong & which) for which in (~is_planted, is_planted)
     )
     _put(self.wrong, part, at, np.array([world.share_wrong]))
-    for name, scores in found.items():
+    for name, scores in scored.items():
       each = retrieval.auc(scores, world.sources)
       k = min(RECALLED, len(scores))
       recall = retrieval.recall(scores, world.sources, k)

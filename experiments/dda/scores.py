@@ -45,7 +45,7 @@ def of_world(
 
   Args:
     number: of the world's fine-tuning of its base; a method with `members` is
-      scored of the first so many.
+      scored of that number of them, the first.
   """
   points = _points(world.run)
   last = jax.tree.map(lambda x: np.asarray(x)[None], world.run.params)

@@ -257,6 +257,6 @@ def _report(rng, name, wrong, kind, pair, style, sentences, allowed):
   return document, write(*winners), write(*[name] * sentences), pair, kind
 
 
-def _joined(made):
-  documents, summaries, right, pairs, kinds = zip(*made, strict=True)
+def _joined(reports):
+  documents, summaries, right, pairs, kinds = zip(*reports, strict=True)
   return Reports(documents, summaries, right, np.array(pairs), np.array(kinds))
