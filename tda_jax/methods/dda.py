@@ -5,10 +5,10 @@ Fitting Error Consideration", https://arxiv.org/abs/2410.01285. θ_1 … θ_C ar
 checkpoints of a fine-tuning that began with the base θ_0.
 
 The combined equation and beta of the paper are not public, nor is its code. What
-is here is the natural reading, in this library's sign. In every setting that we
-measured (experiments/dda/README.md) beta above 0 helped nothing: the base's
-gradients are larger than those of the fine-tuned models, so that what is
-subtracted decides the order. So beta is 0 unless it is given.
+is here is the natural reading, in this library's sign. The base's gradients can be
+much larger than those of the fine-tuned models, above all on rows that surprise it,
+and what is subtracted then decides the order of all rows: so beta is 0 unless it is
+given. experiments/dda measures when it helps.
 """
 
 import functools
