@@ -26,6 +26,8 @@ from tda_jax.inverses.inverse import Inverse, Solution, identity, with_residual
 from tda_jax.language import language_modeling
 from tda_jax.methods.additional_step import additional_step
 from tda_jax.methods.baselines import loss_only, random
+from tda_jax.methods.contrast_pair import contrast_pair
+from tda_jax.methods.dda import dda
 from tda_jax.methods.displaced import displaced_influence
 from tda_jax.methods.fitted import Fitted
 from tda_jax.methods.gradients import grad_cos, grad_dot
@@ -120,7 +122,9 @@ __all__ = [
   'binary',
   'cg',
   'classification',
+  'contrast_pair',
   'datainf',
+  'dda',
   'dense',
   'descent',
   'diagonal',

@@ -330,6 +330,8 @@ def models(
     run = run._replace(keys=as_keys(run.keys, 'keys of the run'))
   if run.checkpoints is not None:
     parameters(run.checkpoints, 'the checkpoints')
+  if run.base is not None:
+    _check_base(run)
   many = _has_members(problem, run, rows, stacked)
   if many and not stacked:
     raise ValueError(
@@ -339,6 +341,23 @@ def models(
   if stacked and not many:
     return run_lib.ensemble_of_one(run)
   return run
+
+
+def _check_base(run) -> None:
+  """Raises ValueError unless base and parameters are of one architecture."""
+  parameters(run.base, 'the base of the run')
+  paths = jax.tree_util.tree_leaves_with_path
+  shapes = lambda tree: {
+    given_lib.place_of(path): np.shape(leaf) for path, leaf in paths(tree)
+  }
+  base, own = shapes(run.base), shapes(run.params)
+  if differ := sorted(n for n in {**base, **own} if base.get(n) != own.get(n)):
+    said = lambda of: list(of[differ[0]]) if differ[0] in of else 'absent'
+    raise ValueError(
+      f'the base of the run is another model: {differ[0]!r} is {said(base)} there'
+      f' and {said(own)} in the parameters; give the parameters that fine-tuning'
+      ' began with (of LoRA: tda_jax.models.lora.off(adapters))'
+    )
 
 
 def _has_members(problem, run, rows, stacked) -> bool:

@@ -25,6 +25,8 @@ class Run(NamedTuple):
       the key of a dropout mask, the base of LoRA adapters; None: nothing.
     second_moments: Adam's at each checkpoint, v/(1 − β₂^t), leaves like those of
       `checkpoints`; None: not known, or another optimizer.
+    base: parameters before fine-tuning, leaves like those of `params`; of LoRA
+      adapters that change nothing (`models.lora.off`). None: not known.
   """
 
   params: PyTree
@@ -34,6 +36,7 @@ class Run(NamedTuple):
   keys: jax.Array | None = None
   frozen: PyTree = None
   second_moments: PyTree = None
+  base: PyTree = None
 
 
 def as_run(given: Run | PyTree) -> Run:
@@ -65,4 +68,5 @@ def ensemble_of_one(run: Run) -> Run:
     keys=with_axis(run.keys),
     frozen=with_axis(run.frozen),
     second_moments=with_axis(run.second_moments),
+    base=with_axis(run.base),
   )

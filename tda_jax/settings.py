@@ -133,7 +133,11 @@ RULES = {  # argument of a factory -> (name, value) -> the value, made plain
     _number('a number from 0 to below 1', lambda x: 0 <= x < 1),
   ),
   'decay': _number('a number above 0, at most 1', lambda x: 0 < x <= 1),
-  'ridge': _number('a finite number from 0', lambda x: 0 <= x < _INFINITE),
+  **dict.fromkeys(
+    ('ridge', 'beta'),
+    _number('a finite number from 0', lambda x: 0 <= x < _INFINITE),
+  ),
+  'rate': _number('a number above 0', lambda x: 0 < x < _INFINITE),
   'threshold': _number('a number', lambda x: x == x),
   'memory_limit': _number('a number of bytes above 0', lambda x: x > 0),
   **dict.fromkeys(
@@ -158,7 +162,7 @@ RULES = {  # argument of a factory -> (name, value) -> the value, made plain
 # What a factory returns computes with them, and branches on none above 0; 0, None
 # and strings are no arguments, and it may branch on those.
 TRACED = {
-  *('damping', 'ridge', 'tolerance'),
+  *('damping', 'ridge', 'tolerance', 'beta'),
   *('step_size', 'step_per_damping', 'scale'),
 }
 

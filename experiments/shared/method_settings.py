@@ -17,8 +17,8 @@ from experiments.shared.rules import name as name_rule
 from tda_jax.curvature import ekfac as blocks_lib
 from tda_jax.curvature import projections
 from tda_jax.inverses import coordinates
+from tda_jax.methods import dda, relatif, similarity
 from tda_jax.methods import registry as methods
-from tda_jax.methods import relatif, similarity
 from tda_jax.training.fit import Recipe
 
 POSITIVE, NOT_NEGATIVE = number(above=0), number(least=0)
@@ -61,6 +61,12 @@ ARGUMENTS = {  # of all kinds; `OF_KIND` has those that differ
   'optimizer': choice(*methods.OPTIMIZERS),
   'learning_rate': POSITIVE,
   'weight_decay': NOT_NEGATIVE,
+  'beta': NOT_NEGATIVE,
+  'query': choice(*dda.QUERIES),
+  'normalised': choice(*dda.NORMALISED),
+  'denoise': flag,
+  'pooled': flag,
+  'rate': POSITIVE,
 }
 RANKS = several(whole(1), 2, 2)
 OF_KIND = {
@@ -76,7 +82,8 @@ EXTRA = {  # experiment -> what its methods have beside a kind's arguments
   'quanda': {'without': several(text, least=0)},
 }  # fmt: skip
 NESTED = ('precondition', 'inverse', 'solver')
-FOLLOW = ('tracin', 'source')  # a run by its checkpoints
+# A run by its checkpoints.
+FOLLOW = ('tracin', 'source', 'dda', 'contrast_pair')
 HEURISTIC = (
   *('diagonal', 'kfac', 'ekfac', 'datainf', 'logra', 'trackstar', 'astra'),
 )
@@ -184,13 +191,14 @@ def sizes(config, path: str, settings: dict) -> None:
     return
   kind, count = settings['kind'], config.checkpoints
   follows = config.experiment != 'limited_access'  # which leaves them out
-  if kind in FOLLOW and not count and follows:
+  follower = kind in FOLLOW and settings.get('denoise', True)
+  if follower and not count and follows:
     raise ValueError(
       f'{path} follows a run by its checkpoints, and checkpoints=0: give'
       ' --config.checkpoints=6, say, or other methods by --config.method'
     )
   ensemble = grammar.term(config.get('ensemble') or 'naive').name
-  if kind in FOLLOW and ensemble == 'checkpoints':
+  if follower and ensemble == 'checkpoints':
     raise ValueError(
       f'{path} follows a run by its checkpoints, and those of'
       f' ensemble={config.ensemble!r} are members of their own: give other methods'

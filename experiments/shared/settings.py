@@ -32,12 +32,14 @@ from experiments.shared.rules import (
   text,
   whole,
 )
+from tda_jax.data import swaps
 from tda_jax.evaluation import further_training
 from tda_jax.training import distill
 
 EXPERIMENTS = (
   'astra',
   'bayesian_tda',
+  'dda',
   'efficient_ensembles',
   'final_model_only',
   'language',
@@ -102,6 +104,8 @@ FIELDS = {
   'top': whole(1),
   'self_influence_batch_size': whole(1),
   'chance': whole(2),
+  'bases': whole(1),
+  'betas': several(POSITIVE),
   'chance_retrained': whole(1),
   'examples': whole(0),
   'falls': several(several(text, 2), least=0),
@@ -114,6 +118,10 @@ FIELDS = {
       'symmetric': flag, 'target': text, 'drop': text, 'classification': flag,
       'one_hot': flag, 'length': whole(1), 'vocabulary': whole(2),
       'paraphrases': whole(1),
+      **dict.fromkeys(('pairs', 'of_pair', 'planted'), whole(1)),
+      **dict.fromkeys(('of_other', 'of_wrong'), whole(0)),
+      'probability': open_share, 'partial': share, 'sentences': whole(1, 2),
+      'style': choice(*swaps.SUMMARIES), 'knowledge': choice(*swaps.KNOWLEDGE),
       'world': choice('', *worlds.WORLDS), 'worlds.grouped.groups': whole(2),
       'worlds.shortcut.label': whole(0), 'worlds.shortcut.share': share,
       'worlds.shortcut.size': whole(1),
@@ -133,6 +141,7 @@ FIELDS = {
       **_under('lora', LORA), **{f'sizes.{s}': whole(1) for s in SIZES},
   }),
   **_under('training', TRAINING),
+  **_under('base', {**TRAINING, 'train': whole(2)}),
   **_under('lora', {**LORA, **_under('training', TRAINING)}),
   **_under('truth', {
       'subsets': whole(2), 'validation': whole(2), 'fraction': open_share,

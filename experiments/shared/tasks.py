@@ -202,6 +202,15 @@ def facts(config) -> Task:
   return _of_texts(config, texts.facts(config.data))
 
 
+def swaps(config) -> Task:
+  """Summaries with swapped names, of several bases and fine-tunings: no one task."""
+  del config
+  raise ValueError(
+    'the task swaps is of several fine-tunings, each with rows and queries of its'
+    ' own: run experiments.dda'
+  )
+
+
 def _of_texts(config, read):
   """The task of a language model on rows of tokens."""
   names = ('model', 'training', 'seed')

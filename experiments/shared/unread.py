@@ -45,6 +45,11 @@ DATA = {  # task -> the fields of config.data that it reads
     *('seed', 'train', 'queries', 'name', 'length', 'vocabulary'),
     'paraphrases',
   ),
+  'swaps': (
+    *('seed', 'train', 'queries', 'held_out', 'name', 'length', 'pairs'),
+    *('planted', 'of_pair', 'of_other', 'of_wrong', 'probability', 'partial'),
+    *('style', 'sentences', 'knowledge'),
+  ),
   'table': (
     *('seed', 'train', 'queries', 'name', 'label_noise', 'path', 'target'),
     *('drop', 'classification', 'one_hot'),
@@ -54,8 +59,9 @@ NAMES = {
   'digits': ('digits', 'digits3'),
   'reviews': ('reviews',),
   'facts': ('facts',),
+  'swaps': ('swaps',),
 }
-TEXTS = ('documents', 'facts')  # tasks of language models
+TEXTS = ('documents', 'facts', 'swaps')  # tasks of language models
 FILE = ('target', 'drop', 'classification', 'one_hot')  # of a user's table
 OTHERS = {  # fields of a config that another experiment reads
   'efficient_ensembles': (
@@ -289,6 +295,8 @@ def _trainings(config):
 
 
 def _required(task):
+  if task == 'swaps':
+    return ('length', 'pairs')
   if task in ('reviews', *TEXTS):
     return ('length', 'vocabulary')
   return FILE if task == 'table' else ()

@@ -143,6 +143,33 @@ def trained(texts: Iterable[str], vocabulary: int) -> Any:
   return made
 
 
+def by_word(texts: Iterable[str]) -> Any:
+  """A tokenizer whose tokens are the words of these texts, apart by spaces.
+
+  Ids 0 and 1 are those of `trained`. A word of no text is refused by whoever checks
+  ids, as it has none.
+
+  Returns:
+    A `tokenizers.Tokenizer`.
+
+  Raises:
+    ValueError: the package is missing.
+  """
+  try:
+    import tokenizers
+    from tokenizers import models, pre_tokenizers
+  except ImportError:
+    raise ValueError(
+      'a tokenizer of words takes the package tokenizers: pip install'
+      ' "tda_jax[lm]"'
+    ) from None
+  words = sorted({word for text in texts for word in text.split()})
+  ids = {word: i for i, word in enumerate((*SPECIAL, *words))}
+  made: Any = tokenizers.Tokenizer(models.WordLevel(ids, unk_token=SPECIAL[0]))
+  made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+  return made
+
+
 def _by_probe(tokenize):
   """What a function is known by: the ids of one text."""
   try:

@@ -46,6 +46,26 @@ def hits(scores: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
   return found.astype(np.float64)
 
 
+def auc(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
+  """Area under each query's ROC curve, [Q].
+
+  The probability that a relevant row has a larger score than one that is not, ties
+  counted half; 0.5 is chance, 1 the most. Arguments and errors as in `recall`.
+  """
+  from scipy import stats
+
+  scores = agreement.matrix(scores, 'scores')
+  positives = _ranked(scores, relevant).sum(0)
+  negatives = len(scores) - positives
+  if not negatives.all():
+    raise ValueError(
+      f'all rows are relevant to query {negatives.argmin()}: leave it out'
+    )
+  ranks = stats.rankdata(scores, axis=0)
+  sums = (ranks * np.asarray(relevant, bool)).sum(0)
+  return (sums - positives * (positives + 1) / 2) / (positives * negatives)
+
+
 def reciprocal_rank(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
   """1 / (rank of the first relevant row, from 1) of each query, [Q].
 

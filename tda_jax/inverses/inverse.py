@@ -178,6 +178,18 @@ def closed_form(x: PyTree, damping: float | jax.Array) -> Solution:
   )
 
 
+def worst(solutions: Solution) -> Solution:
+  """One report of L solutions [L, ...], without x: at each step the worst."""
+  return Solution(
+    (),
+    residuals=solutions.residuals.max(0),
+    steps=solutions.steps.max(0),
+    converged=solutions.converged.all(0),
+    diverged=solutions.diverged.any(0),
+    damping=solutions.damping.mean(),
+  )
+
+
 def refined_solution(
   once: products.Product,
   system: products.Product,

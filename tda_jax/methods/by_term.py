@@ -16,15 +16,15 @@ from tda_jax import problem as problem_lib
 from tda_jax.data.rows import Batch
 from tda_jax.layers import reads
 from tda_jax.methods import method as method_lib
-from tda_jax.methods.method import Method, Prepared
-from tda_jax.problem import Problem
+from tda_jax.methods.method import Along, Method, Prepared
+from tda_jax.problem import Problem, bound
 from tda_jax.run import Run
 from tda_jax.trees import PyTree
 
 
 def vectors(
   method: Method, problem: Problem, run: Run, prepared: Prepared, batch: Batch
-) -> tuple[PyTree, PyTree]:
+) -> tuple[PyTree, PyTree] | list[Along]:
   """`method.vectors` in the parameters that rows are scored by."""
   part, run = method_lib.attributed(problem, run)
   of_queries = method.vectors
@@ -34,7 +34,10 @@ def vectors(
 
 
 def by_term(
-  problem: Problem, run: Run, at: tuple[PyTree, PyTree], batch: Batch
+  problem: Problem,
+  run: Run,
+  at: tuple[PyTree, PyTree] | list[Along],
+  batch: Batch,
 ) -> jax.Array:
   """The scores of a batch by term, [B, ..., Q].
 
@@ -45,13 +48,21 @@ def by_term(
     at: what `vectors` returned.
   """
   part, _ = method_lib.attributed(problem, run)
-  part = reads.agreeing(part)
-  params, stack = at
 
-  def of_share(batch):
+  def of_point(part, params, stack, batch):
+    part = reads.agreeing(part)
     of_terms = lambda params: problem_lib.terms(part, params, batch.examples)
     _, along = jax.linearize(of_terms, params)
     return jnp.moveaxis(jax.lax.map(along, stack), 0, -1)
+
+  def of_share(batch):
+    if isinstance(at, tuple):
+      return of_point(part, *at, batch)
+    total = jnp.zeros(())
+    for group in at:
+      each = lambda p: of_point(bound(part, p.held), p.params, p.vectors, batch)
+      total += jax.lax.map(each, group).sum(0)
+    return total
 
   with jax.default_matmul_precision('highest'):
     return parallel.apart(of_share, jax.tree.map(jnp.asarray, batch))

@@ -38,6 +38,7 @@ def about_inputs(problem: Problem, entered: door.Entered) -> dict:
       if run.second_moments is None
       else {'second_moments': digest(run.second_moments)}
     ),
+    **({} if run.base is None else {'base': digest(run.base)}),
     **({'as_leaf': [*problem.as_leaf]} if problem.as_leaf else {}),
     **({'only': [*problem.only]} if problem.only else {}),
     **({'leave_out': [*problem.leave_out]} if problem.leave_out else {}),

@@ -8,6 +8,7 @@ import functools
 from typing import Any, NamedTuple, Protocol, cast
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -76,13 +77,30 @@ class Score(Protocol):
     ...
 
 
+class Along(NamedTuple):
+  """Vectors at several parameters, of which a score adds up.
+
+  Attributes:
+    params: θ_p, leaves [P, ...].
+    vectors: stacks of v_pq, leaves [P, Q, ...].
+    held: what θ_p holds beside the parameters that rows are scored by, leaves
+      [P, ...]; None: nothing.
+  """
+
+  params: PyTree
+  vectors: PyTree
+  held: PyTree
+
+
 class Vectors(Protocol):
   """Gives the one vector for each query that scores are products with."""
 
   def __call__(
     self, problem: Problem, run: Run, prepared: 'Prepared', batch: Batch, /
-  ) -> tuple[PyTree, PyTree]:
+  ) -> tuple[PyTree, PyTree] | list[Along]:
     """(θ, stack of v_q [Q, ...]) with score[b, q] = ⟨∇loss_b(θ), v_q⟩.
+
+    Or of several θ_p: `Along` with score[b, q] = Σ_p ⟨∇loss_b(θ_p), v_pq⟩.
 
     Args:
       problem, run, prepared: as for `Score`.
@@ -290,7 +308,8 @@ def attributed(problem: Problem, run: Run) -> tuple[Problem, Run]:
   Their numbers are float32 at least (`chosen.precise`), and what the run has
   frozen is bound to the problem. The `frozen` of the returned run is what its
   checkpoints hold beside those parameters, leaves [C, ...], which a method that
-  visits a checkpoint binds itself; None: nothing.
+  visits a checkpoint binds itself; None: nothing. Its `base` is a pair: the base's
+  parameters, and what it holds beside them.
   """
   part = chosen.precise(bound(problem, run.frozen), run.params)
   params, checkpoints = widened((run.params, run.checkpoints))
@@ -299,6 +318,7 @@ def attributed(problem: Problem, run: Run) -> tuple[Problem, Run]:
     checkpoints=checkpoints,
     frozen=None,
     second_moments=widened(run.second_moments),
+    base=None if run.base is None else (widened(run.base), None),
   )
   if not part.only and not part.leave_out:
     return part, run
@@ -309,6 +329,8 @@ def attributed(problem: Problem, run: Run) -> tuple[Problem, Run]:
   if run.second_moments is not None:
     moments, _ = chosen.split(part, run.second_moments)
     run = run._replace(second_moments=moments)
+  if run.base is not None:
+    run = run._replace(base=chosen.split(part, run.base[0]))
   return chosen.part(part, kept, held), run._replace(params=kept)
 
 
@@ -388,12 +410,7 @@ def check_checkpoints(run: Run, name: str) -> None:
   Args:
     name: of the method that needs them, for the error.
   """
-  if run.checkpoints is None or not jax.tree.leaves(run.checkpoints):
-    raise ValueError(
-      f'{name} follows a run by its checkpoints, and this one has none: train'
-      ' with checkpoints=C, for example checkpoints=6'
-    )
-  count = trees.count(run.checkpoints)
+  count = check_snapshots(run, name)
   for field in ('learning_rates', 'steps'):
     given = getattr(run, field)
     if given is None or jnp.shape(given) != (count,):
@@ -401,6 +418,26 @@ def check_checkpoints(run: Run, name: str) -> None:
         f'the run has {count} checkpoints and {field}={given}: give one number'
         ' for each checkpoint'
       )
+
+
+def check_snapshots(run: Run, name: str) -> int:
+  """The number of the run's checkpoints; raises ValueError if it has none."""
+  if run.checkpoints is None or not jax.tree.leaves(run.checkpoints):
+    raise ValueError(
+      f'{name} follows a run by its checkpoints, and this one has none: train'
+      ' with checkpoints=C, for example checkpoints=6'
+    )
+  return trees.count(run.checkpoints)
+
+
+def check_base(run: Run, name: str, beta: Any) -> None:
+  """Raises ValueError if a run has no base, which a method is to subtract."""
+  if run.base is None:
+    said = '' if isinstance(beta, jax.core.Tracer) else f' with beta={beta}'
+    raise ValueError(
+      f'{name}{said} subtracts what the base says, and this run has none: give a Run'
+      ' with `base`, the parameters before fine-tuning, or beta=0'
+    )
 
 
 def check_solution(

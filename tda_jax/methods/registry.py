@@ -19,6 +19,8 @@ from tda_jax.inverses import (
 from tda_jax.methods import (
   additional_step,
   baselines,
+  contrast_pair,
+  dda,
   displaced,
   gradients,
   influence,
@@ -78,6 +80,8 @@ METHODS = {
   'grad_cos': gradients.grad_cos,
   'additional_step': additional_step_by_name,
   'tracin': tracin.tracin,
+  'dda': dda.dda,
+  'contrast_pair': contrast_pair.contrast_pair,
   'trak': trak.trak,
   'trak_kernel': trak.trak_kernel,
   'trak_slopes': trak.trak_slopes,
@@ -116,7 +120,7 @@ def make(
   """
   if kind not in METHODS:
     return influence.influence(make_inverse(kind, **settings))
-  if 'inverse' in settings:
+  if settings.get('inverse') is not None:
     settings['inverse'] = make_inverse(**settings['inverse'])
   if settings.get('solver'):
     solver = settings['solver']

@@ -38,7 +38,7 @@ from tda_jax.curvature import ekfac, factored, products
 from tda_jax.curvature.gram import layer_matrices
 from tda_jax.data import rows
 from tda_jax.inverses import inverse as inverse_lib
-from tda_jax.inverses.inverse import Inverse, Solution
+from tda_jax.inverses.inverse import Inverse
 from tda_jax.methods.influence import inner_products
 from tda_jax.methods.method import Method, Prepared, check_checkpoints
 from tda_jax.problem import bound
@@ -129,7 +129,7 @@ def source(
         problem, run.params, example, trees.scaled(scale, x)
       )
     )(stacked.x)
-    return Prepared(vectors, _worst(stacked))
+    return Prepared(vectors, inverse_lib.worst(stacked))
 
   def score(problem, run, prepared, batch):
     def of_segment(segment):
@@ -227,18 +227,6 @@ def _solved(inverse, problem, part, train, u, key):
   fit_key, solve_key = jax.random.split(jax.random.fold_in(key, 2))
   state = inverse.fit(problem, params, train, fit_key)
   return inverse.solve(state, problem, params, train, u, solve_key)
-
-
-def _worst(solutions: Solution) -> Solution:
-  """One report of L solutions: at each step that of the worst segment."""
-  return Solution(
-    (),
-    residuals=solutions.residuals.max(0),
-    steps=solutions.steps.max(0),
-    converged=solutions.converged.all(0),
-    diverged=solutions.diverged.any(0),
-    damping=solutions.damping.mean(),
-  )
 
 
 def _parts(run, segments):

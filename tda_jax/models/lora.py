@@ -106,6 +106,17 @@ def merge(base: PyTree, adapters: Adapters, alpha: float = 1.0) -> PyTree:
   return jax.tree_util.tree_map_with_path(merged, base)
 
 
+def off(adapters: Adapters) -> Adapters:
+  """The same adapters with b = 0: they change nothing, the model is its base.
+
+  With a leading axis of members or checkpoints as well.
+  """
+  return {
+    name: {**pair, 'b': jnp.zeros_like(pair['b'])}
+    for name, pair in adapters.items()
+  }
+
+
 def adapted(problem: Problem, alpha: float = 1.0) -> Problem:
   """The problem whose parameters are adapters, with the model as `frozen`.
 

@@ -127,10 +127,12 @@ def _of_problem(problem, params, example, query, frozen):
   params, example, query, frozen = map(_tree, (params, example, query, frozen))
   outputs_hash, shape = _outputs(problem, params, example, frozen)
   arguments = (shape, example)
+  # A query may be a pair of rows, with outputs of another shape.
+  asked = jax.eval_shape(_called(problem), params, query, frozen)
   hashes = {
     'outputs': outputs_hash,
     'loss': of_function(_derived(problem.loss), *arguments),
-    'measure': of_function(_derived(problem.measure), shape, query),
+    'measure': of_function(_derived(problem.measure), asked, query),
   }
   # `sample` may fail for a problem whose labels are never drawn.
   with contextlib.suppress(Exception):
@@ -167,9 +169,7 @@ def _of_training(problem, recipe, n, example, frozen):
 def _outputs(problem, params, example, frozen):
   """(hash of the outputs and of their derivative, their shape)."""
 
-  def outputs(params, example, frozen):
-    member_problem = bound(problem, frozen if jax.tree.leaves(frozen) else None)
-    return member_problem.outputs(params, example)
+  outputs = _called(problem)
 
   def derived(params, example, frozen, cotangent):
     value, pull = jax.vjp(lambda p: outputs(p, example, frozen), params)
@@ -177,6 +177,16 @@ def _outputs(problem, params, example, frozen):
 
   shape = jax.eval_shape(outputs, params, example, frozen)
   return of_function(derived, params, example, frozen, shape), shape
+
+
+def _called(problem):
+  """(params, example, frozen) -> outputs."""
+
+  def outputs(params, example, frozen):
+    member_problem = bound(problem, frozen if jax.tree.leaves(frozen) else None)
+    return member_problem.outputs(params, example)
+
+  return outputs
 
 
 def _derived(function):

@@ -95,6 +95,7 @@ def members_at(run: Run, index: jax.Array | np.ndarray | slice) -> Run:
       name: jax.tree.map(lambda leaf: leaf[index], getattr(run, name))
       for name in (
         *('params', 'checkpoints', 'keys', 'frozen', 'second_moments'),
+        'base',
       )
     }
   )

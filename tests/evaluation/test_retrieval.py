@@ -65,3 +65,17 @@ def test_bad_input():
   for k in (0, 5):
     with pytest.raises(ValueError, match='of 4 rows: give 1 to 4'):
       retrieval.hits(SCORES, RELEVANT, k)
+
+
+def test_auc_is_that_of_scikit_learn():
+  from sklearn import metrics
+
+  rng = np.random.default_rng(0)
+  scores = rng.integers(0, 9, (40, 5)).astype(float)  # with ties
+  relevant = rng.random((40, 5)) < 0.3
+  want = [metrics.roc_auc_score(relevant[:, q], scores[:, q]) for q in range(5)]
+  np.testing.assert_allclose(retrieval.auc(scores, relevant), want)
+  np.testing.assert_allclose(retrieval.auc(0 * scores, relevant), 0.5)
+  with pytest.raises(ValueError, match='all rows are relevant to query 2'):
+    relevant[:, 2] = True
+    retrieval.auc(scores, relevant)

@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 import tda_jax as tda
-from tda_jax import settings
+from tda_jax import settings, trees
 from tda_jax.inverses import ekfac as ekfac_lib
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.inverses.descent import descent
@@ -41,6 +41,8 @@ METHODS = {
   tda.relatif: lambda x: tda.relatif(tda.ekfac(x)),
   tda.displaced_influence: lambda x: tda.displaced_influence(tda.exact(x)),
   tda.ensemble: lambda x: tda.ensemble(tda.influence(tda.cg(x))),
+  tda.dda: tda.dda,
+  tda.contrast_pair: lambda x: tda.contrast_pair(2, 0.1, beta=x),
   tda.logra: lambda x: tda.logra(x, rank=(3, 2)),
   tda.trackstar: lambda x: tda.trackstar(x, rank=(3, 2)),
   tda.trak: lambda x: tda.trak(16, ridge=x),  # more features than rows
@@ -70,6 +72,27 @@ def counted():
   return t._replace(problem=t.problem._replace(outputs=outputs)), traces
 
 
+def tuned(t):
+  """The task of a model with checkpoints and a base; queries are pairs of outputs."""
+  one, first = t.problem, t.queries
+  pair = lambda f: (
+    lambda a, e: f(a, e) if np.ndim(e['y']) == 0 else jax.vmap(f, (0, 0))(a, e)
+  )
+  of_params = lambda p, e: jax.vmap(one.outputs, (None, 0))(p, e)
+  outputs = lambda p, e: (one.outputs if np.ndim(e['y']) == 0 else of_params)(
+    p, e
+  )
+  measure = lambda o, e: jnp.sum(
+    jnp.array([1, -1])[: o.ndim] * pair(one.measure)(o, e)
+  )
+  queries = {n: np.stack([x[:2], x[2:]], 1) for n, x in first.items()}
+  problem = one._replace(
+    outputs=outputs, measure=measure, check=lambda *_: None
+  )
+  run = tiny.run(t.params, 2)._replace(base=trees.scaled(-0.5, t.params))
+  return t._replace(problem=problem, params=run, queries=queries)
+
+
 def attribute(method, t, **kwargs):
   return tda.attribute(
     method, t.problem, t.params, t.train, t.queries, key=KEY, **kwargs
@@ -79,6 +102,8 @@ def attribute(method, t, **kwargs):
 @pytest.mark.parametrize('name', some(MAKE))
 def test_another_number_compiles_nothing_and_scores_as_a_constant(name):
   t, traces = counted()
+  if name in ('dda', 'contrast_pair'):
+    t = tuned(t)
   if MAKE[name](0.1).members:
     members = jax.tree.map(lambda x: jnp.stack([x, 0.5 * x]), t.params)
     t = t._replace(params=members)

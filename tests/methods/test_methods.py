@@ -13,6 +13,7 @@ from tda_jax.inverses import cg, ekfac, exact, inverse
 from tda_jax.methods import (
   additional_step,
   baselines,
+  dda,
   displaced,
   gradients,
   influence,
@@ -40,6 +41,7 @@ METHODS = {
   'exact': influence.influence(exact.exact(0.1)),
   'source': source.source(2, labels='exact'),
   'tracin': tracin.tracin(),
+  'dda': dda.dda(normalised='scores'),
   'representer': representer.representer(l2=0.3),
   'similarity': similarity.similarity('layer1/w'),
   'relatif': relatif.relatif(ekfac.ekfac(0.1)),

@@ -1,0 +1,100 @@
+"""DDA: which rows taught a fine-tuned language model a wrong summary.
+
+Bases learn to summarise reports of matches; fine-tuning swaps names in some of the
+summaries, until the models write wrong names themselves. Of each wrong summary it is
+known which rows are swapped for its name: every method ranks all rows, and AUC, average
+precision and recall say whether these come first. A table, results.json, a plot and
+report.html in the workdir.
+"""
+
+import pathlib
+import time
+
+import jax
+
+from experiments.dda import claims as claims_lib
+from experiments.dda import estimates, forms
+from experiments.dda import page as page_lib
+from experiments.dda import scores as scores_lib
+from experiments.dda import worlds as worlds_lib
+from experiments.dda.measured import Measured
+from experiments.shared import arguments, results
+from experiments.shared import settings as settings_lib
+from tda_jax.methods import dda, gradients, method
+from tda_jax.report import plots
+
+TIMED = 3  # of which the quickest counts
+
+
+def main(config, workdir: pathlib.Path) -> None:
+  """Runs the experiment and writes its results into the workdir."""
+  settings_lib.check(config, 'dda')
+  measured, first = Measured.empty(), None
+  for part, changes in config.parts.items():
+    own = arguments.changed(config, changes)
+    params = worlds_lib.bases(own, workdir)
+    worlds = worlds_lib.finetuned(own, params, workdir / part)
+    for b, of_base in enumerate(worlds):
+      for s, world in enumerate(of_base):
+        folder = workdir / part / f'{b}_{s}'
+        found = scores_lib.of_world(own, world, s, folder)
+        measured.add(
+          own, part, (b, s), world, forms.of_scores(found, config.betas)
+        )
+        first = first or (own, world)
+  chosen, default = measured.chosen(config)
+  rows = measured.rows() + [
+    {
+      'method': default,
+      'metric': 'chosen on planted controls, AUC',
+      'value': chosen,
+    }
+  ]
+  ratio = cost(*first)
+  points = config.checkpoints + 1
+  rows.append(
+    {'method': 'dda', 'metric': 'seconds / those of grad_dot', 'value': ratio}
+  )
+  claims = claims_lib.computed(measured, config, default, (ratio, points))
+  results.write_results(config, workdir, rows, claims)
+  drawn = draw(config, measured, workdir / 'plots')
+  results.page(
+    config, workdir, __doc__, rows, claims, drawn, page_lib.shown(*first)
+  )
+
+
+def cost(config, world) -> float:
+  """Seconds of DDA of all checkpoints and the base over those of Grad-Dot."""
+  problem = worlds_lib.problem_of(config)
+  given = (problem, world.run, world.train, world.queries)
+
+  def seconds(timed):
+    spent = []
+    for _ in range(1 + TIMED):  # the first compiles
+      begun = time.monotonic()
+      jax.block_until_ready(method.attribute(timed, *given))
+      spent.append(time.monotonic() - begun)
+    return min(spent[1:])
+
+  return seconds(dda.dda(0.5)) / seconds(gradients.grad_dot())
+
+
+def draw(config, measured: Measured, folder: pathlib.Path) -> list[str]:
+  """The AUC of the main forms, of each part: the map of when debias helps."""
+  folder.mkdir(exist_ok=True)
+  shown = claims_lib.MAIN
+  drawn = []
+  for part in config.parts:
+    bars = [
+      plots.Bar(name, estimates.nested(measured.auc[name][part])[:3], None)
+      for name in shown
+      if name in measured.auc
+    ]
+    drawn.append(
+      plots.bars(
+        bars,
+        folder / f'{config.setting}_{part}.png',
+        title=f'AUC of the rows behind wrong summaries: {part}',
+      )
+    )
+  return drawn

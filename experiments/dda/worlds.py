@@ -1,0 +1,266 @@
+"""Fine-tunings that learn wrong summaries: bases, models, and what they now write."""
+
+import functools
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import config_dict
+
+from experiments.shared import networks, recipes, stages
+from tda_jax import language
+from tda_jax import run as run_lib
+from tda_jax.data import rows as rows_lib
+from tda_jax.data import sequences, swaps, tokenizer
+from tda_jax.models import decoder, generate
+from tda_jax.run import Run
+from tda_jax.training import members
+
+END = tokenizer.END
+ROOM = 20  # tokens that a model may write
+
+
+class World(NamedTuple):
+  """One fine-tuning, and the wrong summaries that its model writes.
+
+  Attributes:
+    run: one model, with checkpoints and base.
+    reports: the rows' documents and summaries (`data.swaps`).
+    train: rows.
+    documents, written, right: of Q queries, what the model was given, what it
+      wrote and what it should have.
+    pairs: [Q] numbers of the pairs of names.
+    wrong: [Q] whether the summary is wrong, and no query before it is the same.
+    queries: contrasts [Q, 2, T], what was written first.
+    sources: bool [N, Q], the rows swapped for the query's name.
+    share_wrong: of the held-out documents, whose summary is wrong.
+  """
+
+  run: Run
+  reports: swaps.Reports
+  train: dict
+  documents: list[str]
+  written: list[str]
+  right: list[str]
+  pairs: np.ndarray
+  wrong: np.ndarray
+  queries: dict
+  sources: np.ndarray
+  share_wrong: float
+
+
+def bases(config, workdir: pathlib.Path):
+  """Parameters of `config.bases` bases that know `data.knowledge`, leaves [B, ...].
+
+  Kept in <workdir>/bases/KNOWLEDGE_SENTENCES.
+  """
+  data, count = config.data, config.bases
+  every = [
+    swaps.pretraining(
+      config.base.train,
+      seed=config.seed + b,
+      pairs=data.pairs,
+      knowledge=data.knowledge,
+      probability=data.probability,
+      sentences=data.sentences,
+    )
+    for b in range(count)
+  ]
+  rows, subsets = _together([_rows(config, one) for one in every])
+  problem, init, _ = _programs(_frozen(config))
+  run = members.train(
+    problem,
+    recipes.recipe(config.base, init),
+    rows,
+    jax.random.split(stages.key(config.seed, 'bases'), count),
+    subsets=subsets,
+    directory=workdir / 'bases' / f'{data.knowledge}_{data.sentences}',
+    progress=True,
+  )
+  return run.params
+
+
+def finetuned(config, params, workdir: pathlib.Path) -> list[list[World]]:
+  """Worlds by base and seed: `config.members` fine-tunings of each base.
+
+  Raises:
+    ValueError: no model writes a wrong summary.
+  """
+  data, many = config.data, config.bases * config.members
+  if data.planted >= data.pairs:
+    raise ValueError(
+      f'data.planted={data.planted} of data.pairs={data.pairs}: leave some to ask'
+    )
+  made = {n: config[n] for n in ('bases', 'members', 'checkpoints', 'base')}
+  stages.claim(config, workdir, 'train', **made)
+  every = [_reports(config, i) for i in range(many)]
+  parts = [_rows(config, one) for one in every]
+  rows, subsets = _together(parts)
+  problem, _, _ = _programs(_frozen(config))
+  keys = jax.random.split(stages.key(config.seed, 'train'), many)
+  own = jax.tree.map(lambda x: np.repeat(x, config.members, 0), params)
+  run = members.train(
+    problem,
+    recipes.recipe(config.training, _starting(own, keys)),
+    rows,
+    keys,
+    subsets=subsets,
+    checkpoints=config.checkpoints,
+    directory=workdir / 'train',
+    progress=True,
+  )._replace(base=own, second_moments=None)
+  worlds = [
+    _world(config, run_lib.member(run, i), every[i], parts[i], i)
+    for i in range(many)
+  ]
+  size = config.members
+  return [worlds[b * size : (b + 1) * size] for b in range(config.bases)]
+
+
+def problem_of(config):
+  """The problem of all worlds of a model's sizes."""
+  return _programs(_frozen(config))[0]
+
+
+def tokens() -> Any:
+  """The tokenizer of all worlds."""
+  return _tokenizer()
+
+
+def texts(world: World) -> tuple[list[str], list[str]]:
+  """(rows, queries) as texts: document and summary."""
+  join = lambda a, b: [x + y for x, y in zip(a, b, strict=True)]
+  reports = world.reports
+  rows = join(reports.documents, reports.summaries)
+  return rows, join(world.documents, world.written)
+
+
+def _world(config, run, reports, train, number) -> World:
+  """What the model writes of held-out documents, and which rows taught it."""
+  data = config.data
+  held = swaps.held_out(
+    data.held_out,
+    seed=config.seed + number,
+    pairs=data.pairs,
+    style=data.style,
+    sentences=data.sentences,
+  )
+  written = _written(config, run.params, held.documents)
+  names = swaps.names(data.pairs)
+  hits = np.array(
+    [
+      swaps.is_wrong(w, names[k])
+      for w, k in zip(written, held.pairs, strict=True)
+    ]
+  )
+  index, wrong = _chosen(hits, held.pairs, data.queries // data.pairs)
+  if not wrong.any():
+    raise ValueError(
+      f'fine-tuning {number} writes no wrong summary of {len(hits)} held-out'
+      ' documents, so that there is nothing to ask: train longer'
+      ' (training.epochs), or swap more (data.probability)'
+    )
+  pick = lambda of: [of[i] for i in index]
+  documents, said, right = map(pick, (held.documents, written, held.right))
+  queries = sequences.contrasts(
+    documents, said, right, _tokenizer(), data.length, end=END
+  )
+  pairs = held.pairs[index]
+  labels = swaps.sources(reports, pairs)
+  of_queries = (documents, said, right, pairs, wrong, queries, labels)
+  return World(run, reports, train, *of_queries, float(hits.mean()))
+
+
+def _chosen(hits, pairs, each):
+  """(numbers of `each` documents of every pair, which of them are queries).
+
+  Documents with wrong summaries come first; where they are too few, others fill
+  up, so that all worlds have as many.
+  """
+  index, wrong = [], []
+  for pair in range(pairs.max() + 1):
+    of_pair = np.flatnonzero(pairs == pair)
+    found = of_pair[hits[of_pair]][:each]
+    others = np.setdiff1d(of_pair, found)
+    index += [*found, *others[: each - len(found)]]
+    wrong += [True] * len(found) + [False] * (each - len(found))
+  return np.array(index), np.array(wrong)
+
+
+def _written(config, params, documents) -> list[str]:
+  """The summaries that a model writes of documents, greedily."""
+  made = _tokenizer()
+  ids = [made.encode(text).ids for text in documents]
+  sizes = _programs(_frozen(config))[2]
+  found = generate.generate(sizes, params, ids, ROOM, end=END)
+  words = lambda row: made.decode([int(t) for t in row if t > END])
+  return [f' {words(row)}' for row in found]
+
+
+def _reports(config, number):
+  """The rows of one fine-tuning."""
+  data = config.data
+  return swaps.finetuning(
+    data.train,
+    seed=config.seed + number,
+    pairs=data.pairs,
+    of_pair=data.of_pair,
+    of_other=data.of_other,
+    of_wrong=data.of_wrong,
+    probability=data.probability,
+    partial=data.partial,
+    style=data.style,
+    sentences=data.sentences,
+  )
+
+
+def _rows(config, reports):
+  return sequences.from_pairs(
+    reports.documents,
+    reports.summaries,
+    _tokenizer(),
+    config.data.length,
+    end=END,
+  )
+
+
+def _together(parts):
+  """(rows of all, [E, n] which of them are each part's)."""
+  rows = {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
+  size = rows_lib.count(parts[0])
+  return rows, np.arange(len(parts) * size).reshape(len(parts), size)
+
+
+def _starting(params, keys):
+  """An `init` that gives member e the e-th of the parameters, by its key."""
+  drawn = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys)
+  table = jax.random.key_data(drawn)
+
+  def init(key):
+    same = (table == jax.random.key_data(key)).all(-1)
+    return jax.tree.map(lambda x: jnp.asarray(x)[jnp.argmax(same)], params)
+
+  return init
+
+
+def _frozen(config):
+  model = config.model.to_dict()
+  return config_dict.FrozenConfigDict(
+    {'model': model, 'length': config.data.length + ROOM}
+  )
+
+
+@functools.lru_cache(4)
+def _programs(config):
+  """(problem, init, sizes); equal settings give the same, compiled once."""
+  count = _tokenizer().get_vocab_size()
+  sizes = networks.sizes(config.model, count, config.length)
+  init, apply = decoder.decoder(sizes)
+  return language.language_modeling(apply), init, sizes
+
+
+@functools.lru_cache(1)
+def _tokenizer():
+  return tokenizer.by_word(swaps.vocabulary())

@@ -1,0 +1,176 @@
+"""The DDA experiment as people call it, and its claims by hand."""
+
+import json
+
+import numpy as np
+import pytest
+from test_cli import run
+
+from experiments.dda import claims as claims_lib
+from experiments.dda import estimates, forms, measured
+from experiments.dda import worlds as worlds_lib
+from experiments.dda.scores import Scores
+from experiments.shared import settings, tasks
+from experiments.shared.arguments import changed
+
+SMOKE = 'configs/dda/swaps.py:smoke'
+
+
+def config(**changes):
+  from configs.dda import swaps
+
+  return changed(swaps.get_config('smoke'), changes)
+
+
+@pytest.mark.slow
+def test_it_writes_everything(tmp_path):
+  run('dda', SMOKE, tmp_path)
+  results = json.loads((tmp_path / 'results.json').read_text())
+  assert results['experiment'] == 'dda'
+  found = {(row['method'], row['metric']) for row in results['rows']}
+  names = {'bm25', 'base_loss', 'grad_dot_contrast', 'printed_loss_dda_1'}
+  names |= {'grad_dot_contrast_dda_0.5', 'contrast_pair_contrast_denoise'}
+  metrics = {'auc', 'average_precision', 'recall@50', 'auc, right_overfitted'}
+  assert {(a, b) for a in names for b in metrics} <= found
+  claims = {claim['claim'] for claim in results['claims']}
+  assert 'as printed, without debias: right_overfitted' in claims
+  assert 'denoise helps where overfitted, loss: right_overfitted' in claims
+  assert (tmp_path / 'plots' / 'swaps_right_overfitted.png').exists()
+  page = (tmp_path / 'report.html').read_text()
+  assert 'It writes' in page and 'color-mix(in srgb, var(--for)' in page
+  again = run('dda', SMOKE, tmp_path)  # continues, to the same
+  assert 'grad_dot_contrast' in again.stdout
+  other = json.loads((tmp_path / 'results.json').read_text())
+  timed = lambda of: [r for r in of['rows'] if 'seconds /' not in r['metric']]
+  assert timed(other) == timed(results)
+
+
+def scores(seed=0):
+  rng = np.random.default_rng(seed)
+  points = {
+    (name, measure): rng.normal(size=(4, 12, 3))
+    for name, measure in (('grad_dot', 'loss'), ('grad_dot', 'contrast'))
+  }
+  last = {('random', 'loss'): rng.normal(size=(12, 3))}
+  return Scores(points, last, {'bm25': rng.normal(size=(12, 3))})
+
+
+def test_forms_are_sums_of_points():
+  made = scores()
+  found = forms.of_scores(made, (0.5, 1.0))
+  points = made.points['grad_dot', 'contrast']
+  same = np.testing.assert_allclose
+  same(found['grad_dot_contrast'], points[3])
+  same(found['grad_dot_contrast_base'], points[0])
+  same(found['grad_dot_contrast_denoise'], points[1:].mean(0))
+  same(found['grad_dot_contrast_debias_0.5'], points[3] - 0.5 * points[0])
+  both = points[1:].mean(0) - points[0]
+  same(found['grad_dot_contrast_dda_1'], both)
+  same(found['printed_contrast_dda_1'], -both)
+  same(found['printed_contrast'], -points[3])
+  standard = (points - points.mean(1, keepdims=True)) / points.std(
+    1, keepdims=True
+  )
+  same(found['standardised_contrast_dda_1'], standard[1:].mean(0) - standard[0])
+  assert {'random', 'bm25'} <= {*found}
+  assert {*forms.candidates((0.5, 1.0))} <= {*found}
+
+
+def test_means_are_of_bases_of_runs_of_queries():
+  values = [[np.array([1.0, 3.0]), np.array([5.0])], [np.array([0.0])]]
+  found = estimates.nested(values)
+  assert found.value == pytest.approx(((2 + 5) / 2 + 0) / 2)
+  assert found.low < found.value < found.high
+  empty = [[np.array([])], *values]
+  assert estimates.nested(empty).value == pytest.approx(found.value)
+  alike = [[np.ones(4)] * 3] * 3
+  flat = estimates.nested(alike)
+  assert (flat.low, flat.high) == pytest.approx((1, 1))
+  mean = estimates.average([values, alike])
+  assert mean.value == pytest.approx((found.value + 1) / 2)
+
+
+def filled(better):
+  """What is measured of worlds in which `better` alone is right."""
+  own = measured.Measured.empty()
+  rng = np.random.default_rng(0)
+  names = {*claims_lib.MAIN, *forms.candidates((0.25, 1.0)), 'printed_loss'}
+  for name in sorted(names):
+    for part in ('right', 'right_overfitted'):
+      values = [[rng.uniform(0.4, 0.5, 6) for _ in range(2)] for _ in range(2)]
+      if name in better:
+        values = [[0.5 + x for x in of] for of in values]
+      for table in (own.auc, own.planted):
+        table.setdefault(name, {})[part] = values
+  return own
+
+
+def test_claims_are_of_what_was_measured():
+  c = config(betas=(0.25, 1.0), parts={'right': {}})
+  own = filled({'grad_dot_contrast_denoise', 'printed_loss_dda_1'})
+  auc, default = own.chosen(c)
+  assert default == 'grad_dot_contrast_denoise' and 0.9 < auc < 1
+  found = claims_lib.computed(own, c, default, (3.5, 3))
+  holds = {one['claim']: one['holds'] for one in found}
+  assert holds['denoise above the last checkpoint, contrast']
+  assert not holds['denoise above the last checkpoint, loss']
+  assert holds['denoised contrast above BM25']
+  assert not holds['DDA with beta 1 above BM25']
+  assert not holds['debias at its best beta helps: right']
+  assert holds['as printed, with debias and denoise: right']
+  assert holds['denoise helps where overfitted, contrast: right_overfitted']
+  assert not holds['denoise helps where overfitted, loss: right_overfitted']
+  assert not holds['cost of C checkpoints and the base']
+  assert not holds['the base alone at least as good as printed: right']
+  helped = filled({'grad_dot_contrast_dda_0.25', 'grad_dot_loss_base'})
+  assert helped.chosen(c)[1] == 'grad_dot_contrast_dda_0.25'
+  found = claims_lib.computed(helped, c, 'grad_dot_contrast_dda_0.25', (1, 3))
+  holds = {one['claim']: one['holds'] for one in found}
+  assert holds['debias at its best beta helps: right']
+  assert holds['cost of C checkpoints and the base']
+
+
+def test_claims_compare_the_worlds_that_both_have():
+  a, b = [[np.ones(3)] * 3] * 2, [[np.zeros(3)]] * 2
+  one, other = claims_lib._common(a, b)
+  assert [len(of) for of in one] == [len(of) for of in other] == [1, 1]
+
+
+def test_documents_with_wrong_summaries_are_asked_first():
+  pairs = np.array([0, 1, 0, 1, 0, 1])
+  hits = np.array([False, True, True, True, False, True])
+  index, wrong = worlds_lib._chosen(hits, pairs, 2)
+  assert index.tolist() == [2, 0, 1, 3]
+  assert wrong.tolist() == [True, False, True, True]
+
+
+def test_each_member_starts_from_its_base():
+  import jax
+
+  keys = jax.random.split(jax.random.key(3), 4)
+  params = {'w': np.arange(8.0).reshape(4, 2)}
+  init = worlds_lib._starting(params, keys)
+  for e, key in enumerate(keys):
+    drawn = init(jax.random.fold_in(key, 0))  # as training does
+    np.testing.assert_array_equal(drawn['w'], params['w'][e])
+
+
+@pytest.mark.parametrize(
+  'changes, said',
+  [
+    ({'betas': (0.0,)}, 'betas=.*each a number above 0'),
+    ({'data': {'style': 'odd'}}, "data.style='odd': give one of"),
+    ({'data': {'knowledge': 'all'}}, "data.knowledge='all': give one of"),
+    ({'data': {'sentences': 3}}, 'data.sentences=3: give a whole number from 1'),
+    ({'data': {'probability': 1.0}}, 'data.probability=1.0: give a number'),
+    ({'model': {'kind': 'transformer'}}, 'a transformer reads texts'),
+  ],
+)  # fmt: skip
+def test_bad_settings_are_one_sentence(changes, said):
+  with pytest.raises(ValueError, match=said):
+    settings.check(config(**changes), 'dda')
+
+
+def test_other_commands_say_where_it_runs():
+  with pytest.raises(ValueError, match='run experiments.dda'):
+    tasks.load(config())
