@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tda_jax import labels
+from tda_jax import labels, shapes
 from tda_jax.problem import Problem, ready
 from tda_jax.trees import PyTree
 
@@ -50,7 +50,7 @@ def language_modeling(
 
   def terms(outputs, example):
     if jnp.ndim(example['mask']) != 1:
-      raise ValueError(
+      raise shapes.Refused(
         'rows [N, 2, T] are contrasts, which have a measure and no loss: they are'
         ' queries; give rows to learn from as [N, T]'
       )

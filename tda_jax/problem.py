@@ -276,6 +276,8 @@ def _outputs_of_one(apply, inputs, pairs):
   def outputs(params, example, *frozen):
     given = [labels.column(example, n) for n in inputs]
     pair = pairs and jnp.ndim(given[0]) == 2
+    if pair:
+      _check_pair(inputs, given)
     batch = given if pair else jax.tree.map(lambda v: v[None], given)
     drawn = 'dropout' in example and 'dropout' not in inputs
     key = (example['dropout'],) if drawn else frozen
@@ -299,6 +301,18 @@ def _outputs_of_one(apply, inputs, pairs):
   # An attribute of the function: a problem with other outputs does not have it.
   outputs.together = _outputs_of_batch(apply, inputs, pairs)
   return outputs
+
+
+def _check_pair(names, columns):
+  """Raises `shapes.Refused` unless all inputs are those of two rows."""
+  first, *others = map(jnp.shape, columns)
+  for name, shape in zip(names[1:], others, strict=True):
+    if shape[:1] != first[:1]:
+      raise shapes.Refused(
+        f'column {names[0]!r} has two rows an example, {list(first)}, which are a'
+        f' contrast, and column {name!r} has {list(shape)}: give every input of'
+        ' the two, [N, 2, ...], as sequences.contrasts(..., places=True) does'
+      )
 
 
 def _outputs_of_batch(apply, inputs, pairs):

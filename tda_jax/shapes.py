@@ -12,6 +12,10 @@ from tda_jax import trees
 from tda_jax.trees import PyTree
 
 
+class Refused(ValueError):
+  """An example that a ready problem refuses: its sentence is told as it is."""
+
+
 def of(
   function: Callable, name: str, params: PyTree, example: PyTree
 ) -> PyTree:
@@ -21,6 +25,7 @@ def of(
     name: of the function, for the error.
 
   Raises:
+    Refused: as the function raised it.
     ValueError: the function raised; the sentence says what it was given.
   """
   leaves, structure = jax.tree.flatten(example)
@@ -40,6 +45,8 @@ def of(
       return evaluated(function, params, example)
     given = [x for is_array, x in zip(arrays, leaves, strict=True) if is_array]
     return jax.eval_shape(of_arrays, params, given)
+  except Refused:
+    raise
   except Exception as error:
     said = (str(error).strip() or 'no message').splitlines()[0]
     raise ValueError(

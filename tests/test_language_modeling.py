@@ -260,17 +260,104 @@ def test_padding_changes_no_score(name):
   near(found, one, rtol=0, atol=LOOSE.get(name, 1e-4) * np.abs(one).max())
 
 
-def test_a_packed_row_scores_as_its_documents_together():
+def alone(rows):
+  """The rows with the places of one document each."""
+  order = np.arange(rows['ids'].shape[1]) + 0 * rows['ids']
+  return rows | {'segments': np.ones_like(rows['ids']), 'positions': order}
+
+
+def run_of(params):
+  """A run with two checkpoints, as if by Adam."""
+  checkpoints = jax.tree.map(lambda x: jnp.stack([0.9 * x, x]), params)
+  moments = jax.tree.map(lambda x: 1 + x**2, checkpoints)
+  rates, steps = jnp.array([0.1, 0.05]), jnp.array([2, 4])
+  return tda.Run(params, checkpoints, rates, steps, second_moments=moments)
+
+
+# Their scores are sums over the targets of a row, with a curvature that is a sum
+# over targets as well. EKFAC's eigenvalues are that by the expectation over
+# labels; those of the data's labels have products of two documents. A mean over
+# half as many rows is twice the curvature.
+SUMS = {
+  'grad_dot': lambda _: tda.grad_dot(),
+  'tracin': lambda _: tda.tracin(),
+  'ekfac': lambda d: tda.influence(tda.ekfac(d, labels='exact')),
+  'kfac': lambda d: tda.influence(tda.kfac(d, labels='data')),
+  'cg': lambda d: tda.influence(tda.cg(10 * d, tolerance=1e-6, max_steps=60)),
+  'exact': lambda d: tda.influence(tda.exact(10 * d)),
+}
+
+
+@pytest.mark.parametrize(
+  'name',
+  ['grad_dot', *(pytest.param(n, marks=pytest.mark.slow) for n in [*SUMS][1:])],
+)
+def test_a_packed_row_scores_as_its_documents_together(name):
   problem, params = model()
   of_packed, _ = model(inputs=PACKED)
-  one = tda.attribute(tda.grad_dot(), problem, params, TRAIN, QUERIES)
-  alone = {
-    'segments': np.ones_like(QUERIES['ids']),
-    'positions': np.arange(LENGTH) + 0 * QUERIES['ids'],
-  }
-  rows = packed(TRAIN), QUERIES | alone
-  found = tda.attribute(tda.grad_dot(), of_packed, params, *rows)
-  near(found / 2, one.reshape(4, 2, 2).sum(1), atol=1e-6)
+  run = run_of(params)
+  one = tda.attribute(SUMS[name](0.1), problem, run, TRAIN, QUERIES)
+  rows = packed(TRAIN), alone(QUERIES)
+  found = tda.attribute(SUMS[name](0.2), of_packed, run, *rows)
+  # ∇loss/N is twice as large, the inverse half, but for first-order scores.
+  share = 2 if name in ('grad_dot', 'tracin') else 1
+  want = one.reshape(4, 2, 2).sum(1)
+  near(found / share, want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
+def beside_unread(rows):
+  """Each document behind another, whose targets do not count, in one row."""
+  count, length = rows['ids'].shape
+  other = rows_of(count, seed=7)
+  first = {**other, 'mask': np.zeros_like(other['mask'])}
+  both = [alone(first), alone(rows)]
+  both[0]['segments'] = 2 * both[0]['segments']
+  return {n: np.concatenate([of[n] for of in both], 1) for n in both[0]}
+
+
+MORE = {
+  **METHODS,
+  'tracin': tda.tracin(),
+  'source': tda.source(2, labels='data'),
+  'source_adam': tda.source(2, labels='data', optimizer='adam'),
+}
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    'grad_dot',
+    *(pytest.param(n, marks=pytest.mark.slow) for n in MORE if n != 'grad_dot'),
+  ],
+)  # fmt: skip
+def test_a_document_scores_the_same_wherever_it_is_packed(name):
+  problem, params = model(inputs=PACKED)
+  run = run_of(params)
+  one = tda.attribute(MORE[name], problem, run, alone(TRAIN), alone(QUERIES))
+  rows = beside_unread(TRAIN), beside_unread(QUERIES)
+  found = tda.attribute(MORE[name], problem, run, *rows)
+  near(found, one, rtol=0, atol=LOOSE.get(name, 1e-5) * np.abs(one).max())
+
+
+def test_contrasts_need_two_rows_of_every_input():
+  problem, params = model(inputs=PACKED)
+  pairs = {n: np.stack([QUERIES[n], QUERIES[n]], 1) for n in QUERIES}
+  places = {n: alone(QUERIES)[n] for n in ('segments', 'positions')}
+  said = (
+    "queries: column 'ids' has two rows .* column 'positions' has .6.: give"
+  )
+  with pytest.raises(ValueError, match=said):
+    rows = alone(TRAIN), pairs | places
+    tda.attribute(tda.grad_dot(), problem, params, *rows)
+
+
+def test_similarity_to_a_contrast_is_refused():
+  problem, params = model()
+  pairs = {n: np.stack([QUERIES[n], QUERIES[n]], 1) for n in QUERIES}
+  with pytest.raises(ValueError, match='the queries are contrasts, two rows'):
+    tda.attribute(METHODS['similarity'], problem, params, TRAIN, pairs)
+  with pytest.raises(ValueError, match='^train: rows .N, 2, T. are contrasts'):
+    tda.attribute(tda.grad_dot(), problem, params, pairs, QUERIES)
 
 
 # Products in bfloat16 leave CG a residual.

@@ -44,7 +44,8 @@ def similarity(
     raise ValueError(f'pool={pool!r} is unknown: use one of {[*POOLS]}')
 
   def prepare(problem, run, train, queries, key):
-    del train, key
+    del key
+    _check_alike(train, queries)
     batch = rows_lib.whole(queries)
     return Prepared(_inputs(problem, run.params, batch, layer, pool))
 
@@ -53,6 +54,18 @@ def similarity(
     return _similarities(inputs, prepared.state, kind)
 
   return Method(prepare, score, unit='none')
+
+
+def _check_alike(train, queries):
+  """Raises ValueError if a query is two rows, a contrast."""
+  example = rows_lib.take(train, 0)
+  for name in sorted(queries) if isinstance(queries, dict) else ():
+    if jnp.ndim(queries[name]) - 1 > jnp.ndim(example[name]):
+      raise ValueError(
+        'similarity compares a row with a query, and the queries are contrasts,'
+        f' two rows each (column {name!r}, {list(jnp.shape(queries[name]))}): ask'
+        ' about one of the two, [Q, T]'
+      )
 
 
 def _similarities(rows, queries, kind):
