@@ -65,30 +65,30 @@ def match(claim: str, known: Labels, fuzz: int = FUZZ) -> Match:
   """
   if not 1 <= fuzz <= 100:
     raise ValueError(f'fuzz={fuzz}: give 1 to 100, where 100 is the same word')
-  names, own = words_lib.capitalised(claim), words_lib.content(claim)
-  alike = _alike(own, known.words, fuzz)
+  names, given = words_lib.capitalised(claim), words_lib.content(claim)
+  alike = _alike(given, known.words, fuzz)
   hits = (alike @ known.leaves).toarray() > 0
   count = hits.sum(1)
   leaves = known.leaves.shape[1]
   weight = np.log(leaves / np.maximum(count, 1)) * (count > 0)
-  weight *= [NAMES if word in names else 1.0 for word in own]
+  weight *= [NAMES if word in names else 1.0 for word in given]
   order = [
     i for i in np.argsort(-weight, kind='stable') if count[i]
   ]  # a word of all leaves has weight 0, and stays
-  order.sort(key=lambda i: own[i] not in names)
-  return Match(tuple(own[i] for i in order), hits[order], weight @ hits)
+  order.sort(key=lambda i: given[i] not in names)
+  return Match(tuple(given[i] for i in order), hits[order], weight @ hits)
 
 
-def _alike(own, known, fuzz):
+def _alike(given, known, fuzz):
   """Sparse [words of the claim, V]: 1 where two words are alike."""
-  if not own or not known:
-    return sparse.csr_array((len(own), len(known)), dtype=np.float32)
+  if not given or not known:
+    return sparse.csr_array((len(given), len(known)), dtype=np.float32)
   if fuzz == 100:
     number = {word: i for i, word in enumerate(known)}
-    at = [(i, number[word]) for i, word in enumerate(own) if word in number]
+    at = [(i, number[word]) for i, word in enumerate(given) if word in number]
     rows, columns = zip(*at, strict=True) if at else ((), ())
     ones = np.ones(len(at), np.float32)
-    return sparse.csr_array((ones, (rows, columns)), (len(own), len(known)))
+    return sparse.csr_array((ones, (rows, columns)), (len(given), len(known)))
   try:
     from rapidfuzz import fuzz as ratios
     from rapidfuzz import process
@@ -98,6 +98,6 @@ def _alike(own, known, fuzz):
       ' "tda_jax[tracing]", or give fuzz=100 for words that are the same'
     ) from None
   ratio = process.cdist(
-    own, known, scorer=ratios.ratio, score_cutoff=fuzz, dtype=np.float32
+    given, known, scorer=ratios.ratio, score_cutoff=fuzz, dtype=np.float32
   )
   return sparse.csr_array((ratio > 0).astype(np.float32))

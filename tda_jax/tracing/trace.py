@@ -10,7 +10,7 @@ from tda_jax.tracing import candidates as candidates_lib
 from tda_jax.tracing import matching
 from tda_jax.tracing.candidates import Search
 from tda_jax.tracing.judges import judge as judge_lib
-from tda_jax.tracing.judges.judge import Judge, Spent
+from tda_jax.tracing.judges.judge import Judge, Usage
 
 
 class Trace(NamedTuple):
@@ -23,7 +23,7 @@ class Trace(NamedTuple):
     judged: numbers of the sentences that the judge was asked of, [J].
     probabilities: that they support the claim, [J].
     leaves: numbers of the leaves that were visited.
-    spent: calls and tokens that the judge took.
+    usage: calls and tokens that the judge took.
     seconds: all of it, and the judge's alone.
   """
 
@@ -33,7 +33,7 @@ class Trace(NamedTuple):
   judged: np.ndarray
   probabilities: np.ndarray
   leaves: np.ndarray
-  spent: Spent
+  usage: Usage
   seconds: tuple[float, float]
 
 
@@ -70,19 +70,19 @@ def trace(
 
 
 def _traced(of, claim, judge, threshold, settings):
-  begun, before = time.monotonic(), judge.spent()
+  begun, before = time.monotonic(), judge.usage()
   chosen = candidates_lib.candidates(of, claim, **settings)
   texts = [of.index.sentences[i] for i in chosen.rows]
   starts = range(0, len(texts), judge.batch)
   batches = [(claim, texts[i : i + judge.batch]) for i in starts]
   asked = time.monotonic()
-  answers = judge_lib.asked(judge, batches) if batches else []
+  answers = judge_lib.answers(judge, batches) if batches else []
   ended = time.monotonic()
   likely = np.concatenate([np.zeros(0), *answers])
   order = np.argsort(-likely, kind='stable')
   order = order[likely[order] >= threshold]
   reasons = tuple(_reason(of, chosen, int(i), likely[i]) for i in order)
-  spent = Spent(*(a - b for a, b in zip(judge.spent(), before, strict=True)))
+  usage = Usage(*(a - b for a, b in zip(judge.usage(), before, strict=True)))
   return Trace(
     claim,
     chosen.rows[order],
@@ -90,7 +90,7 @@ def _traced(of, claim, judge, threshold, settings):
     chosen.rows,
     likely,
     chosen.leaves,
-    spent,
+    usage,
     (ended - begun, ended - asked),
   )
 

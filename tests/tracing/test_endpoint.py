@@ -9,7 +9,7 @@ from tracing import stub
 
 from tda_jax.tracing.judges import client as client_lib
 from tda_jax.tracing.judges import endpoint
-from tda_jax.tracing.judges.judge import Spent
+from tda_jax.tracing.judges.judge import Usage
 
 KEY = 'sk-secret-7'
 SENTENCES = [
@@ -42,7 +42,7 @@ def test_answers_are_the_servers_and_a_second_run_asks_nothing(tmp_path):
     got = first.probabilities(BATCHES)
     np.testing.assert_array_equal(got[0], WANT)
     np.testing.assert_array_equal(got[1], 1 - WANT[:4])
-    assert first.spent().calls == 2 and first.spent().tokens > 60
+    assert first.usage().calls == 2 and first.usage().tokens > 60
     headers, body = server.seen[0]
     assert headers['Authorization'] == f'Bearer {KEY}'
     assert body['temperature'] == 0 and body['seed'] == 0
@@ -50,7 +50,7 @@ def test_answers_are_the_servers_and_a_second_run_asks_nothing(tmp_path):
     again = judge(server.url, tmp_path)
     for a, b in zip(again.probabilities(BATCHES), got, strict=True):
       np.testing.assert_array_equal(a, b)
-    assert again.spent() == Spent(0, 0) and len(server.seen) == 2
+    assert again.usage() == Usage(0, 0) and len(server.seen) == 2
     other = judge(server.url, tmp_path, model='n')
     other.probabilities(BATCHES[:1])  # another model is asked anew
     assert len(server.seen) == 3
@@ -101,10 +101,10 @@ def test_an_answer_that_does_not_fit_halves_the_batch(tmp_path, change):
     made = judge(server.url, tmp_path)
     np.testing.assert_array_equal(made.probabilities(BATCHES[:1])[0], WANT)
     # 9 -> 4 and 5 -> 2 and 3
-    assert made.spent().calls == 5
+    assert made.usage().calls == 5
     again = judge(server.url, tmp_path)
     np.testing.assert_array_equal(again.probabilities(BATCHES[:1])[0], WANT)
-    assert again.spent().calls == 0
+    assert again.usage().calls == 0
 
 
 def test_nonsense_to_one_sentence_is_an_error_and_no_silent_no(tmp_path):
@@ -134,7 +134,7 @@ def test_what_passes_is_tried_again_after_the_servers_time(status):
   with stub.served(reply) as server:
     made = judge(server.url, waited=waited)
     np.testing.assert_array_equal(made.probabilities(BATCHES[:1])[0], WANT)
-    assert made.spent().calls == 3
+    assert made.usage().calls == 3
   assert waited == [3.0, 2.0]
 
 
@@ -190,7 +190,7 @@ def test_a_budget_that_ends_keeps_what_was_answered(tmp_path):
       np.concatenate(made.probabilities(batches)), WANT
     )
     assert len(server.seen) == 9
-    with pytest.raises(ValueError, match='budget of 5 tokens is spent'):
+    with pytest.raises(ValueError, match='budget of 5 tokens is usage'):
       judge(server.url, tokens=5, at_once=1).probabilities(batches)
 
 

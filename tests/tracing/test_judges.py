@@ -135,7 +135,7 @@ def test_the_judge_answers_batch_by_batch(trained):
   got = judge.probabilities([(claim, sentences[:5]), (claim, sentences[5:])])
   want = entailment.probabilities(trained[0], [(claim, s) for s in sentences])
   np.testing.assert_allclose(np.concatenate(got), want, atol=1e-6)
-  assert judge.spent().calls == 7
+  assert judge.usage().calls == 7
   other = entailment.judge(trained[0]._replace(offset=1.0))
   assert other.known_by != judge.known_by
 
@@ -184,7 +184,7 @@ def test_yes_or_no_is_the_next_token(language):
   for p, sentence in zip(got, ['b', 'b d', 'e'], strict=True):
     last = np.exp(next_token(language, f'{sentence} c a')[-1])
     assert p == pytest.approx(last[10] / (last[10] + last[11]), rel=1e-4)
-  assert judge.spent().calls == 3 and judge.spent().tokens > 0
+  assert judge.usage().calls == 3 and judge.usage().tokens > 0
 
 
 def test_a_gain_is_what_the_sentence_adds_to_the_claim(language):

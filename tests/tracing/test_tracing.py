@@ -222,7 +222,7 @@ def test_a_trace_has_its_evidence_and_its_reasons(search):
   oslo = {i for i, s in enumerate(SENTENCES) if 'Oslo' in s}
   assert set(got[0].supports) <= oslo and len(got[0].supports)
   assert set(got[0].supports) == oslo & set(got[0].judged)
-  assert got[0].spent.calls == 3 and len(got[0].judged) == 8
+  assert got[0].usage.calls == 3 and len(got[0].judged) == 8
   assert got[0].probabilities.max() == 0.9
   assert 'oslo' in got[0].reasons[0] and '0.900' in got[0].reasons[0]
   assert len(got[1].supports) == 0 == len(got[1].reasons)
@@ -264,13 +264,13 @@ def test_kept_answers_are_not_asked_for_again(search, tmp_path):
   with pytest.raises(KeyboardInterrupt):
     trace.trace(search, claims, dies, budget=8, fuzz=100)
   done = kept.kept(JUDGE, tmp_path)
-  before = JUDGE.spent().calls
+  before = JUDGE.usage().calls
   got = trace.trace(search, claims, done, budget=8, fuzz=100)
-  assert JUDGE.spent().calls - before == 3  # of six batches
+  assert JUDGE.usage().calls - before == 3  # of six batches
   want = trace.trace(search, claims, JUDGE, budget=8, fuzz=100)
   for a, b in zip(got, want, strict=True):
     np.testing.assert_array_equal(a.supports, b.supports)
     np.testing.assert_array_equal(a.probabilities, b.probabilities)
   other = kept.kept(judge_lib.of_function(names_place, 'another', 3), tmp_path)
   trace.trace(search, claims, other, budget=8, fuzz=100)
-  assert other.spent().calls == 6
+  assert other.usage().calls == 6

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
-from tda_jax.tracing.judges.judge import Spent
+from tda_jax.tracing.judges.judge import Usage
 
 AGAIN = (408, 409, 429)  # and all of 500 and above: worth another try
 LONGEST = 120.0  # seconds that a server may make us wait
@@ -29,13 +29,13 @@ class Client(NamedTuple):
   Attributes:
     post: (path, body) -> its answer, an object.
     base_url: of the server.
-    spent: () -> calls and tokens so far.
+    usage: () -> calls and tokens so far.
     at_once: the most calls in flight.
   """
 
   post: Callable[[str, dict], dict]
   base_url: str
-  spent: Callable[[], Spent]
+  usage: Callable[[], Usage]
   at_once: int
 
 
@@ -109,7 +109,7 @@ def client(
       wait(pause if pause >= 0 else min(2.0 ** (tries - 1 - left), LONGEST))
     raise AssertionError('a try returns or raises')
 
-  return Client(post, base_url, budget.spent, at_once)
+  return Client(post, base_url, budget.usage, at_once)
 
 
 class _Budget(NamedTuple):
@@ -117,7 +117,7 @@ class _Budget(NamedTuple):
 
   take: Callable[[], None]  # one more call, if there is one left
   count: Callable[[dict], None]  # the tokens of an answer
-  spent: Callable[[], Spent]
+  usage: Callable[[], Usage]
 
 
 def _budget(calls, tokens) -> _Budget:
@@ -146,11 +146,11 @@ def _budget(calls, tokens) -> _Budget:
     with lock:
       used['tokens'] += int(total)
 
-  def spent():
+  def usage():
     with lock:
-      return Spent(used['calls'], used['tokens'])
+      return Usage(used['calls'], used['tokens'])
 
-  return _Budget(take, count, spent)
+  return _Budget(take, count, usage)
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):

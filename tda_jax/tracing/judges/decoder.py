@@ -15,7 +15,7 @@ import numpy as np
 from tda_jax.models import decoder as decoder_lib
 from tda_jax.models.decoder import Sizes
 from tda_jax.storage import fingerprint
-from tda_jax.tracing.judges.judge import Batch, Judge, Spent
+from tda_jax.tracing.judges.judge import Batch, Judge, Usage
 from tda_jax.trees import PyTree
 
 QUESTION = (
@@ -122,7 +122,7 @@ def _judge(reader, likely: Callable, settings) -> Judge:
 
   digest = fingerprint.digest(reader.params)
   known_by = f'decoder {digest}, {settings!r}'
-  return Judge(probabilities, known_by, lambda: Spent(*count))
+  return Judge(probabilities, known_by, lambda: Usage(*count))
 
 
 def _check_fields(text, fields):

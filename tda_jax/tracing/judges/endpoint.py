@@ -80,7 +80,7 @@ def judge(
 
   settings = [client.base_url, model, seed, prompt, json_mode]
   known_by = f'{model} at {client.base_url}, {kept.name_of(settings)[:8]}'
-  return Judge(probabilities, known_by, client.spent, batch)
+  return Judge(probabilities, known_by, client.usage, batch)
 
 
 def keywords(

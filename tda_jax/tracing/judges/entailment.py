@@ -20,7 +20,7 @@ from tda_jax.data import rows as rows_lib
 from tda_jax.models import cross_encoder
 from tda_jax.models.encoder import Sizes
 from tda_jax.storage import fingerprint
-from tda_jax.tracing.judges.judge import Batch, Judge, Spent
+from tda_jax.tracing.judges.judge import Batch, Judge, Usage
 from tda_jax.training import members
 from tda_jax.training.fit import Recipe
 from tda_jax.trees import PyTree
@@ -203,7 +203,7 @@ def judge(trained: Trained, batch: int = 64) -> Judge:
 
   digest = fingerprint.digest([*trained_trees(trained)])
   known_by = f'cross-encoder {digest}, {trained.scale!r}, {trained.offset!r}'
-  return Judge(answer, known_by, lambda: Spent(count[0]), batch)
+  return Judge(answer, known_by, lambda: Usage(count[0]), batch)
 
 
 def threshold(

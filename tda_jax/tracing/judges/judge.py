@@ -8,7 +8,7 @@ import numpy as np
 Batch = tuple[str, Sequence[str]]  # a claim, and sentences that may support it
 
 
-class Spent(NamedTuple):
+class Usage(NamedTuple):
   """What judging has cost so far: calls to a model, and tokens, if counted."""
 
   calls: int = 0
@@ -22,37 +22,37 @@ class Judge(NamedTuple):
     probabilities: batches -> one array [n] a batch, the probability that each of
       its n sentences supports its claim.
     known_by: differs where the judge does; kept answers are known by it.
-    spent: () -> what it has cost so far.
+    usage: () -> what it has cost so far.
     batch: the most sentences of a batch that it likes.
   """
 
   probabilities: Callable[[Sequence[Batch]], list[np.ndarray]]
   known_by: str
-  spent: Callable[[], Spent]
+  usage: Callable[[], Usage]
   batch: int = 16
 
 
-def asked(judge: Judge, batches: Sequence[Batch]) -> list[np.ndarray]:
+def answers(judge: Judge, batches: Sequence[Batch]) -> list[np.ndarray]:
   """The judge's answers, held against its contract.
 
   Raises:
     ValueError: it gave another number of answers, or no probabilities.
   """
-  answers = [np.asarray(a, np.float64) for a in judge.probabilities(batches)]
+  given = [np.asarray(a, np.float64) for a in judge.probabilities(batches)]
   wanted = [(len(sentences),) for _, sentences in batches]
-  if [a.shape for a in answers] != wanted:
+  if [a.shape for a in given] != wanted:
     raise ValueError(
       f'the judge {judge.known_by} gave answers of shapes'
-      f' {[a.shape for a in answers][:3]} to batches of {wanted[:3]}: let it return'
+      f' {[a.shape for a in given][:3]} to batches of {wanted[:3]}: let it return'
       ' one probability a sentence'
     )
-  for answer in answers:
+  for answer in given:
     if not ((answer >= 0) & (answer <= 1)).all():  # NaN is not either
       raise ValueError(
         f'the judge {judge.known_by} gave {answer.min()} to {answer.max()}: let it'
         ' return probabilities from 0 to 1'
       )
-  return answers
+  return given
 
 
 def of_function(
@@ -67,4 +67,4 @@ def of_function(
     count[0] += len(batches)
     return function(batches)
 
-  return Judge(probabilities, known_by, lambda: Spent(count[0]), batch)
+  return Judge(probabilities, known_by, lambda: Usage(count[0]), batch)

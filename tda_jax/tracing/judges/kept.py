@@ -14,9 +14,9 @@ from tda_jax.storage import record
 from tda_jax.tracing.judges.judge import Batch, Judge
 
 
-def name_of(asked: Any) -> str:
+def name_of(question: Any) -> str:
   """The name of the file of an answer: a digest of what was asked."""
-  text = json.dumps(asked, sort_keys=True, ensure_ascii=True)
+  text = json.dumps(question, sort_keys=True, ensure_ascii=True)
   return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
