@@ -33,12 +33,14 @@ from experiments.shared.rules import (
   whole,
 )
 from tda_jax.evaluation import further_training
+from tda_jax.tracing import candidates
 from tda_jax.training import distill
 
 EXPERIMENTS = (
   'astra',
   'bayesian_tda',
   'efficient_ensembles',
+  'fasttrack',
   'final_model_only',
   'language',
   'limited_access',
@@ -113,7 +115,7 @@ FIELDS = {
       'per_class': whole(1), 'label_noise': share, 'pool': whole(0),
       'symmetric': flag, 'target': text, 'drop': text, 'classification': flag,
       'one_hot': flag, 'length': whole(1), 'vocabulary': whole(2),
-      'paraphrases': whole(1),
+      'paraphrases': whole(1), 'claims': text,
       'world': choice('', *worlds.WORLDS), 'worlds.grouped.groups': whole(2),
       'worlds.shortcut.label': whole(0), 'worlds.shortcut.share': share,
       'worlds.shortcut.size': whole(1),
@@ -161,6 +163,18 @@ FIELDS = {
   }),
   **_under('cleaning', {
       'removed': open_share, 'repeats': whole(1), 'controls': whole(1),
+  }),
+  **_under('tracing', {
+      'encoder': choice('minilm', 'words'), 'path': text, 'most': whole(1),
+      'branches': whole(2), 'way': choice(*candidates.WAYS), 'fuzz': whole(1, 100),
+      'budget': whole(1), 'budgets': several(whole(1)), 'controls': whole(1),
+  }),
+  **_under('judge', {
+      'kind': choice('trained', 'endpoint'), 'steps': whole(1),
+      'batch_size': whole(2), 'learning_rate': POSITIVE, 'blocks': whole(1),
+      'length': whole(8), 'sentences': whole(8), 'claims': whole(2),
+      'hard': whole(1), 'held_out': open_share, 'model': text, 'calls': whole(0),
+      'at_once': whole(1),
   }),
   **_under('report', {'queries': whole(1), 'evidence': whole(1)}),
 }  # fmt: skip

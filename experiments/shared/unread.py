@@ -45,6 +45,10 @@ DATA = {  # task -> the fields of config.data that it reads
     *('seed', 'train', 'queries', 'name', 'length', 'vocabulary'),
     'paraphrases',
   ),
+  'claims': (
+    *('seed', 'train', 'queries', 'name', 'length', 'vocabulary', 'path'),
+    'claims',
+  ),
   'table': (
     *('seed', 'train', 'queries', 'name', 'label_noise', 'path', 'target'),
     *('drop', 'classification', 'one_hot'),
@@ -54,8 +58,9 @@ NAMES = {
   'digits': ('digits', 'digits3'),
   'reviews': ('reviews',),
   'facts': ('facts',),
+  'claims': ('claims', 'vitaminc', 'ftrace'),
 }
-TEXTS = ('documents', 'facts')  # tasks of language models
+TEXTS = ('documents', 'facts', 'claims')  # tasks of language models
 FILE = ('target', 'drop', 'classification', 'one_hot')  # of a user's table
 OTHERS = {  # fields of a config that another experiment reads
   'efficient_ensembles': (

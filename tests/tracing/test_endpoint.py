@@ -190,7 +190,7 @@ def test_a_budget_that_ends_keeps_what_was_answered(tmp_path):
       np.concatenate(made.probabilities(batches)), WANT
     )
     assert len(server.seen) == 9
-    with pytest.raises(ValueError, match='budget of 5 tokens is usage'):
+    with pytest.raises(ValueError, match='budget of 5 tokens is spent'):
       judge(server.url, tokens=5, at_once=1).probabilities(batches)
 
 
