@@ -75,7 +75,13 @@ def smoke(c: config_dict.ConfigDict) -> config_dict.ConfigDict:
   c.model.update(width=8, heads=2, blocks=1, hidden=12)
   c.training.update(epochs=2, batch_size=16)
   c.tracing.update(
-    encoder='words', most=20, branches=4, budget=10, budgets=(5, 10), controls=2
+    encoder='words',
+    most=20,
+    branches=4,
+    budget=10,
+    budgets=(5, 10),
+    controls=2,
+    fuzz=100,
   )
   c.judge.update(
     steps=10, batch_size=8, sentences=60, claims=8, hard=2, blocks=1

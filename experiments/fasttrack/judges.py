@@ -114,9 +114,8 @@ def _of_words(sentences, trained, length) -> Encoder:
     [('[CLS]', 2), ('[SEP]', 3)],
   )
   sizes = encoder.Sizes(len(vocabulary), 8, 1, 2, 16, 64)
-  params = jax.tree.map(
-    np.asarray, encoder.encoder(sizes)[0](jax.random.key(0))
-  )
+  init = jax.jit(encoder.encoder(sizes)[0])  # else each operation is compiled
+  params = jax.tree.map(np.asarray, init(jax.random.key(0)))
   encode = lambda texts: 1e-6 + axes.transform(vectors.transform(list(texts)))
   reader = entailment.Reader(sizes, params, made, trained, min(length, 64))
   return Encoder(encode, f'TF-IDF, rank {rank}', reader)
