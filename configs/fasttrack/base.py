@@ -45,7 +45,7 @@ def config(setting: str) -> config_dict.ConfigDict:
     way='fused',  # of tda_jax.tracing.candidates
     budget=30,  # sentences judged a claim
     budgets=(5, 10, 20, 30),  # of the curve, none above `budget`
-    controls=5,  # claims of which all sentences are judged
+    controls=3,  # claims of which all sentences are judged
   )
   c.judge = config_dict.create(
     kind='trained',  # or 'endpoint': OPENAI_BASE_URL and OPENAI_API_KEY

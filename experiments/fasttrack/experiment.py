@@ -12,32 +12,30 @@ import pathlib
 import numpy as np
 
 from experiments.fasttrack import claims as claims_lib
+from experiments.fasttrack import curves, measures
 from experiments.fasttrack import judges as judges_lib
-from experiments.fasttrack import measures
 from experiments.fasttrack import page as page_lib
 from experiments.fasttrack.claims import Costs
-from experiments.shared import ensembles, results, stages, tasks
+from experiments.shared import ensembles, results, tasks
 from experiments.shared import findings as findings_lib
 from experiments.shared import settings as settings_lib
 from tda_jax.data import lexical
 from tda_jax.evaluation import factors as factors_lib
-from tda_jax.storage import record
+from tda_jax.evaluation import retrieval
 from tda_jax.tracing import candidates, index, trace
-
-LISTS = ('embedding', 'bm25', 'fused', 'inside')  # ways that have a budget
+from tda_jax.tracing.judges import kept
 
 
 def main(config, workdir: pathlib.Path) -> None:
   """Runs FASTTRACK and its baselines and writes results into the workdir."""
   settings_lib.check(config, 'fasttrack')
   task = tasks.load(config)
-  stages.claim(config, workdir, 'tracing', tracing=config.tracing)
   made = judges_lib.encoder_of(config, task.known['sentences'], workdir)
   search = indexed(config, task, made, workdir)
   judged = judges_lib.judges_of(config, made, workdir)
   traces = {
-    name: traced(config, task, search, one, workdir / 'traces' / f'{i}.json')
-    for i, (name, one) in enumerate(judged.items())
+    name: traced(config, task, search, one, workdir / 'traces')
+    for name, one in judged.items()
   }
   models = ensembles.trained(config, task, workdir)
   findings = findings_lib.scored(config, task, models, workdir)
@@ -48,14 +46,16 @@ def main(config, workdir: pathlib.Path) -> None:
   values = {
     n: measures.of_scores(s, task.known['supports']) for n, s in scores.items()
   }
-  likely = {n: probabilities(task, t) for n, t in traces.items()}
+  supports = task.known['supports']
+  likely = {n: curves.probabilities(supports, t) for n, t in traces.items()}
   for name, of in likely.items():
     threshold = judged[name].threshold
     values[name] = measures.of_evidence(of, task.known['supports'], threshold)
   rows = [row for n, of in values.items() for row in measures.rows(n, of)]
   rows += judge_rows(task, judged, likely)
-  rows += curve(config, task, search, judged)
-  rows += controls(config, task, search, judged)
+  first = next(iter(judged))
+  rows += curves.curve(config, task, search, judged[first], likely[first])
+  rows += curves.controls(config, task, search, judged[first])
   costs = cost(config, task, search, judged, traces, findings)
   rows += costs_rows(costs)
   rows += joined_rows(task, likely, judged, scores)
@@ -70,7 +70,7 @@ def main(config, workdir: pathlib.Path) -> None:
 def indexed(config, task, made, workdir) -> candidates.Search:
   """The corpus, ready to be searched."""
   own = config.tracing
-  kept = index.index(
+  made_index = index.index(
     workdir / 'index',
     task.known['sentences'],
     made.encode,
@@ -79,34 +79,27 @@ def indexed(config, task, made, workdir) -> candidates.Search:
     branches=own.branches,
     seed=config.seed,
   )
-  return candidates.search(kept, made.encode)
+  return candidates.search(made_index, made.encode)
 
 
-def traced(config, task, search, judged, file) -> list[trace.Trace]:
-  """The claims' evidence; seconds are those of the first command that judged it."""
-  own = config.tracing
+def traced(config, task, search, judged, folder) -> list[trace.Trace]:
+  """The claims' evidence; costs are those of the command that first judged it."""
+  own, claims = config.tracing, [*task.known['claims']]
   settings = {'way': own.way, 'budget': own.budget, 'fuzz': own.fuzz}
-  claims = [*task.known['claims']]
   made = trace.trace(
     search, claims, judged.judge, threshold=judged.threshold, **settings
   )
-  file.parent.mkdir(parents=True, exist_ok=True)
-  if not file.exists():
+  name = kept.name_of(
+    [settings, claims, search.index.known_by, judged.judge.known_by]
+  )
+  costs = kept.read(folder, name)
+  if costs is None:
     costs = [[*t.seconds, *t.usage] for t in made]
-    record.write_json(file, {'costs': costs})
-  costs = record.read_json(file)['costs']
+    kept.write(folder, name, costs)
   return [
     t._replace(seconds=tuple(c[:2]), usage=type(t.usage)(*c[2:]))
     for t, c in zip(made, costs, strict=True)
   ]
-
-
-def probabilities(task, traces) -> np.ndarray:
-  """[N, Q], NaN where a sentence was not judged."""
-  out = np.full(task.known['supports'].shape, np.nan)
-  for q, one in enumerate(traces):
-    out[one.judged, q] = one.probabilities
-  return out
 
 
 def of_texts(task, search) -> dict[str, np.ndarray]:
@@ -128,7 +121,7 @@ def judge_rows(task, judged, likely) -> list[dict]:
       out.append(measures.row(name, metric, value))
     wrong = measures.errors(likely[name], supports, one.threshold)
     seen = np.isfinite(likely[name])
-    f1 = measures.retrieval.expected_f1(seen, supports, *wrong)
+    f1 = retrieval.expected_f1(seen, supports, *wrong)
     out += [
       measures.row(name, 'threshold', one.threshold),
       measures.row(name, 'false positives, candidates', wrong[0]),
@@ -140,7 +133,7 @@ def judge_rows(task, judged, likely) -> list[dict]:
       ('candidates', np.isfinite(likely['fasttrack'])),
       ('everything', supports | True),
     ):
-      f1 = measures.retrieval.expected_f1(seen, supports, rate, 0.05)
+      f1 = retrieval.expected_f1(seen, supports, rate, 0.05)
       out.append(
         measures.row(
           f'a judge of {name} with 5% false negatives',
@@ -149,68 +142,6 @@ def judge_rows(task, judged, likely) -> list[dict]:
         )
       )
   return out
-
-
-def curve(config, task, search, judged) -> list[dict]:
-  """Recall of candidates, and F1, against how many sentences are judged."""
-  out, supports = [], task.known['supports']
-  one = next(iter(judged.values()))
-  for way in LISTS:
-    orders = [
-      candidates.candidates(search, c, way=way, fuzz=config.tracing.fuzz).rows
-      for c in task.known['claims']
-    ]
-    for budget in config.tracing.budgets:
-      seen = np.zeros_like(supports)
-      for q, order in enumerate(orders):
-        seen[order[:budget], q] = True
-      of = {'candidate recall': (seen & supports).sum(0) / supports.sum(0)}
-      if way in ('embedding', config.tracing.way):
-        batch = [
-          (c, [task.known['sentences'][i] for i in order[:budget]])
-          for c, order in zip(task.known['claims'], orders, strict=True)
-        ]
-        p = np.full(supports.shape, np.nan)
-        given = one.judge.probabilities(batch)
-        for q, order in enumerate(orders):
-          p[order[:budget], q] = given[q]
-        found = measures.of_evidence(p, supports, one.threshold)
-        of |= {n: found[n] for n in ('precision', 'recall', 'f1')}
-      out += measures.rows(f'{way} {budget}, judged', of)
-  return out
-
-
-def controls(config, task, search, judged) -> list[dict]:
-  """The first claims, of which all sentences are judged: the paper's way in it."""
-  count = min(config.tracing.controls, len(task.known['claims']))
-  supports = task.known['supports'][:, :count]
-  one = next(iter(judged.values()))
-  whole = np.full(supports.shape, np.nan)
-  ways = {'everything': np.ones_like(supports)}
-  for way in ('keywords', 'random'):
-    ways[way] = np.zeros_like(supports)
-  for q, claim in enumerate(task.known['claims'][:count]):
-    whole[:, q] = one.judge.probabilities([(claim, task.known['sentences'])])[0]
-    hit = candidates.candidates(
-      search, claim, way='keywords', fuzz=config.tracing.fuzz
-    ).rows
-    ways['keywords'][hit, q] = True
-    drawn = candidates.candidates(
-      search, claim, way='random', budget=len(hit) or 1
-    )
-    ways['random'][drawn.rows, q] = True
-  out = []
-  for way, seen in ways.items():
-    p = np.where(seen, whole, np.nan)
-    of = measures.of_evidence(p, supports, one.threshold)
-    out += measures.rows(f'{way}, judged, {count} claims', of)
-  random = ~supports
-  says = whole >= one.threshold
-  share = float((says & random).sum() / random.sum())
-  return [
-    *out,
-    measures.row('fasttrack', 'false positives, all sentences', share),
-  ]
 
 
 def cost(config, task, search, judged, traces, findings) -> Costs:

@@ -162,12 +162,12 @@ FIELDS = {
       'repeats': whole(1), 'members_at_once': whole(1),
   }),
   **_under('cleaning', {
-      'removed': open_share, 'repeats': whole(1), 'controls': whole(1),
+      'removed': open_share, 'repeats': whole(1), 'controls': whole(0),
   }),
   **_under('tracing', {
       'encoder': choice('minilm', 'words'), 'path': text, 'most': whole(1),
       'branches': whole(2), 'way': choice(*candidates.WAYS), 'fuzz': whole(1, 100),
-      'budget': whole(1), 'budgets': several(whole(1)), 'controls': whole(1),
+      'budget': whole(1), 'budgets': several(whole(1)), 'controls': whole(0),
   }),
   **_under('judge', {
       'kind': choice('trained', 'endpoint'), 'steps': whole(1),
