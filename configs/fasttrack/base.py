@@ -54,7 +54,7 @@ def config(setting: str) -> config_dict.ConfigDict:
     learning_rate=3e-4,
     blocks=3,  # of the encoder that are trained, from the last down
     length=40,  # tokens of a pair; longer ones are cut
-    sentences=1500,  # of other countries, that it learns from
+    sentences=2200,  # of other countries, that it learns from
     claims=300,  # likewise
     hard=6,  # nearest sentences that do not support, of each claim
     held_out=0.2,  # share of those claims, for calibration and threshold
