@@ -131,25 +131,29 @@ def computed(values: dict, rows: list[dict], costs: Costs) -> list[dict]:
 
 def _controls(of) -> list[dict]:
   """Whether clusters are worth their judgements: the control the paper lacks."""
-  names = sorted({m for m, _ in of if m.startswith(('keywords', 'everything'))})
-  found = {m.partition(',')[0]: m for m in names}
+  found = {
+    way: method
+    for method, _ in of
+    for way in ('keywords', 'embedding')
+    if method.startswith(f'{way}, judged, ')
+  }
   if len(found) < 2:
     return []
-  by = {way: (of[(m, 'f1')], of[(m, 'judged')]) for way, m in found.items()}
-  lists = [
-    (metric_of, value)
-    for (metric_of, metric), value in of.items()
-    if metric == 'f1' and metric_of.startswith('embedding ')
-  ]
-  name, value = max(lists, key=lambda pair: pair[1])
+  f1, judged = (
+    {way: of[(method, metric)] for way, method in found.items()}
+    for metric in ('f1', 'judged')
+  )
+  many = found['keywords'].removeprefix('keywords, judged, ')
+  said = (
+    f'{f1[way]:.3f} by {way} with {judged[way]:.0f} judged' for way in found
+  )
   return [
     claim(
       'clusters by keywords have a higher F1 than a shortlist by embedding',
       OURS,
       'F1 above that of the shortlist, same judge',
-      f'{by["keywords"][0]:.3f} with {by["keywords"][1]:.0f} judged,'
-      f' {value:.3f} by {name.removesuffix(", judged")}',
-      by['keywords'][0] > value,
+      f'{", ".join(said)}, {many}',
+      f1['keywords'] > f1['embedding'],
     )
   ]
 

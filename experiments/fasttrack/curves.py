@@ -6,6 +6,7 @@ from experiments.fasttrack import measures
 from tda_jax.tracing import candidates, trace
 
 LISTS = ('embedding', 'bm25', 'fused', 'inside')  # ways that have a budget
+CONTROLS = ('keywords', 'random', 'embedding')
 
 
 def probabilities(supports: np.ndarray, traces) -> np.ndarray:
@@ -53,7 +54,8 @@ def curve(config, task, search, judged, likely: np.ndarray) -> list[dict]:
 def controls(config, task, search, judged) -> list[dict]:
   """The first claims, of which all sentences are judged: the paper's way in it.
 
-  `random` judges as many sentences, of random leaves, as `keywords` does.
+  `random` judges as many sentences, of random leaves, as `keywords` does;
+  `embedding` the largest of the budgets.
   """
   own = config.tracing
   claims = task.known['claims'][: own.controls]
@@ -65,7 +67,7 @@ def controls(config, task, search, judged) -> list[dict]:
   )
   whole = probabilities(supports, made)
   ways = {'everything': np.ones_like(supports)}
-  ways |= {way: np.zeros_like(supports) for way in ('keywords', 'random')}
+  ways |= {way: np.zeros_like(supports) for way in CONTROLS}
   for q, claim in enumerate(claims):
     hit = candidates.candidates(search, claim, way='keywords', fuzz=own.fuzz)
     ways['keywords'][hit.rows, q] = True
@@ -73,6 +75,10 @@ def controls(config, task, search, judged) -> list[dict]:
       search, claim, way='random', budget=max(len(hit.rows), 1)
     )
     ways['random'][drawn.rows, q] = True
+    near = candidates.candidates(
+      search, claim, way='embedding', budget=max(own.budgets)
+    )
+    ways['embedding'][near.rows, q] = True
   out = []
   for way, seen in ways.items():
     p = np.where(seen, whole, np.nan)
