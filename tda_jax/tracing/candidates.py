@@ -124,7 +124,7 @@ def _ordered(of, claim, way, fuzz, seed):
   match = matching.match(claim, of.labels, fuzz)
   by_leaf = match.scores[of.index.leaf]
   if way == 'keywords':
-    hit = match.hits.any(0)[of.index.leaf]
+    hit = np.asarray(match.hits.any(0))[of.index.leaf]
     order = np.lexsort((of.index.leaf, -by_leaf))
     return match.words, order[hit[order]]
   fused = sum(
@@ -133,7 +133,7 @@ def _ordered(of, claim, way, fuzz, seed):
   )
   order = _best(np.asarray(fused))
   if way == 'inside':
-    hit = match.hits.any(0)[of.index.leaf]
+    hit = np.asarray(match.hits.any(0))[of.index.leaf]
     order = order[hit[order]]
   return match.words, order
 

@@ -1,6 +1,7 @@
 """Leaves: clusters of near sentences, split until each is small."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -66,10 +67,9 @@ def _clustered(rows, count, seed):
   with threadpoolctl.threadpool_limits(1), warnings.catch_warnings():
     # Of rows that are the same.
     warnings.simplefilter('ignore', exceptions.ConvergenceWarning)
+    options: Any = {'n_init': 3, 'random_state': seed}
     if len(rows) <= WHOLE:
-      means = cluster.KMeans(count, n_init=3, random_state=seed)
+      means = cluster.KMeans(count, **options)
     else:
-      means = cluster.MiniBatchKMeans(
-        count, n_init=3, batch_size=4096, random_state=seed
-      )
+      means = cluster.MiniBatchKMeans(count, batch_size=4096, **options)
     return means.fit_predict(rows)

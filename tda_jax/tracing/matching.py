@@ -1,7 +1,7 @@
 """Words of a claim against the labels of leaves."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -21,7 +21,7 @@ class Labels(NamedTuple):
   """
 
   words: tuple[str, ...]
-  leaves: sparse.csr_array
+  leaves: Any
 
 
 class Match(NamedTuple):
@@ -66,8 +66,8 @@ def match(claim: str, known: Labels, fuzz: int = FUZZ) -> Match:
   if not 1 <= fuzz <= 100:
     raise ValueError(f'fuzz={fuzz}: give 1 to 100, where 100 is the same word')
   names, given = words_lib.capitalised(claim), words_lib.content(claim)
-  alike = _alike(given, known.words, fuzz)
-  hits = (alike @ known.leaves).toarray() > 0
+  alike: Any = _alike(given, known.words, fuzz)
+  hits = np.asarray((alike @ known.leaves).toarray() > 0)
   count = hits.sum(1)
   leaves = known.leaves.shape[1]
   weight = np.log(leaves / np.maximum(count, 1)) * (count > 0)

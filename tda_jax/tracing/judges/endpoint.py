@@ -240,7 +240,8 @@ def _read(text: str, count: int) -> list[float] | None:
   if given is None or set(given) != {str(i) for i in range(1, count + 1)}:
     return None
   answers = [_probability(given[str(i)]) for i in range(1, count + 1)]
-  return None if None in answers else answers
+  likely = [answer for answer in answers if answer is not None]
+  return likely if len(likely) == count else None
 
 
 def _probability(value) -> float | None:
