@@ -67,19 +67,19 @@ def main(config, workdir: pathlib.Path) -> None:
   page_lib.evidence(config, search, traces, scores, workdir / 'evidence.html')
 
 
-def indexed(config, task, made, workdir) -> candidates.Search:
+def indexed(config, task, encoder, workdir) -> candidates.Search:
   """The corpus, ready to be searched."""
   own = config.tracing
   made_index = index.index(
     workdir / 'index',
     task.known['sentences'],
-    made.encode,
-    encoder=made.name,
+    encoder.encode,
+    encoder=encoder.name,
     most=own.most,
     branches=own.branches,
     seed=config.seed,
   )
-  return candidates.search(made_index, made.encode)
+  return candidates.search(made_index, encoder.encode)
 
 
 def traced(config, task, search, judged, folder) -> list[trace.Trace]:

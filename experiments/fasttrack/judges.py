@@ -122,7 +122,7 @@ def _of_words(sentences, trained, length) -> Encoder:
 
 
 def judges_of(
-  config, made: Encoder, workdir: pathlib.Path
+  config, model: Encoder, workdir: pathlib.Path
 ) -> dict[str, Judged]:
   """Name -> judge: trained ones by the words that they have seen, or an endpoint."""
   own = config.judge
@@ -138,21 +138,21 @@ def judges_of(
     return {'fasttrack': Judged(judge, 0.5, {}, 0.0)}
   names = {'fasttrack': SEEN, 'fasttrack, unseen words': UNSEEN}
   return {
-    name: _trained(config, made, templates, workdir)
+    name: _trained(config, model, templates, workdir)
     for name, templates in names.items()
   }
 
 
-def _trained(config, made, templates, workdir) -> Judged:
+def _trained(config, model, templates, workdir) -> Judged:
   """A judge that learnt from countries that no claim is about."""
   own, folder = config.judge, workdir / 'judges' / f'{len(templates)}_words'
-  pairs, supports, claim_of = pairs_for(config, made.encode, templates)
+  pairs, supports, claim_of = pairs_for(config, model.encode, templates)
   cut = int(np.quantile(claim_of, 1 - own.held_out))
   learnt = claim_of < max(cut, 1)
   part = lambda mask: [p for p, take in zip(pairs, mask, strict=True) if take]
   begun = time.monotonic()
   trained = entailment.train(
-    made.reader,
+    model.reader,
     part(learnt),
     supports[learnt],
     steps=own.steps,
