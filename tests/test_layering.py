@@ -20,7 +20,7 @@ LINES = (
   ('door',),
   ('training',),
   ('curvature', 'evaluation'),
-  ('inverses',),
+  ('inverses', 'tracing'),
   ('methods',),
   ('scoring', 'planning'),
   ('report',),
@@ -46,6 +46,7 @@ COMPILED = {
   *('evaluation/retraining.py', 'given.py', 'methods/compiled.py'),
   *('models/encoder.py', 'models/generate.py', 'models/pretrained.py'),
   *('parallel.py', 'planning.py', 'scoring/programs.py'),
+  *('tracing/judges/decoder.py', 'tracing/judges/entailment.py'),
   *('training/distill.py', 'training/fit.py', 'training/members.py'),
 }
 # Rows may be a source, which is no array: these do not take one of them all.

@@ -34,6 +34,7 @@ from experiments.shared.rules import (
 )
 from tda_jax.data import swaps
 from tda_jax.evaluation import further_training
+from tda_jax.tracing import candidates
 from tda_jax.training import distill
 
 EXPERIMENTS = (
@@ -41,6 +42,7 @@ EXPERIMENTS = (
   'bayesian_tda',
   'dda',
   'efficient_ensembles',
+  'fasttrack',
   'final_model_only',
   'language',
   'limited_access',
@@ -117,7 +119,7 @@ FIELDS = {
       'per_class': whole(1), 'label_noise': share, 'pool': whole(0),
       'symmetric': flag, 'target': text, 'drop': text, 'classification': flag,
       'one_hot': flag, 'length': whole(1), 'vocabulary': whole(2),
-      'paraphrases': whole(1),
+      'paraphrases': whole(1), 'claims': text,
       **dict.fromkeys(('pairs', 'of_pair', 'planted'), whole(1)),
       **dict.fromkeys(('of_other', 'of_wrong'), whole(0)),
       'probability': open_share, 'partial': share, 'sentences': whole(1, 2),
@@ -169,7 +171,19 @@ FIELDS = {
       'repeats': whole(1), 'members_at_once': whole(1),
   }),
   **_under('cleaning', {
-      'removed': open_share, 'repeats': whole(1), 'controls': whole(1),
+      'removed': open_share, 'repeats': whole(1), 'controls': whole(0),
+  }),
+  **_under('tracing', {
+      'encoder': choice('minilm', 'words'), 'path': text, 'most': whole(1),
+      'branches': whole(2), 'way': choice(*candidates.WAYS), 'fuzz': whole(1, 100),
+      'budget': whole(1), 'budgets': several(whole(1)), 'controls': whole(0),
+  }),
+  **_under('judge', {
+      'kind': choice('trained', 'endpoint'), 'steps': whole(1),
+      'batch_size': whole(2), 'learning_rate': POSITIVE, 'blocks': whole(1),
+      'length': whole(8), 'sentences': whole(8), 'claims': whole(2),
+      'hard': whole(1), 'held_out': open_share, 'model': text, 'calls': whole(0),
+      'at_once': whole(1),
   }),
   **_under('report', {'queries': whole(1), 'evidence': whole(1)}),
 }  # fmt: skip

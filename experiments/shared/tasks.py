@@ -211,6 +211,11 @@ def swaps(config) -> Task:
   )
 
 
+def claims(config) -> Task:
+  """Language modelling of a corpus, and claims that some sentences support."""
+  return _of_texts(config, texts.claims(config.data))
+
+
 def _of_texts(config, read):
   """The task of a language model on rows of tokens."""
   names = ('model', 'training', 'seed')

@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tda_jax.data import claims as claims_lib
 from tda_jax.data import documents as documents_lib
+from tda_jax.data import evidence as evidence_lib
 from tda_jax.data import facts as facts_lib
 from tda_jax.data import prepare, sequences, text, tokenizer
 
@@ -88,6 +90,48 @@ def facts(data) -> Texts:
   shown = dict(zip(('train', 'queries'), words, strict=True))
   shown |= {'columns': ('text',), 'classes': None, 'tokenizer': made}
   return Texts(train, queries, shown, {'supports': facts_lib.truth(found)})
+
+
+def claims(data) -> Texts:
+  """A corpus of sentences, and claims of which it is known what supports them.
+
+  `data.name` is 'claims' (`tda_jax.data.claims`, about one half of the countries);
+  or 'vitaminc' or 'ftrace' of the file `data.path`, of which ftrace has its queries
+  in `data.claims`. `known` has 'supports', bool [N, Q], 'sentences' and 'claims'.
+
+  Raises:
+    ValueError: what the readers say.
+  """
+  if data.name == 'claims':
+    ours, _ = claims_lib.parted(data.seed)
+    made = claims_lib.corpus(
+      data.train, data.queries, seed=data.seed, of_claims=ours
+    )
+  else:
+    sizes = {'sentences': data.train, 'queries': data.queries}
+    sizes['seed'] = data.seed
+    if data.name == 'vitaminc':
+      made = evidence_lib.vitaminc(data.path, **sizes)
+    else:
+      made = evidence_lib.ftrace(data.path, data.claims, **sizes)
+  tokenize = tokenizer.trained(made.sentences, data.vocabulary)
+  train, queries = (
+    encoded(texts, tokenize, data.length)
+    for texts in (made.sentences, made.claims)
+  )
+  shown = {
+    'train': np.array(made.sentences, object)[:, None],
+    'queries': np.array(made.claims, object)[:, None],
+    'columns': ('text',),
+    'classes': None,
+    'tokenizer': tokenize,
+  }
+  known = {
+    'supports': made.supports,
+    'sentences': made.sentences,
+    'claims': made.claims,
+  }
+  return Texts(train, queries, shown, known)
 
 
 def encoded(texts: Sequence[str], tokenize: Any, length: int) -> dict:

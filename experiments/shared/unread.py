@@ -50,6 +50,10 @@ DATA = {  # task -> the fields of config.data that it reads
     *('planted', 'of_pair', 'of_other', 'of_wrong', 'probability', 'partial'),
     *('style', 'sentences', 'knowledge'),
   ),
+  'claims': (
+    *('seed', 'train', 'queries', 'name', 'length', 'vocabulary', 'path'),
+    'claims',
+  ),
   'table': (
     *('seed', 'train', 'queries', 'name', 'label_noise', 'path', 'target'),
     *('drop', 'classification', 'one_hot'),
@@ -60,8 +64,9 @@ NAMES = {
   'reviews': ('reviews',),
   'facts': ('facts',),
   'swaps': ('swaps',),
+  'claims': ('claims', 'vitaminc', 'ftrace'),
 }
-TEXTS = ('documents', 'facts', 'swaps')  # tasks of language models
+TEXTS = ('documents', 'facts', 'swaps', 'claims')  # tasks of language models
 FILE = ('target', 'drop', 'classification', 'one_hot')  # of a user's table
 OTHERS = {  # fields of a config that another experiment reads
   'efficient_ensembles': (
@@ -73,6 +78,7 @@ OTHERS = {  # fields of a config that another experiment reads
     'damping_grid',
   ),
 }
+ENDPOINT = ('model', 'calls', 'at_once')  # of config.judge
 SCORED = (
   'astra',
   'attribute',
@@ -187,6 +193,7 @@ def unread(config, command: str) -> Iterator[tuple[str, str]]:
       optimizer = training.optimizer
       yield f'{section}.momentum', f'{section}.optimizer={optimizer!r}'
   yield from _of_methods(config)
+  yield from _of_tracing(config)
   yield from _of_stages(config)
   yield from _of_variants(config, command)
   ensembles = (config.get('ensemble', ''), *config.get('ensembles', ()))
@@ -242,6 +249,17 @@ def _of_methods(config):
   if referred <= {'mean_square'}:
     for field in ('damping_grid', 'truth.validation'):
       yield field, "no method's damping is chosen by validation"
+
+
+def _of_tracing(config):
+  judge, tracing = config.get('judge', {}), config.get('tracing', {})
+  if kind := judge.get('kind'):
+    for field in judge:
+      if field != 'kind' and (field in ENDPOINT) != (kind == 'endpoint'):
+        if field not in ('blocks', 'length'):  # of the encoder, which is read
+          yield f'judge.{field}', f'judge.kind={kind!r} has no use for it'
+  if tracing.get('encoder') == 'words':
+    yield 'tracing.path', "tracing.encoder='words' needs no file"
 
 
 def _of_stages(config):

@@ -3,11 +3,12 @@
 Baselines of retrieval: they see what rows and queries say, not what was learnt.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 K1, B = 1.5, 0.75
+FORMS = ('lucene', 'bm25+')
 
 
 def bm25(
@@ -34,27 +35,53 @@ def bm25(
     ValueError: there are no texts, or no word in the training texts; the package
       bm25s is missing.
   """
+  return indexed(train_texts, k1=k1, b=b)(query_texts)
+
+
+def indexed(
+  train_texts: Sequence[str],
+  *,
+  k1: float = K1,
+  b: float = B,
+  form: str = 'lucene',
+) -> Callable[[Sequence[str]], np.ndarray]:
+  """Query texts -> `bm25`, float32 [N, Q]: the training texts are indexed once.
+
+  Args:
+    form: 'lucene', or 'bm25+', which adds 1 to the share of each word that a text
+      has, so that long texts count (Lv & Zhai 2011,
+      https://doi.org/10.1145/2063576.2063584).
+
+  Raises:
+    ValueError: as `bm25`; another form.
+  """
   try:
     import bm25s
   except ImportError:
     raise ValueError(
       'BM25 takes the package bm25s: pip install "tda_jax[lm]"'
     ) from None
-  train_words, query_words = (
-    bm25s.tokenize(
-      list(texts), stopwords=[], return_ids=False, show_progress=False
-    )
-    for texts in (train_texts, query_texts)
+  if form not in FORMS:
+    raise ValueError(f'form={form!r}: use one of {", ".join(FORMS)}')
+  split = lambda texts: bm25s.tokenize(
+    list(texts), stopwords=[], return_ids=False, show_progress=False
   )
-  if not any(train_words) or not len(query_words):
-    raise ValueError(
-      f'{len(train_words)} training texts with'
-      f' {sum(map(len, train_words))} words, and {len(query_words)} queries: give'
-      ' at least one of each'
-    )
-  index = bm25s.BM25(k1=k1, b=b, method='lucene')
-  index.index(train_words, show_progress=False)
-  return np.stack([_scores(index, words) for words in query_words], 1)
+  train_words = split(train_texts)
+  index = bm25s.BM25(k1=k1, b=b, method=form)
+  if any(train_words):
+    index.index(train_words, show_progress=False)
+
+  def scores(query_texts: Sequence[str]) -> np.ndarray:
+    query_words = split(query_texts)
+    if not any(train_words) or not len(query_words):
+      raise ValueError(
+        f'{len(train_words)} training texts with'
+        f' {sum(map(len, train_words))} words, and {len(query_words)} queries:'
+        ' give at least one of each'
+      )
+    return np.stack([_scores(index, words) for words in query_words], 1)
+
+  return scores
 
 
 def cosine(

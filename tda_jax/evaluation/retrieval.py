@@ -4,7 +4,7 @@ Where scores are tied, rows that are not relevant come first: a method gains
 nothing from scores that it does not distinguish.
 """
 
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -74,6 +74,68 @@ def reciprocal_rank(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
   `recall`.
   """
   return 1 / (1.0 + _ranked(scores, relevant).argmax(0))
+
+
+class Sets(NamedTuple):
+  """How well a set of rows fits the relevant ones, of each query, [Q].
+
+  All from 0 to 1, larger is better; an empty set has 0 in all three.
+  """
+
+  precision: np.ndarray
+  recall: np.ndarray
+  f1: np.ndarray
+
+
+def of_sets(chosen: np.ndarray, relevant: np.ndarray) -> Sets:
+  """Precision, recall and F1 = 2 |both| / (|chosen| + |relevant|).
+
+  Args:
+    chosen, relevant: bool [N, Q].
+
+  Raises:
+    ValueError: shapes that differ, a query of no relevant row.
+  """
+  _ranked(chosen, relevant)
+  both = (chosen & relevant).sum(0)
+  count, wanted = chosen.sum(0), relevant.sum(0)
+  return Sets(
+    both / np.maximum(count, 1), both / wanted, 2 * both / (count + wanted)
+  )
+
+
+def strongest(scores: np.ndarray, k: int | np.ndarray) -> np.ndarray:
+  """The k rows of the largest scores of each query, bool [N, Q]; ties by number.
+
+  Args:
+    scores: [N, Q].
+    k: a number, or one of each query, [Q].
+  """
+  scores = agreement.matrix(scores, 'scores')
+  order = np.argsort(-scores, axis=0, kind='stable')
+  place = np.argsort(order, axis=0)
+  return place < np.broadcast_to(k, scores.shape[1])
+
+
+def expected_f1(
+  candidates: np.ndarray,
+  relevant: np.ndarray,
+  false_positives: float,
+  false_negatives: float,
+) -> np.ndarray:
+  """F1 of a judge whose errors come at random, by expected counts, [Q].
+
+  2 t / (t + f + |relevant|), with t = (1 − FN) |candidates and relevant| and f = FP
+  |candidates and not relevant|.
+
+  Args:
+    candidates, relevant: bool [N, Q]: what is judged, and what should be found.
+    false_positives: share of sentences that do not support and are said to, FP.
+    false_negatives: share of those that do and are not, FN.
+  """
+  hits = (1 - false_negatives) * (candidates & relevant).sum(0)
+  wrong = false_positives * (candidates & ~relevant).sum(0)
+  return 2 * hits / (hits + wrong + relevant.sum(0))
 
 
 def _ranked(scores, relevant):

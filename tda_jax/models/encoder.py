@@ -52,7 +52,7 @@ class Sizes(NamedTuple):
     heads: of attention.
     hidden: width of the blocks' perceptrons.
     context: the longest row, in tokens.
-    kinds: of segments, of which only the first is used.
+    kinds: of segments: of one text only the first is used, of a pair two.
     epsilon: of the norms.
   """
 
@@ -89,17 +89,18 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-  """(ids [B, T], real [B, T]) -> tokens [B, T, width]."""
+  """(ids [B, T], real [B, T], segments [B, T]) -> tokens [B, T, width]."""
 
   sizes: Sizes
 
   @nn.compact
-  def __call__(self, ids, real):
+  def __call__(self, ids, real, segments=None):
     s = self.sizes
     words = self.param('words', SMALL, (s.vocabulary, s.width))
     positions = self.param('positions', SMALL, (s.context, s.width))
     kinds = self.param('kinds', SMALL, (s.kinds, s.width))
-    x = jnp.take(words, ids, axis=0) + positions[: ids.shape[1]] + kinds[0]
+    kind = kinds[0] if segments is None else jnp.take(kinds, segments, axis=0)
+    x = jnp.take(words, ids, axis=0) + positions[: ids.shape[1]] + kind
     x = nn.LayerNorm(s.epsilon, name='norm')(x)
     for i in range(s.blocks):
       x = Block(s, name=f'block_{i}')(x, real)

@@ -93,9 +93,13 @@ def render(path: str | os.PathLike, template: str, **content: Any) -> str:
   Returns:
     The path.
   """
-  text = _environment().get_template(template).render(**content)
-  files.show(path, text.encode())
+  files.show(path, text(template, **content).encode())
   return str(path)
+
+
+def text(template: str, **content: Any) -> str:
+  """A page of this folder's `template`, with what it shows escaped."""
+  return _environment().get_template(template).render(**content)
 
 
 def listed(facts: dict[str, Any]) -> dict[str, list]:

@@ -1,0 +1,213 @@
+"""FASTTRACK: which sentences of a corpus support a claim.
+
+A corpus is indexed by an encoder and clusters; of each claim the candidates are
+judged, one by one, by a model that says whether a sentence supports it. A decoder is
+trained on the same sentences, and gradient methods are asked about the same claims,
+as are BM25 and cosines. A table, results.json, a plot, report.html and evidence.html
+in the workdir.
+"""
+
+import pathlib
+
+import numpy as np
+
+from experiments.fasttrack import claims as claims_lib
+from experiments.fasttrack import curves, measures
+from experiments.fasttrack import judges as judges_lib
+from experiments.fasttrack import page as page_lib
+from experiments.fasttrack.claims import Costs
+from experiments.shared import ensembles, results, tasks
+from experiments.shared import findings as findings_lib
+from experiments.shared import settings as settings_lib
+from tda_jax.data import lexical
+from tda_jax.evaluation import factors as factors_lib
+from tda_jax.evaluation import retrieval
+from tda_jax.tracing import candidates, index, trace
+from tda_jax.tracing.judges import kept
+
+
+def main(config, workdir: pathlib.Path) -> None:
+  """Runs FASTTRACK and its baselines and writes results into the workdir."""
+  settings_lib.check(config, 'fasttrack')
+  task = tasks.load(config)
+  made = judges_lib.encoder_of(config, task.known['sentences'], workdir)
+  search = indexed(config, task, made, workdir)
+  judged = judges_lib.judges_of(config, made, workdir)
+  traces = {
+    name: traced(config, task, search, one, workdir / 'traces')
+    for name, one in judged.items()
+  }
+  models = ensembles.trained(config, task, workdir)
+  findings = findings_lib.scored(config, task, models, workdir)
+  scores = {
+    name: factors_lib.together(f.factors) for name, f in findings.items()
+  }
+  scores |= of_texts(task, search)
+  values = {
+    n: measures.of_scores(s, task.known['supports']) for n, s in scores.items()
+  }
+  supports = task.known['supports']
+  likely = {n: curves.probabilities(supports, t) for n, t in traces.items()}
+  for name, of in likely.items():
+    threshold = judged[name].threshold
+    values[name] = measures.of_evidence(of, task.known['supports'], threshold)
+  rows = [row for n, of in values.items() for row in measures.rows(n, of)]
+  rows += judge_rows(task, judged, likely)
+  first = next(iter(judged))
+  rows += curves.curve(config, task, search, judged[first], likely[first])
+  rows += curves.controls(config, task, search, judged[first])
+  costs = cost(config, task, search, judged, traces, findings)
+  rows += costs_rows(costs)
+  rows += joined_rows(task, likely, judged, scores)
+  claims = claims_lib.computed(values, rows, costs)
+  claims = results.judged(config, claims)
+  results.write_results(config, workdir, rows, claims)
+  drawn = page_lib.draw(config, rows, workdir / 'plots')
+  results.page(config, workdir, __doc__, rows, claims, drawn)
+  page_lib.evidence(config, search, traces, scores, workdir / 'evidence.html')
+
+
+def indexed(config, task, encoder, workdir) -> candidates.Search:
+  """The corpus, ready to be searched."""
+  own = config.tracing
+  made_index = index.index(
+    workdir / 'index',
+    task.known['sentences'],
+    encoder.encode,
+    encoder=encoder.name,
+    most=own.most,
+    branches=own.branches,
+    seed=config.seed,
+  )
+  return candidates.search(made_index, encoder.encode)
+
+
+def traced(config, task, search, judged, folder) -> list[trace.Trace]:
+  """The claims' evidence; costs are those of the command that first judged it."""
+  own, claims = config.tracing, [*task.known['claims']]
+  settings = {'way': own.way, 'budget': own.budget, 'fuzz': own.fuzz}
+  made = trace.trace(
+    search, claims, judged.judge, threshold=judged.threshold, **settings
+  )
+  name = kept.name_of(
+    [settings, claims, search.index.known_by, judged.judge.known_by]
+  )
+  costs = kept.read(folder, name)
+  if costs is None:
+    costs = [[*t.seconds, *t.usage] for t in made]
+    kept.write(folder, name, costs)
+  return [
+    t._replace(seconds=tuple(c[:2]), usage=type(t.usage)(*c[2:]))
+    for t, c in zip(made, costs, strict=True)
+  ]
+
+
+def of_texts(task, search) -> dict[str, np.ndarray]:
+  """Scores [N, Q] of what texts have in common."""
+  claims = [*task.known['claims']]
+  train = task.known['sentences']
+  queries = index.unit(search.encode(claims), len(claims))
+  return {
+    'bm25': lexical.indexed(train, form='bm25+')(claims),
+    'embedding': search.index.embeddings @ queries.T,
+  }
+
+
+def judge_rows(task, judged, likely) -> list[dict]:
+  """What each judge was wrong about, and the F1 that follows from it."""
+  out, supports = [], task.known['supports']
+  for name, one in judged.items():
+    for metric, value in one.quality.items():
+      out.append(measures.row(name, metric, value))
+    wrong = measures.errors(likely[name], supports, one.threshold)
+    seen = np.isfinite(likely[name])
+    f1 = retrieval.expected_f1(seen, supports, *wrong)
+    out += [
+      measures.row(name, 'threshold', one.threshold),
+      measures.row(name, 'false positives, candidates', wrong[0]),
+      measures.row(name, 'false negatives, candidates', wrong[1]),
+      measures.row(name, 'f1, predicted', f1.mean(), len(f1)),
+    ]
+  for rate in (0.0, 0.005, 0.01, 0.02, 0.05):
+    for name, seen in (
+      ('candidates', np.isfinite(likely['fasttrack'])),
+      ('everything', supports | True),
+    ):
+      f1 = retrieval.expected_f1(seen, supports, rate, 0.05)
+      out.append(
+        measures.row(
+          f'a judge of {name} with 5% false negatives',
+          f'f1 at {100 * rate:g}% false positives',
+          f1.mean(),
+        )
+      )
+  return out
+
+
+def cost(config, task, search, judged, traces, findings) -> Costs:
+  """Seconds of FASTTRACK and of TracIn, and what they are made of."""
+  first = next(iter(traces))
+  seconds = np.array([t.seconds for t in traces[first]])
+  facts = findings['tracin'].facts if 'tracin' in findings else []
+  return Costs(
+    sentences=len(task.known['sentences']),
+    claims=len(task.known['claims']),
+    checkpoints=config.checkpoints,
+    judged=float(np.mean([len(t.judged) for t in traces[first]])),
+    query=float(seconds[:, 0].mean()),
+    without_judge=float((seconds[:, 0] - seconds[:, 1]).mean()),
+    index=float(sum(search.index.seconds.values())),
+    judge=judged[first].seconds,
+    tracin=float(facts[0]['seconds']) if facts else None,
+    calls=int(sum(t.usage.calls for t in traces[first])),
+    tokens=int(sum(t.usage.tokens for t in traces[first])),
+  )
+
+
+def costs_rows(costs: Costs) -> list[dict]:
+  """Seconds a claim, and once."""
+  of = lambda name, metric, value: measures.row(
+    name, metric, value, costs.claims
+  )
+  out = [
+    of('fasttrack', 'seconds a claim', costs.query),
+    of('fasttrack', 'seconds a claim, without the judge', costs.without_judge),
+    of('fasttrack', 'seconds of the index', costs.index),
+    of('fasttrack', 'seconds of training the judge', costs.judge),
+    of('fasttrack', 'calls', costs.calls),
+  ]
+  if costs.tokens:
+    out.append(of('fasttrack', 'tokens', costs.tokens))
+  if costs.tracin is not None:
+    out.append(of('tracin', 'seconds for all claims', costs.tracin))
+    out.append(of('tracin', 'times the seconds of one claim', costs.ratio))
+    out.append(of('tracin', 'claims from which it is faster', costs.even))
+  return out
+
+
+def joined_rows(task, likely, judged, scores) -> list[dict]:
+  """Evidence joined with influence: what the model learnt, of what supports.
+
+  For each gradient method: how high it ranks the sentences that the judge chose,
+  as the share of all sentences that are below them; and of the judged that the
+  judge refused.
+  """
+  out = []
+  name = next(iter(judged))
+  says = np.nan_to_num(likely[name], nan=-1.0) >= judged[name].threshold
+  refused = np.isfinite(likely[name]) & ~says
+  for method in ('ekfac', 'tracin', 'grad_cos'):
+    if method not in scores:
+      continue
+    place = np.argsort(np.argsort(scores[method], axis=0), axis=0)
+    place = place / max(len(place) - 1, 1)
+    for what, of in (('evidence', says), ('refused candidates', refused)):
+      have = of.any(0)
+      if have.any():
+        mean = np.array(
+          [place[of[:, q], q].mean() for q in np.flatnonzero(have)]
+        )
+        out += measures.rows(
+          f'{method}, {what}', {'share of sentences below': mean}
+        )
+  return out
