@@ -13,7 +13,7 @@ from tda_jax.trees import PyTree
 
 
 class Refused(ValueError):
-  """An example that a ready problem refuses: its sentence is shown as it stands."""
+  """An example that a ready problem refuses: its sentence reaches the user as it is."""
 
 
 def of(
