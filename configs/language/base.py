@@ -41,6 +41,7 @@ def config(setting: str) -> config_dict.ConfigDict:
     learning_rate=3e-3,
     schedule='triangular',  # up for a fifth of the run, then down to 0
     weight_decay=0.01,
+    eps_root=0.0,  # within the root of Adam's step, which is smooth above 0
     batch_size=32,
     epochs=3,
     augment=False,  # of images only

@@ -50,6 +50,7 @@ def get_config(arg=None):
     'similarity': {'kind': 'similarity', 'pool': 'mean'},
     'random': {'kind': 'random'},
   }
+  c.training.eps_root = 1e-8  # unrolling needs a smooth step; as bergson's
   c.qld.methods = ('unrolled', 'ekfac', 'trackstar', 'bm25', 'random')
   if a['smoke']:
     base.smoke(c)

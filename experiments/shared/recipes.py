@@ -61,10 +61,11 @@ def recipe(
     rate = schedule(steps)
     if t.schedule == 'constant':
       rate = t.learning_rate
+    eps_root = t.get('eps_root', 0.0)
     if kind == 'adamw':
-      return optax.adamw(rate, weight_decay=t.weight_decay)
+      return optax.adamw(rate, weight_decay=t.weight_decay, eps_root=eps_root)
     if kind == 'adam':
-      rule = optax.adam(rate)
+      rule = optax.adam(rate, eps_root=eps_root)
     else:
       rule = optax.sgd(rate, momentum=t.momentum)
     return optax.chain(optax.add_decayed_weights(t.weight_decay), rule)

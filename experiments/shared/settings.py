@@ -61,6 +61,7 @@ TRAINING = {
   'schedule': choice('constant', 'linear', 'triangular', 'cyclic'),
   'cycles': whole(1),
   'momentum': number(least=0, below=1),
+  'eps_root': number(least=0),
   'weight_decay': number(least=0),
   'batch_size': whole(1),
   'epochs': whole(1),

@@ -192,6 +192,8 @@ def unread(config, command: str) -> Iterator[tuple[str, str]]:
     if training.get('optimizer', 'sgd') != 'sgd':
       optimizer = training.optimizer
       yield f'{section}.momentum', f'{section}.optimizer={optimizer!r}'
+    else:
+      yield f'{section}.eps_root', f"{section}.optimizer='sgd'"
   yield from _of_methods(config)
   yield from _of_tracing(config)
   yield from _of_stages(config)

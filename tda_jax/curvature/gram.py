@@ -150,8 +150,12 @@ def _similarity(layer, a, b):
 
 
 def norms(layers: dict[str, Layer], gradients: dict[str, Factor]) -> jax.Array:
-  """Norms of B gradients (K = 1), [B]."""
-  return jnp.sqrt(row_products(layers, gradients, gradients))
+  """Norms of B gradients (K = 1), [B].
+
+  Where those of a row's positions cancel, rounding can make the square negative:
+  then the norm is 0.
+  """
+  return jnp.sqrt(jnp.maximum(row_products(layers, gradients, gradients), 0))
 
 
 def formed(

@@ -253,11 +253,22 @@ def _step_back(problem, recipe, n, state, batch, derivative):
   _, pull = jax.vjp(moved, state.params, moments, gradient)
 
   def back(adjoint):
-    params, moments, u = pull(adjoint)
+    params, *rest = pull(adjoint)
+    before, u = jax.tree.map(_smooth, rest, [moments, gradient])
     curved, gained = product(u)
-    return State(trees.add(params, curved), moments), gained
+    return State(trees.add(params, curved), before), gained
 
   return back
+
+
+def _smooth(adjoint, value):
+  """The adjoint, with 0 where a value of 0 leaves it without one.
+
+  Adam divides by √v, which has no derivative at v = 0: of parameters that no
+  gradient has reached yet, as those of a token that no row so far holds. Their
+  adjoint only meets these gradients, which are 0.
+  """
+  return jnp.where((value == 0) & ~jnp.isfinite(adjoint), 0, adjoint)
 
 
 def _derivative_for(problem, recipe, examples):

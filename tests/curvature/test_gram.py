@@ -53,3 +53,19 @@ def test_weighted_products_of_two_gradients():
   of = lambda g: np.einsum('bsi,bso->bio', a, g)
   want = (of(left) * of(right) * w).sum((1, 2))
   np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_norms_are_numbers_where_positions_cancel():
+  """Two positions of opposite gradients: of many rows, some squares are negative."""
+  random = np.random.default_rng(0)
+  shape = tiny.classification(n=2)
+  example = jax.tree.map(lambda x: x[0], shape.train)
+  layers = layers_lib.find(shape.problem.outputs, shape.params, example)
+  layer = layers['layer0/w']._replace(positions=2, num_in=5)
+  a = np.repeat(random.normal(size=(500, 1, 5)), 2, 1)
+  g = random.normal(size=(500, 1, 4)) * [[1], [-1 - 1e-7]]
+  gradient = {'w': gram.Factor(*map(np.float32, (a, g[None])))}
+  square = gram.row_products({'w': layer}, gradient, gradient)
+  norms = gram.norms({'w': layer}, gradient)
+  assert (square < 0).any() and np.isfinite(norms).all()
+  assert (norms >= 0).all()

@@ -113,6 +113,19 @@ def test_scores_are_the_derivative_of_training(case):
       assert sorted(np.asarray(order[1])) == given.tolist()
 
 
+def test_parameters_without_a_gradient_have_no_part_in_the_scores():
+  """Of a column of zeros, in Adam with a root that has no derivative at 0."""
+  with jax.enable_x64(True):
+    made = recipe()._replace(optimizer=lambda total: optax.adam(0.01))
+    t = tiny.classification()
+    for rows in (t.train, t.queries):
+      rows['x'] = rows['x'] * (np.arange(5) < 4)
+    member = Member(KEYS[0])
+    parts, _ = parts_of(t, made, member, jnp.array([total_steps(made, 11)]))
+    want = differences(t, made, member)
+    np.testing.assert_allclose(parts[0], want, atol=1e-5 * np.abs(want).max())
+
+
 def decoupled(batch_size=4):
   """AdamW with clipping: an update in which everything meets everything."""
   schedule = lambda total: optax.cosine_decay_schedule(0.05, total)
