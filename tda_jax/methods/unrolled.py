@@ -50,6 +50,9 @@ TOLERANCE = 0.05
 # Queries that go back through a step together. The adjoints of all are in memory
 # anyway, the derivatives of activations those of one block of queries.
 QUERIES = 8
+BESIDE = (
+  1e-15  # for a gradient of 0: little beside Adam's eps, its square a float32
+)
 
 
 @kept
@@ -250,25 +253,16 @@ def _step_back(problem, recipe, n, state, batch, derivative):
     after = fit.stepped(problem, recipe, n, before, gradient)
     return State(after.params, _split(after.optimizer)[0])
 
-  _, pull = jax.vjp(moved, state.params, moments, gradient)
+  # Adam divides by a root, which has no derivative at 0, though the step has one.
+  beside = jax.tree.map(lambda g: jnp.where(g == 0, BESIDE, g), gradient)
+  _, pull = jax.vjp(moved, state.params, moments, beside)
 
   def back(adjoint):
-    params, *rest = pull(adjoint)
-    before, u = jax.tree.map(_smooth, rest, [moments, gradient])
+    params, moments, u = pull(adjoint)
     curved, gained = product(u)
-    return State(trees.add(params, curved), before), gained
+    return State(trees.add(params, curved), moments), gained
 
   return back
-
-
-def _smooth(adjoint, value):
-  """The adjoint, with 0 where a value of 0 leaves it without one.
-
-  Adam divides by √v, which has no derivative at v = 0: of parameters that no
-  gradient has reached yet, as those of a token that no row so far holds. Their
-  adjoint only meets these gradients, which are 0.
-  """
-  return jnp.where((value == 0) & ~jnp.isfinite(adjoint), 0, adjoint)
 
 
 def _derivative_for(problem, recipe, examples):

@@ -126,6 +126,29 @@ def test_parameters_without_a_gradient_have_no_part_in_the_scores():
     np.testing.assert_allclose(parts[0], want, atol=1e-5 * np.abs(want).max())
 
 
+def test_gradients_that_cancel_have_their_part_in_the_scores():
+  """Adam from a gradient of 0, to which each row's is not 0."""
+  with jax.enable_x64(True):
+    problem = problem_lib.Problem(
+      outputs=lambda p, e: p['w'] * e['x'],
+      loss=lambda z, e: z.sum(),
+      measure=lambda z, e: z.sum(),
+      sample=lambda key, z, e: e,
+      check=lambda *_: None,
+    )
+    rows = {'x': np.array([[1.0], [-1.0], [2.0], [-2.0]])}
+    t = tiny.Tiny(problem, None, rows, {'x': np.ones((1, 1))})
+    made = recipe()._replace(
+      init=lambda key: {'w': jnp.zeros(1)},
+      optimizer=lambda total: optax.adam(0.01, eps=1e-3),
+    )
+    member = Member(KEYS[0])
+    parts, _ = parts_of(t, made, member, jnp.array([total_steps(made, 4)]))
+    want = differences(t, made, member, step=1e-7)
+    assert np.abs(want).min() > 1
+    np.testing.assert_allclose(parts[0], want, rtol=1e-3)
+
+
 def decoupled(batch_size=4):
   """AdamW with clipping: an update in which everything meets everything."""
   schedule = lambda total: optax.cosine_decay_schedule(0.05, total)
