@@ -12,7 +12,6 @@ once can wait for each other without end. `one_by_one` leaves nothing to divide.
 
 import functools
 import importlib.metadata
-import math
 import os
 from collections.abc import Callable
 
@@ -64,11 +63,9 @@ def one_by_one(decomposition: Callable) -> Callable:
   single = jax.custom_batching.sequential_vmap(of_one)
 
   def of_stack(*matrices):
-    stack = matrices[0].shape[:-2]
-    if not stack:
-      return single(*matrices)
-    flat = [x.reshape(math.prod(stack), *x.shape[-2:]) for x in matrices]
-    results = jax.vmap(single)(*flat)
-    return jax.tree.map(lambda x: x.reshape(*stack, *x.shape[1:]), results)
+    one = single
+    for _ in matrices[0].shape[:-2]:
+      one = jax.vmap(one)
+    return one(*matrices)
 
   return of_stack

@@ -41,13 +41,11 @@ class Costs(NamedTuple):
 
   @property
   def ratio(self) -> float:
-    """TracIn's seconds, mostly gradients of all sentences, over those of one claim."""
-    return (self.tracin or 0.0) / self.query
+    """TracIn's seconds, mostly gradients of all sentences, over those of one claim.
 
-  @property
-  def even(self) -> float:
-    """Claims from which on TracIn, paid once, is faster; index and judge apart."""
-    return self.ratio
+    So many claims make TracIn, paid once, as fast; index and judge apart.
+    """
+    return (self.tracin or 0.0) / self.query
 
   @property
   def sizes(self) -> str:
@@ -173,11 +171,4 @@ def _at_least(name, source, estimate, least):
 def _times(name, source, better, other, times):
   if other.value <= 0:
     return claim(name, source, f'at least {times}', 'over 0', better.value > 0)
-  ratio = bootstrap.ratio(better, other)
-  return claim(
-    name,
-    source,
-    f'at least {times}',
-    spanned(*ratio[:3], sign=''),
-    ratio.value >= times,
-  )
+  return _at_least(name, source, bootstrap.ratio(better, other), times)

@@ -181,7 +181,7 @@ def costs_rows(costs: Costs) -> list[dict]:
   if costs.tracin is not None:
     out.append(of('tracin', 'seconds for all claims', costs.tracin))
     out.append(of('tracin', 'times the seconds of one claim', costs.ratio))
-    out.append(of('tracin', 'claims from which it is faster', costs.even))
+    out.append(of('tracin', 'claims from which it is faster', costs.ratio))
   return out
 
 

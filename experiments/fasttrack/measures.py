@@ -16,10 +16,12 @@ def of_scores(
   The best k is that of these very claims, which favours the scores.
   """
   ks = range(1, min(MOST, len(scores)) + 1)
-  sets = {k: _sets(retrieval.strongest(scores, k), supports) for k in ks}
+  sets = {
+    k: retrieval.of_sets(retrieval.strongest(scores, k), supports) for k in ks
+  }
   best = max(ks, key=lambda k: sets[k].f1.mean())
   count = supports.sum(0)
-  known = _sets(retrieval.strongest(scores, count), supports)
+  known = retrieval.of_sets(retrieval.strongest(scores, count), supports)
   return {
     'precision': sets[best].precision,
     'recall': sets[best].recall,
@@ -47,7 +49,7 @@ def of_evidence(
     probabilities: [N, Q], NaN where a sentence was not judged.
   """
   likely = np.nan_to_num(probabilities, nan=-1.0)
-  sets = _sets(likely >= threshold, supports)
+  sets = retrieval.of_sets(likely >= threshold, supports)
   judged = np.isfinite(probabilities)
   return {
     'precision': sets.precision,
@@ -94,7 +96,3 @@ def rows(method: str, values: dict[str, np.ndarray]) -> list[dict]:
 def row(method: str, metric: str, value: float, n: int | None = None) -> dict:
   """A result row of one number without an interval."""
   return {'method': method, 'metric': metric, 'value': float(value), 'n': n}
-
-
-def _sets(chosen, supports):
-  return retrieval.of_sets(chosen, supports)

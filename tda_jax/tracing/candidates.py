@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from tda_jax.data import lexical
 from tda_jax.tracing import matching
@@ -123,8 +124,8 @@ def _ordered(of, claim, way, fuzz, seed):
     return (), _best(of.bm25([claim])[:, 0])
   match = matching.match(claim, of.labels, fuzz)
   by_leaf = match.scores[of.index.leaf]
+  hit = np.asarray(match.hits.any(0))[of.index.leaf]
   if way == 'keywords':
-    hit = np.asarray(match.hits.any(0))[of.index.leaf]
     order = np.lexsort((of.index.leaf, -by_leaf))
     return match.words, order[hit[order]]
   fused = sum(
@@ -132,10 +133,7 @@ def _ordered(of, claim, way, fuzz, seed):
     for scores in (_cosines(of, claim), of.bm25([claim])[:, 0], by_leaf)
   )
   order = _best(np.asarray(fused))
-  if way == 'inside':
-    hit = np.asarray(match.hits.any(0))[of.index.leaf]
-    order = order[hit[order]]
-  return match.words, order
+  return match.words, order[hit[order]] if way == 'inside' else order
 
 
 def _cosines(of, claim):
@@ -149,8 +147,4 @@ def _best(scores):
 
 def _ranks(scores):
   """The rank of each row, from 0; of those that are equal, the same."""
-  values, inverse, counts = np.unique(
-    -np.asarray(scores, np.float64), return_inverse=True, return_counts=True
-  )
-  del values
-  return (np.cumsum(counts) - counts)[inverse]
+  return stats.rankdata(-np.asarray(scores), method='min') - 1

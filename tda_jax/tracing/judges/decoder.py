@@ -15,7 +15,7 @@ import numpy as np
 from tda_jax.models import decoder as decoder_lib
 from tda_jax.models.decoder import Sizes
 from tda_jax.storage import fingerprint
-from tda_jax.tracing.judges.judge import Batch, Judge, Usage
+from tda_jax.tracing.judges.judge import Judge, Usage, of_pairs
 from tda_jax.trees import PyTree
 
 QUESTION = (
@@ -112,17 +112,15 @@ def gain(
 def _judge(reader, likely: Callable, settings) -> Judge:
   count = [0, 0]
 
-  def probabilities(batches: Sequence[Batch]) -> list[np.ndarray]:
-    pairs = [(claim, s) for claim, sentences in batches for s in sentences]
+  def counted(pairs: Sequence[tuple[str, str]]) -> np.ndarray:
     count[0] += len(pairs)
     count[1] += sum(len(_ids(reader, f'{a} {b}')) for a, b in pairs)
-    out = likely(pairs) if pairs else np.zeros(0)
-    ends = np.cumsum([len(sentences) for _, sentences in batches])[:-1]
-    return np.split(out, ends)
+    return likely(pairs)
 
   digest = fingerprint.digest(reader.params)
   known_by = f'decoder {digest}, {settings!r}'
-  return Judge(probabilities, known_by, lambda: Usage(*count))
+  answers = functools.partial(of_pairs, counted)
+  return Judge(answers, known_by, lambda: Usage(*count))
 
 
 def _check_fields(text, fields):

@@ -20,7 +20,7 @@ from tda_jax.data import rows as rows_lib
 from tda_jax.models import cross_encoder
 from tda_jax.models.encoder import Sizes
 from tda_jax.storage import fingerprint
-from tda_jax.tracing.judges.judge import Batch, Judge, Usage
+from tda_jax.tracing.judges.judge import Judge, Usage, of_pairs
 from tda_jax.training import members
 from tda_jax.training.fit import Recipe
 from tda_jax.trees import PyTree
@@ -194,16 +194,14 @@ def judge(trained: Trained, batch: int = 64) -> Judge:
   """The trained model as a judge; a call is a pair that is read."""
   count = [0]
 
-  def answer(batches: Sequence[Batch]) -> list[np.ndarray]:
-    pairs = [(claim, s) for claim, sentences in batches for s in sentences]
+  def likely(pairs: Sequence[tuple[str, str]]) -> np.ndarray:
     count[0] += len(pairs)
-    out = probabilities(trained, pairs) if pairs else np.zeros(0)
-    ends = np.cumsum([len(sentences) for _, sentences in batches])[:-1]
-    return np.split(out, ends)
+    return probabilities(trained, pairs)
 
   digest = fingerprint.digest([*trained_trees(trained)])
   known_by = f'cross-encoder {digest}, {trained.scale!r}, {trained.offset!r}'
-  return Judge(answer, known_by, lambda: Usage(count[0]), batch)
+  answers = functools.partial(of_pairs, likely)
+  return Judge(answers, known_by, lambda: Usage(count[0]), batch)
 
 
 def threshold(

@@ -55,6 +55,21 @@ def answers(judge: Judge, batches: Sequence[Batch]) -> list[np.ndarray]:
   return given
 
 
+def of_pairs(
+  likely: Callable[[list[tuple[str, str]]], np.ndarray],
+  batches: Sequence[Batch],
+) -> list[np.ndarray]:
+  """The answers to batches of a judge that reads pairs of claim and sentence.
+
+  Args:
+    likely: pairs -> probabilities [N].
+  """
+  pairs = [(claim, s) for claim, sentences in batches for s in sentences]
+  out = likely(pairs) if pairs else np.zeros(0)
+  ends = np.cumsum([len(sentences) for _, sentences in batches])[:-1]
+  return np.split(out, ends)
+
+
 def of_function(
   function: Callable[[Sequence[Batch]], list[np.ndarray]],
   known_by: str,
