@@ -7,7 +7,8 @@ import numpy as np
 from experiments.dda import estimates, forms
 from experiments.dda.estimates import Values
 from experiments.dda.worlds import World
-from tda_jax.evaluation import detection, retrieval
+from experiments.shared import results
+from tda_jax.evaluation import retrieval
 
 RECALLED = 50  # k of recall@k, about the number of sources of two names
 Table = dict[str, dict[str, Values]]  # form -> part -> values
@@ -46,12 +47,14 @@ class Measured(NamedTuple):
       each = retrieval.auc(scores, world.sources)
       k = min(RECALLED, len(scores))
       recall = retrieval.recall(scores, world.sources, k)
-      precision = [_precision(scores, world.sources, q) for q in asked]
+      precision = retrieval.average_precision(
+        scores[:, asked], world.sources[:, asked]
+      )
       for table, values in (
         (self.auc, each[asked]),
         (self.planted, each[planted]),
         (self.recall, recall[asked]),
-        (self.precision, np.array(precision)),
+        (self.precision, precision),
       ):
         _put(table.setdefault(name, {}), part, at, values)
 
@@ -110,16 +113,5 @@ def _put(table, part, at, values):
   of_part[at[0]].append(values)
 
 
-def _precision(scores, sources, q):
-  return detection.average_precision(scores[:, q : q + 1], sources[:, q])[0]
-
-
 def _row(method, metric, estimate):
-  return {
-    'method': method,
-    'metric': metric,
-    'value': estimate.value,
-    'low': estimate.low,
-    'high': estimate.high,
-    'n': estimate.drawn[1],
-  }
+  return results.row(method, metric, estimate, estimate.drawn[1])

@@ -30,6 +30,7 @@ def main(config, workdir: pathlib.Path) -> None:
   """Runs FASTTRACK and its baselines and writes results into the workdir."""
   settings_lib.check(config, 'fasttrack')
   task = tasks.load(config)
+  supports = task.known['supports']
   made = judges_lib.encoder_of(config, task.known['sentences'], workdir)
   search = indexed(config, task, made, workdir)
   judged = judges_lib.judges_of(config, made, workdir)
@@ -43,14 +44,10 @@ def main(config, workdir: pathlib.Path) -> None:
     name: factors_lib.together(f.factors) for name, f in findings.items()
   }
   scores |= of_texts(task, search)
-  values = {
-    n: measures.of_scores(s, task.known['supports']) for n, s in scores.items()
-  }
-  supports = task.known['supports']
+  values = {n: measures.of_scores(s, supports) for n, s in scores.items()}
   likely = {n: curves.probabilities(supports, t) for n, t in traces.items()}
   for name, of in likely.items():
-    threshold = judged[name].threshold
-    values[name] = measures.of_evidence(of, task.known['supports'], threshold)
+    values[name] = measures.of_evidence(of, supports, judged[name].threshold)
   rows = [row for n, of in values.items() for row in measures.rows(n, of)]
   rows += judge_rows(task, judged, likely)
   first = next(iter(judged))
@@ -199,8 +196,7 @@ def joined_rows(task, likely, judged, scores) -> list[dict]:
   for method in ('ekfac', 'tracin', 'grad_cos'):
     if method not in scores:
       continue
-    place = np.argsort(np.argsort(scores[method], axis=0), axis=0)
-    place = place / max(len(place) - 1, 1)
+    place = measures.below(scores[method])
     for what, of in (('evidence', says), ('refused candidates', refused)):
       have = of.any(0)
       if have.any():

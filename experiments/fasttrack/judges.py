@@ -1,8 +1,8 @@
 """Encoder and judges of a config: what is read, what is trained, what is asked."""
 
+import functools
 import importlib.util
 import pathlib
-import time
 import zipfile
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,9 +10,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from experiments.shared import timing
 from tda_jax.data import claims as claims_lib
 from tda_jax.models import encoder, tokens
-from tda_jax.storage import record
 from tda_jax.tracing.judges import client, endpoint, entailment, kept
 from tda_jax.tracing.judges.judge import Judge
 
@@ -145,13 +145,14 @@ def judges_of(
 
 def _trained(config, model, templates, workdir) -> Judged:
   """A judge that learnt from countries that no claim is about."""
-  own, folder = config.judge, workdir / 'judges' / f'{len(templates)}_words'
+  own = config.judge
   pairs, supports, claim_of = pairs_for(config, model.encode, templates)
   cut = int(np.quantile(claim_of, 1 - own.held_out))
   learnt = claim_of < max(cut, 1)
   part = lambda mask: [p for p, take in zip(pairs, mask, strict=True) if take]
-  begun = time.monotonic()
-  trained = entailment.train(
+  stage = f'judges/{len(templates)}_words'
+  work = functools.partial(
+    entailment.train,
     model.reader,
     part(learnt),
     supports[learnt],
@@ -159,25 +160,18 @@ def _trained(config, model, templates, workdir) -> Judged:
     batch_size=own.batch_size,
     learning_rate=own.learning_rate,
     seed=config.seed,
-    directory=folder,
+    directory=workdir / stage,
   )
-  seconds = _first(folder / 'seconds.json', time.monotonic() - begun)
+  trained = timing.timed(workdir, stage, work)
   held, truth = part(~learnt), supports[~learnt]
   trained = entailment.calibrated(trained, held, truth)
   likely = entailment.probabilities(trained, held)
   threshold = entailment.threshold(likely, truth)
   judge = kept.kept(
-    entailment.judge(trained), workdir / 'answers' / folder.name
+    entailment.judge(trained), workdir / 'answers' / f'{len(templates)}_words'
   )
   quality = quality_of(likely, truth, threshold)
-  return Judged(judge, threshold, quality, seconds)
-
-
-def _first(file, seconds: float) -> float:
-  """Seconds of the command that did the work, not of one that read it."""
-  if not file.exists():
-    record.write_json(file, {'seconds': seconds})
-  return record.read_json(file)['seconds']
+  return Judged(judge, threshold, quality, timing.on(workdir, stage))
 
 
 def pairs_for(config, encode, templates):

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from tda_jax.evaluation import bootstrap, detection, retrieval
+from experiments.shared import results
+from tda_jax.evaluation import bootstrap, retrieval
 
 MOST = 25  # sentences up to which the best k is looked for
 RANK = 10  # of recall
@@ -31,12 +32,7 @@ def of_scores(
     f'recall@{RANK}': retrieval.recall(
       scores, supports, min(RANK, len(scores))
     ),
-    'average precision': np.array(
-      [
-        detection.average_precision(scores[:, q : q + 1], supports[:, q])[0]
-        for q in range(scores.shape[1])
-      ]
-    ),
+    'average precision': retrieval.average_precision(scores, supports),
   }
 
 
@@ -77,20 +73,16 @@ def errors(
 
 def rows(method: str, values: dict[str, np.ndarray]) -> list[dict]:
   """Result rows: means over claims with their intervals."""
-  out = []
-  for metric, each in values.items():
-    mean = bootstrap.of_queries(each)
-    out.append(
-      {
-        'method': method,
-        'metric': metric,
-        'value': mean.value,
-        'low': mean.low,
-        'high': mean.high,
-        'n': len(each),
-      }
-    )
-  return out
+  return [
+    results.row(method, metric, bootstrap.of_queries(each), len(each))
+    for metric, each in values.items()
+  ]
+
+
+def below(scores: np.ndarray) -> np.ndarray:
+  """The share of sentences below each of a claim's, 0 to 1, of scores [N, ...]."""
+  place = np.argsort(np.argsort(scores, axis=0), axis=0)
+  return place / max(len(scores) - 1, 1)
 
 
 def row(method: str, metric: str, value: float, n: int | None = None) -> dict:

@@ -2,8 +2,7 @@
 
 import pathlib
 
-import numpy as np
-
+from experiments.fasttrack import measures
 from experiments.shared import results
 from tda_jax.report import evidence as evidence_lib
 from tda_jax.report import plots
@@ -23,9 +22,8 @@ def claim_of(search, one, count: int, scores=None) -> evidence_lib.Claim:
     scores: [N] of a method for the claim; None: not known.
   """
   sentences = search.index.sentences
-  below = None
-  if scores is not None:
-    below = np.argsort(np.argsort(scores)) / max(len(scores) - 1, 1)
+  below = None if scores is None else measures.below(scores)
+  supports = set(one.supports)
   evidence = [
     evidence_lib.Sentence(
       int(i), sentences[i], why, None if below is None else float(below[i])
@@ -35,7 +33,7 @@ def claim_of(search, one, count: int, scores=None) -> evidence_lib.Claim:
   others = [
     (sentences[i], float(p))
     for i, p in zip(one.judged, one.probabilities, strict=True)
-    if i not in set(one.supports)
+    if i not in supports
   ]
   others.sort(key=lambda pair: -pair[1])
   return evidence_lib.Claim(

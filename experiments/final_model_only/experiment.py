@@ -141,16 +141,8 @@ def draw(
 
 
 def _row(method, metric, values, seconds):
-  mean = bootstrap.of_queries(values)
-  return {
-    'method': method,
-    'metric': metric,
-    'value': mean.value,
-    'low': mean.low,
-    'high': mean.high,
-    'n': len(values),
-    'seconds': seconds,
-  }
+  row = results.row(method, metric, bootstrap.of_queries(values), len(values))
+  return {**row, 'seconds': seconds}
 
 
 def _curve(name, x, values):

@@ -97,9 +97,7 @@ def removed_rows(
       members_at_once=config.truth.members_at_once,
     )
     found = qld.interval(filtered, random[:, :1], tokens, over='queries')
-    value, low, high = found[:3]
-    row = {'value': value, 'low': low, 'high': high, 'n': len(tokens)}
-    out.append({'method': name, 'metric': 'qld', **row})
+    out.append(results.row(name, 'qld', found, len(tokens)))
   return out
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.shared import results
 from tda_jax import trees
 from tda_jax.evaluation import bootstrap, retrieval
 from tda_jax.evaluation import factors as factors_lib
@@ -59,12 +60,4 @@ def says_right(task, runs) -> np.ndarray:
 
 
 def _row(name, metric, values):
-  mean = bootstrap.of_queries(values)
-  return {
-    'method': name,
-    'metric': metric,
-    'value': mean.value,
-    'low': mean.low,
-    'high': mean.high,
-    'n': len(values),
-  }
+  return results.row(name, metric, bootstrap.of_queries(values), len(values))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
-from experiments.shared import dampings, ensembles, stages
+from experiments.shared import dampings, ensembles, results, stages
 from experiments.shared import scored as scored_lib
 from experiments.shared import scores as scores_lib
 from experiments.shared.ensembles import Members
@@ -183,12 +183,12 @@ def rows(findings: dict[str, Finding], true: Truth) -> list[dict]:
       'seconds': float(np.median(seconds)) if seconds else None,
       'peak_mb': f.peak_mb,
     }
-    out.append({**_row(name, 'lds_single', f.single, f.members), **cost})
+    out.append({**results.row(name, 'lds_single', f.single, f.members), **cost})
     if f.members > 1:
-      out.append(_row(name, 'lds_ensemble', f.ensemble, f.members))
+      out.append(results.row(name, 'lds_ensemble', f.ensemble, f.members))
       if true.ceiling.value > 0:  # else the outcomes hold no signal
         share = bootstrap.ratio(f.ensemble, true.ceiling)
-        out.append(_row(name, 'lds_ensemble/ceiling', share, f.members))
+        out.append(results.row(name, 'lds_ensemble/ceiling', share, f.members))
     end = residual(f)
     if end is not None:
       out.append(
@@ -209,7 +209,7 @@ def rows(findings: dict[str, Finding], true: Truth) -> list[dict]:
           'n': f.members,
         }
       )
-  out.append(_row('perfect predictor', 'ceiling', true.ceiling, None))
+  out.append(results.row('perfect predictor', 'ceiling', true.ceiling, None))
   return out
 
 
@@ -235,7 +235,7 @@ def left_out_rows(findings, rows_left, effects) -> list[dict]:
     ):
       value = of(factors_lib.together(f.factors)[rows_left], effect)
       mean = bootstrap.of_queries(value, resamples=RESAMPLES)
-      out.append(_row(name, metric, mean, len(rows_left)))
+      out.append(results.row(name, metric, mean, len(rows_left)))
   return out
 
 
@@ -243,7 +243,9 @@ def same_run_rows(findings, kept, outcomes) -> list[dict]:
   """Result rows of `same_run`."""
   counts = {n: min(f.members, outcomes.shape[1]) for n, f in findings.items()}
   found = same_run(findings, kept, outcomes)
-  return [_row(n, 'lds_same_run', mean, counts[n]) for n, mean in found.items()]
+  return [
+    results.row(n, 'lds_same_run', mean, counts[n]) for n, mean in found.items()
+  ]
 
 
 def same_run(findings, kept, outcomes) -> dict[str, bootstrap.Estimate]:
@@ -265,14 +267,3 @@ def same_run(findings, kept, outcomes) -> dict[str, bootstrap.Estimate]:
       ]
     )
   return found
-
-
-def _row(method, metric, estimate, n):
-  return {
-    'method': method,
-    'metric': metric,
-    'value': estimate.value,
-    'low': estimate.low,
-    'high': estimate.high,
-    'n': n,
-  }

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from experiments.shared import tasks
 from experiments.shared.evidence import Shown
+from tda_jax.evaluation.bootstrap import Estimate
 from tda_jax.report import summary, table
 from tda_jax.storage import record
 
@@ -26,6 +27,18 @@ def title(config) -> str:
 def judged(config, claims) -> list:
   """The claims, which are about the papers' own tasks: none of a user's."""
   return [] if tasks.is_users(config) else claims
+
+
+def row(method: str, metric: str, estimate: Estimate, n: int | None) -> dict:
+  """A result row: a value with its interval, of n things."""
+  return {
+    'method': method,
+    'metric': metric,
+    'value': estimate.value,
+    'low': estimate.low,
+    'high': estimate.high,
+    'n': n,
+  }
 
 
 def write_results(

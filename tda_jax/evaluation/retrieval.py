@@ -8,7 +8,7 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from tda_jax.evaluation import agreement
+from tda_jax.evaluation import agreement, detection
 
 
 def recall(scores: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
@@ -64,6 +64,12 @@ def auc(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
   ranks = stats.rankdata(scores, axis=0)
   sums = (ranks * np.asarray(relevant, bool)).sum(0)
   return (sums - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def average_precision(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
+  """`detection.average_precision` of each query's relevant rows, [Q]."""
+  of = lambda q: detection.average_precision(scores[:, [q]], relevant[:, q])[0]
+  return np.array([of(q) for q in range(scores.shape[1])])
 
 
 def reciprocal_rank(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
