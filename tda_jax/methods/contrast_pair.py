@@ -6,6 +6,8 @@ pipeline of DDA uses it at each checkpoint (Wu et al. 2024,
 https://arxiv.org/abs/2410.01285; see `methods.dda`).
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -59,19 +61,6 @@ def contrast_pair(
   step = OPTIMIZERS[optimizer](rate)
   points = lambda run: points_lib.points(run, beta, denoise, 'contrast_pair')
 
-  def nudged(problem, params, outputs):
-    """The model after the steps up the mean measure of `outputs` [G, ...]."""
-
-    def cost(params):
-      return -jnp.mean(measures(problem, params, outputs))
-
-    def one(_, state):
-      params, moments = state
-      updates, moments = step.update(jax.grad(cost)(params), moments, params)
-      return optax.apply_updates(params, updates), moments
-
-    return jax.lax.fori_loop(0, steps, one, (params, step.init(params)))[0]
-
   def prepare(problem, run, train, queries, key):
     del train, key
     _check_pairs(queries)
@@ -84,7 +73,8 @@ def contrast_pair(
 
     def at(problem, run, sides, _):
       def pair(sides):
-        return tuple(nudged(problem, run.params, side) for side in sides)
+        nudge = functools.partial(_nudged, problem, run.params, step, steps)
+        return tuple(map(nudge, sides))
 
       return jax.lax.map(pair, sides)
 
@@ -112,6 +102,20 @@ def contrast_pair(
     return total.T + zeros  # one column for each query, also of one pair
 
   return Method(prepare, score, unit='none')
+
+
+def _nudged(problem, params, optimizer, steps, outputs):
+  """The model after the steps up the mean measure of `outputs` [G, ...]."""
+
+  def cost(params):
+    return -jnp.mean(measures(problem, params, outputs))
+
+  def one(_, state):
+    params, moments = state
+    updates, moments = optimizer.update(jax.grad(cost)(params), moments, params)
+    return optax.apply_updates(params, updates), moments
+
+  return jax.lax.fori_loop(0, steps, one, (params, optimizer.init(params)))[0]
 
 
 def _check_pairs(queries):
