@@ -11,6 +11,7 @@ CC BY 4.0). Names of countries that contain each other (Guinea, Equatorial Guine
 told apart, because labels are of facts and not of words.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -175,7 +176,8 @@ def corpus(
     raise ValueError(
       f'queries={queries}: there are facts for 1 to {len(first)}'
     )
-  rest = [fact for fact in known if fact not in {*first}]
+  asked = {*first}
+  rest = [fact for fact in known if fact not in asked]
   cities = [cities[i] for i in rng.permutation(len(cities))]
   facts = [*first, *rest, *cities]
   draw = _drawing(facts, templates, rng)
@@ -236,10 +238,10 @@ def _drawing(facts, templates, rng):
       said,
       number,
     )
-    claimed = _directed(fact, rng)
+    claimed = facts_lib.directed(fact, rng)
     claim = stated(claimed, order[0], SUPPORTS)[0]
     out = [
-      stated(_directed(fact, rng), number, SUPPORTS)
+      stated(facts_lib.directed(fact, rng), number, SUPPORTS)
       for number in order[1 : 1 + rng.integers(2, 5)]
     ]
     for number in order[: rng.integers(2, 5)]:
@@ -307,10 +309,7 @@ def world() -> tuple[list[Fact], list[Fact]]:
     if city['countrycode'] in countries
   }
   # A name of a city in two countries would make each sentence contradict one.
-  names = [fact.subject for fact in cities]
-  counts = {name: 0 for name in names}
-  for name in names:
-    counts[name] += 1
+  counts = Counter(fact.subject for fact in cities)
   alone = [fact for fact in cities if counts[fact.subject] == 1]
   return sorted(facts), sorted(alone)
 
@@ -335,10 +334,3 @@ def _countries(fact):
   if fact.relation == NEIGHBOUR:
     return fact.subject, fact.object
   return (fact.object if fact.relation == CITY else fact.subject,)
-
-
-def _directed(fact, rng) -> Fact:
-  """The fact, or the same one said of the other country."""
-  if fact.relation != NEIGHBOUR or rng.random() < 0.5:
-    return fact
-  return Fact(NEIGHBOUR, fact.object, fact.subject)

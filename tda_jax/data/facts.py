@@ -125,9 +125,9 @@ def facts(
     STATEMENTS[fact.relation][way].format(s=said.subject, o=said.object)
     for fact, rng in zip(chosen, streams, strict=True)
     for way in rng.permutation(ways)[:paraphrases]
-    for said in [_directed(fact, rng)]
+    for said in [directed(fact, rng)]
   ]
-  said = [_directed(chosen[i], streams[i]) for i in range(queries)]
+  said = [directed(chosen[i], streams[i]) for i in range(queries)]
   return Facts(
     facts=chosen,
     sentences=tuple(sentences),
@@ -178,7 +178,7 @@ def all_facts() -> tuple[Fact, ...]:
   return tuple(sorted(found))
 
 
-def _directed(fact, rng) -> Fact:
+def directed(fact: Fact, rng: np.random.Generator) -> Fact:
   """The fact, or the same one said of the other country."""
   if fact.relation != NEIGHBOUR or rng.random() < 0.5:
     return fact
