@@ -62,6 +62,7 @@ def config(setting: str) -> config_dict.ConfigDict:
   )
   c.qld = config_dict.create(
     methods=(),  # whose top rows are removed; each takes a training a query
+    queries=50,  # the first of them, at most
   )
   c.damping_grid = (1e-3, 1e-2, 1e-1)
   c.choose = config_dict.ConfigDict()  # methods whose damping is chosen
@@ -81,5 +82,6 @@ def smoke(c: config_dict.ConfigDict) -> config_dict.ConfigDict:
   c.training.update(epochs=2, batch_size=8)
   c.truth.update(subsets=6, validation=4, repeats=2, members_at_once=6)
   c.same_run.update(subsets=6, dropped=0.1)
+  c.qld.queries = 3
   c.report.update(queries=2, evidence=2)
   return c

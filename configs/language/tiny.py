@@ -52,6 +52,7 @@ def get_config(arg=None):
   }
   c.training.eps_root = 1e-8  # unrolling needs a smooth step; as bergson's
   c.qld.methods = ('unrolled', 'ekfac', 'trackstar', 'bm25', 'random')
+  c.qld.queries = 20  # 100 trainings
   if a['smoke']:
     base.smoke(c)
     for name in set(c.methods) - set(SMOKE):

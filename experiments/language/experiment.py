@@ -18,6 +18,7 @@ from experiments.shared import ensembles, results, stages, tasks
 from experiments.shared import findings as findings_lib
 from experiments.shared import settings as settings_lib
 from tda_jax.data import lexical
+from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import factors as factors_lib
 from tda_jax.evaluation import qld, removal
 from tda_jax.report import plots
@@ -75,28 +76,31 @@ def removed_rows(
   """QLD of the methods that `config.qld` names, of the first model.
 
   What a query's loss, per token, gains when the rows that a method ranks first
-  are removed from the run, beyond what random rows do.
+  are removed from the run, beyond what random rows do; of the first
+  `config.qld.queries` queries, each of which takes a training.
 
   Args:
     random: [M, R, Q] outcomes of the runs without random rows.
   """
-  tokens, out = np.asarray(task.queries['mask']).sum(-1), []
+  asked, out = slice(config.qld.queries), []
+  queries = rows_lib.take(task.queries, asked)
+  tokens = np.asarray(queries['mask']).sum(-1)
   for name in config.qld.methods:
     if name not in findings:
       continue
-    scores = factors_lib.per_model(findings[name].factors)[0]
+    scores = factors_lib.per_model(findings[name].factors)[0][:, asked]
     removed = removal.top(scores, config.same_run.dropped)
     filtered = removal.without(
       task.problem,
       task.recipe,
       task.train,
-      task.queries,
+      queries,
       removed,
       keys=runs.keys[:1],
       path=workdir / 'qld' / name,
       members_at_once=config.truth.members_at_once,
     )
-    found = qld.interval(filtered, random[:, :1], tokens, over='queries')
+    found = qld.interval(filtered, random[:, :1, asked], tokens, over='queries')
     out.append(results.row(name, 'qld', found, len(tokens)))
   return out
 

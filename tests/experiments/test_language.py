@@ -42,6 +42,7 @@ def test_it_writes_everything(smoke):
   assert ('perfect predictor', 'ceiling') in found
   of_removal = {r['method']: r for r in results['rows'] if r['metric'] == 'qld'}
   assert {*of_removal} == {'ekfac', 'bm25'}
+  assert {row['n'] for row in of_removal.values()} == {3}
   assert all(r['low'] <= r['value'] <= r['high'] for r in of_removal.values())
   claims = {claim['claim'] for claim in results['claims']}
   assert claims == {
