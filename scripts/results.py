@@ -6,7 +6,7 @@ Each JSON file is the results.json of a run, with a `run` object that says where
 it comes from. RESULTS.md says for each paper what stands and what does not;
 results/PAPER.md has every figure. No figure is typed in: the words of findings
 are in scripts/findings.toml, those on what differs in the READMEs of experiments/,
-whose tables are made here too, between two marks, as README's leaderboard.
+whose tables are made here too, between two marks, as those of README.
 """
 
 import json
@@ -14,6 +14,7 @@ import pathlib
 import re
 import sys
 import tomllib
+from typing import NamedTuple
 
 from scripts import figures, verdicts
 from scripts.cells import (
@@ -32,19 +33,58 @@ FINDINGS = tomllib.loads(
   (pathlib.Path(__file__).parent / 'findings.toml').read_text()
 )
 
-# README's leaderboard: its run, and the columns of its metrics.
-BOARD = 'quanda_mnist5k.json'
-COLUMNS = {
-  'class_detection': 'class ↑',
-  'subclass_detection': 'subclass ↑',
-  'shortcut': 'shortcut ↑',
-  'mixed': 'foreign ↑',
-  'mislabel_auc': 'mislabel AUC ↑',
-  'cleaning': 'cleaning ↑',
-  'randomisation': 'randomised ↓',
-  'lds': 'LDS ↑',
-  'loo': 'leave-one-out ↑',
-  'brittleness': 'brittleness ↑',
+
+class Board(NamedTuple):
+  """A table of methods in README: its run, and its metrics with their columns.
+
+  Attributes:
+    run: file in results/.
+    columns: metric -> title.
+    by: the metric whose largest value comes first.
+  """
+
+  run: str
+  columns: dict[str, str]
+  by: str
+
+
+BOARDS = {  # the name of the mark in README -> its table
+  'leaderboard': Board(
+    'quanda_mnist5k.json',
+    {
+      'class_detection': 'class ↑',
+      'subclass_detection': 'subclass ↑',
+      'shortcut': 'shortcut ↑',
+      'mixed': 'foreign ↑',
+      'mislabel_auc': 'mislabel AUC ↑',
+      'cleaning': 'cleaning ↑',
+      'randomisation': 'randomised ↓',
+      'lds': 'LDS ↑',
+      'loo': 'leave-one-out ↑',
+      'brittleness': 'brittleness ↑',
+    },
+    'lds',
+  ),
+  'language': Board(
+    'language_tiny.json',
+    {
+      'lds_same_run': 'LDS, same run ↑',
+      'lds_single': 'LDS, halves ↑',
+      'qld': 'QLD, nats a token ↑',
+    },
+    'lds_same_run',
+  ),
+  'fasttrack': Board(
+    'fasttrack_facts.json',
+    {
+      'f1': 'F1 ↑',
+      'precision': 'precision ↑',
+      'recall': 'recall ↑',
+      'mrr': 'MRR ↑',
+      'judged': 'sentences judged',
+    },
+    'f1',
+  ),
 }
 RUNS = {'faults': 'digits.json', 'mutants': 'mutants.json'}
 MARKS = ('<!-- {}: by `make results` -->\n', '<!-- end -->\n')
@@ -59,8 +99,7 @@ interval; of several claims the smallest and the largest. **Verdict**: `holds` a
 run judged; `undecided` where it does not, but the interval reaches the threshold;
 `does not` otherwise. Lines without a finding go on with the one above. † is known to
 us from summaries of the paper only. Every claim and figure, with command, commit and
-hardware, is in the page named under the title. Not built yet: the papers DDA (Wu et
-al. 2024) and FASTTRACK (Chen et al. 2024).
+hardware, is in the page named under the title.
 """
 
 
@@ -198,21 +237,21 @@ def differs(name: str) -> str:
   return rest.partition('\n\n')[0]
 
 
-def board(rows: list[dict]) -> str:
-  """Method x metric, those of the largest LDS first; random scores last."""
+def board(rows: list[dict], of: Board) -> str:
+  """Method x metric, those of the largest `of.by` first; random scores last."""
   cells = {}
   for row in rows:
-    if row['metric'] in COLUMNS:
+    if row['metric'] in of.columns:
       cells.setdefault(row['method'], {})[row['metric']] = row['value']
   order = sorted(
-    cells, key=lambda m: (m == 'random', -cells[m].get('lds', 0.0))
+    cells, key=lambda m: (m == 'random', -cells[m].get(of.by, 0.0))
   )
-  lines = head('method', *COLUMNS.values(), numbers=True)
-  lines += [(m, *(short(cells[m].get(c)) for c in COLUMNS)) for m in order]
+  lines = head('method', *of.columns.values(), numbers=True)
+  lines += [(m, *(short(cells[m].get(c)) for c in of.columns)) for m in order]
   return table(lines)
 
 
-def filled(text: str, made: str, name: str = 'leaderboard') -> str:
+def filled(text: str, made: str, name: str) -> str:
   """A text with `made` between the marks of that name.
 
   Raises:
@@ -320,8 +359,10 @@ def made(root: pathlib.Path = ROOT) -> dict[pathlib.Path, str]:
       pages[path] = filled(text, findings(name, runs), 'findings')
   pages[root / 'RESULTS.md'] = render(folder)
   readme, docs = root / 'README.md', root / 'docs' / 'reliability.md'
-  rows = load(folder / BOARD)['rows']
-  pages[readme] = filled(readme.read_text(), board(rows))
+  pages[readme] = readme.read_text()
+  for name, of in BOARDS.items():
+    rows = load(folder / of.run)['rows']
+    pages[readme] = filled(pages[readme], board(rows, of), name)
   pages[docs] = reliability(docs.read_text())
   docs = root / 'docs' / 'scaling.md'
   pages[docs] = scaling(docs.read_text(), folder)

@@ -6,12 +6,14 @@ import re
 import jax
 import numpy as np
 import tiny
+from tracing import stub
 
 from tda_jax.methods import method
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
 BEFORE, LANGUAGE = README.split('## Language models')
+LANGUAGE, TRACING = LANGUAGE.split('## What supports a fact')
 
 
 def test_examples_run(capsys, tmp_path, monkeypatch):
@@ -91,3 +93,22 @@ def test_named_commands_exist():
     path = ROOT / module.replace('.', '/')
     found = path.with_suffix('.py'), path / '__main__.py'
     assert any(file.exists() for file in found), module
+
+
+def test_the_example_of_tracing_runs(tmp_path, monkeypatch, capsys):
+  """With counts of words in place of the encoder, and a stub of the endpoint."""
+  from tda_jax.models import encoder
+
+  sentences = ['Niger and Chad meet.', 'Chad is dry.', 'Lima is in Peru.']
+  words = sorted({word for text in sentences for word in text.split()})
+  count = lambda texts: np.array(
+    [[1.0 + text.split().count(word) for word in words] for text in texts]
+  )
+  monkeypatch.setattr(encoder, 'embedder', lambda folder: count)
+  monkeypatch.chdir(tmp_path)
+  (block,) = re.findall(r'```python\n(.*?)```', TRACING, re.S)
+  with stub.served(lambda n, body: stub.answer(body)) as server:
+    monkeypatch.setenv('OPENAI_BASE_URL', server.url)
+    exec(compile(block, 'README.md', 'exec'), {'sentences': sentences})
+  said = capsys.readouterr().out
+  assert 'Niger and Chad meet.' in said and 'Lima' not in said
