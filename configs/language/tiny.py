@@ -47,6 +47,7 @@ def get_config(arg=None):
     'logra': {'kind': 'logra', 'batch_size': 32},
     **base.FIRST_ORDER,
     'tracin': {'kind': 'tracin'},
+    'dda': {'kind': 'dda'},
     'similarity': {'kind': 'similarity', 'pool': 'mean'},
     'random': {'kind': 'random'},
   }
