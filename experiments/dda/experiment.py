@@ -11,6 +11,7 @@ import pathlib
 import time
 
 import jax
+import numpy as np
 
 from experiments.dda import claims as claims_lib
 from experiments.dda import estimates, forms
@@ -80,21 +81,17 @@ def cost(config, world) -> float:
 
 
 def draw(config, measured: Measured, folder: pathlib.Path) -> list[str]:
-  """The AUC of the main forms, of each part: the map of when debias helps."""
+  """The AUC of the main forms in each part: the map of when debias helps."""
   folder.mkdir(exist_ok=True)
-  shown = claims_lib.MAIN
-  drawn = []
-  for part in config.parts:
-    bars = [
-      plots.Bar(name, estimates.nested(measured.auc[name][part])[:3], None)
-      for name in shown
-      if name in measured.auc
-    ]
-    drawn.append(
-      plots.bars(
-        bars,
-        folder / f'{config.setting}_{part}.png',
-        title=f'AUC of the rows behind wrong summaries: {part}',
-      )
+  names = [name for name in claims_lib.MAIN if name in measured.auc]
+  parts = [*config.parts]
+  of = lambda name, part: estimates.nested(measured.auc[name][part]).value
+  return [
+    plots.cells(
+      np.array([[of(name, part) for part in parts] for name in names]),
+      names,
+      parts,
+      folder / f'{config.setting}_map.png',
+      title='AUC of the rows behind wrong summaries',
     )
-  return drawn
+  ]

@@ -63,4 +63,5 @@ def draw(config, rows, folder: pathlib.Path) -> list[str]:
     if row['metric'] == 'f1'
   ]
   path = folder / f'{config.setting}_f1.png'
-  return [plots.bars(bars, path, title=f'F1: {results.name_of(config)}')]
+  title = f'F1: {results.name_of(config)}'
+  return [plots.bars(bars, path, title=title, unit='F1, mean over claims')]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
+import matplotlib.colors
 import matplotlib.patches
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -71,12 +72,14 @@ def bars(
   ceiling: Span | None = None,
   title: str = 'LDS',
   members: int | None = None,
+  unit: str = 'LDS (Spearman over subsets, mean over queries)',
 ) -> str:
-  """Plots the LDS of single models and of the ensemble, with intervals.
+  """Plots a value of single models and of the ensemble, with intervals.
 
   Args:
     ceiling: value, low, high of the noise ceiling, drawn as a line and a band.
-    members: of the ensemble, for the legend.
+    members: of the ensemble, for the legend, which a single kind of bar lacks.
+    unit: what the values are.
 
   Returns:
     The path.
@@ -103,17 +106,66 @@ def bars(
     ]
     if ceiling:
       handles.append(_ceiling(axes, ceiling, axes.axvline, axes.axvspan))
-    axes.set_title(title, pad=32)
-    axes.legend(
-      handles=handles,
-      loc='lower left',
-      bbox_to_anchor=(-0.01, 1.0),
-      ncols=3,
-      frameon=False,
-      borderpad=0,
-      handlelength=1.4,
+    several = len(handles) > 1
+    axes.set_title(title, pad=32 if several else None)
+    if several:
+      axes.legend(
+        handles=handles,
+        loc='lower left',
+        bbox_to_anchor=(-0.01, 1.0),
+        ncols=3,
+        frameon=False,
+        borderpad=0,
+        handlelength=1.4,
+      )
+    axes.set_xlabel(unit)
+    return _save(figure, path)
+
+
+def cells(
+  values: np.ndarray,
+  names: Sequence[str],
+  columns: Sequence[str],
+  path: str | os.PathLike,
+  *,
+  title: str,
+  middle: float = 0.5,
+) -> str:
+  """Plots a table of numbers from 0 to 1, [names, columns], coloured by value.
+
+  Args:
+    middle: the value of chance, which is white; better is blue, worse orange.
+
+  Raises:
+    ValueError: values of another shape.
+  """
+  _some(names, title)
+  values = np.asarray(values)
+  if values.shape != (len(names), len(columns)):
+    raise ValueError(
+      f'values are {values.shape}: give {(len(names), len(columns))}, a row a name'
+      ' and a column a title'
     )
-    axes.set_xlabel('LDS (Spearman over subsets, mean over queries)')
+  with matplotlib.rc_context({**STYLE, 'axes.grid': False}):
+    figure, axes = _figure(1.6 + 0.4 * len(names))
+    shades = matplotlib.colors.LinearSegmentedColormap.from_list(
+      'chance', [COLORS[1], 'white', COLORS[0]]
+    )
+    norm = matplotlib.colors.TwoSlopeNorm(middle, 0.0, 1.0)
+    axes.imshow(values, cmap=shades, norm=norm, aspect='auto')
+    for (i, j), value in np.ndenumerate(values):
+      strong = abs(value - middle) > 0.35
+      axes.text(
+        j, i, f'{value:.2f}', ha='center', va='center', fontsize=9.5,
+        color='white' if strong else INK,
+      )  # fmt: skip
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xticks(
+      range(len(columns)), columns, rotation=30, ha='right', fontsize=9.5
+    )
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_title(title)
     return _save(figure, path)
 
 

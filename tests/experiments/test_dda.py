@@ -35,7 +35,7 @@ def test_it_writes_everything(tmp_path):
   claims = {claim['claim'] for claim in results['claims']}
   assert 'as printed, without debias: right_overfitted' in claims
   assert 'denoise helps where overfitted, loss: right_overfitted' in claims
-  assert (tmp_path / 'plots' / 'swaps_right_overfitted.png').exists()
+  assert (tmp_path / 'plots' / 'swaps_map.png').exists()
   page = (tmp_path / 'report.html').read_text()
   assert 'It writes' in page and 'color-mix(in srgb, var(--for)' in page
   again = run('dda', SMOKE, tmp_path)  # continues, to the same

@@ -87,8 +87,7 @@ def test_bars_of_single_models_alone_stand_at_their_names(tmp_path, drawn):
   alone = [plots.Bar('ekfac', (0.6, 0.5, 0.7), None)]
   plots.bars(alone, tmp_path / 'a.png')
   axes = drawn[0].axes[0]
-  legend = {t.get_text() for t in axes.get_legend().get_texts()}
-  assert legend == {'single model'}
+  assert axes.get_legend() is None
   (bar,) = axes.patches
   assert bar.get_y() + bar.get_height() / 2 == pytest.approx(0)
 
@@ -132,3 +131,29 @@ def test_labels_move_as_little_as_needed():
   np.testing.assert_allclose(plots.spread(far, 10, 0, 100), far)
   full = np.sort(plots.spread(np.full(5, 99.0), 50, 0, 100))
   np.testing.assert_allclose(full, [0, 25, 50, 75, 100])
+
+
+def test_a_map_has_its_numbers_and_says_where_better_is(tmp_path, drawn):
+  values = np.array([[0.0, 0.5], [1.0, 0.25]])
+  path = tmp_path / 'map.png'
+  plots.cells(values, ['a', 'b'], ['here', 'there'], path, title='AUC')
+  (axes,) = drawn[0].axes
+  said = {t.get_position(): t.get_text() for t in axes.texts}
+  assert said == {
+    (0, 0): '0.00',
+    (1, 0): '0.50',
+    (0, 1): '1.00',
+    (1, 1): '0.25',
+  }
+  (shown,) = axes.images
+  red, _, blue = np.moveaxis(shown.cmap(shown.norm(values))[..., :3], -1, 0)
+  assert red[0, 0] > blue[0, 0] and blue[1, 0] > red[1, 0]
+  np.testing.assert_allclose([red[0, 1], blue[0, 1]], 1, atol=0.01)
+  with pytest.raises(ValueError, match=r'give \(2, 1\)'):
+    plots.cells(values, ['a', 'b'], ['here'], path, title='AUC')
+
+
+def test_bars_of_one_kind_say_their_unit_and_need_no_legend(tmp_path, drawn):
+  plots.bars(BARS[1:2], tmp_path / 'f1.png', unit='F1')
+  (axes,) = drawn[0].axes
+  assert axes.get_xlabel() == 'F1' and axes.get_legend() is None
