@@ -38,8 +38,7 @@ def main(config, workdir: pathlib.Path) -> None:
     name: traced(config, task, search, one, workdir / 'traces')
     for name, one in judged.items()
   }
-  models = ensembles.trained(config, task, workdir)
-  findings = findings_lib.scored(config, task, models, workdir)
+  findings = of_gradients(config, task, workdir)
   scores = {
     name: factors_lib.together(f.factors) for name, f in findings.items()
   }
@@ -62,6 +61,14 @@ def main(config, workdir: pathlib.Path) -> None:
   drawn = page_lib.draw(config, rows, workdir / 'plots')
   results.page(config, workdir, __doc__, rows, claims, drawn)
   page_lib.evidence(config, search, traces, scores, workdir / 'evidence.html')
+
+
+def of_gradients(config, task, workdir) -> dict[str, findings_lib.Finding]:
+  """Methods of a decoder trained on the corpus; without methods none is trained."""
+  if not config.methods:
+    return {}
+  models = ensembles.trained(config, task, workdir)
+  return findings_lib.scored(config, task, models, workdir)
 
 
 def indexed(config, task, encoder, workdir) -> candidates.Search:

@@ -117,6 +117,16 @@ def test_measures_are_by_hand():
 COSTS = claims_lib.Costs(3000, 2, 2, 30.0, 0.5, 0.1, 10.0, 90.0, 20.0, 60, 0)
 
 
+def test_a_large_corpus_is_held_to_its_minutes():
+  large = COSTS._replace(sentences=100_000, tracin=None, index=600.0)
+  index, search = claims_lib._speed(large)
+  assert index['observed'] == '10.0 minutes for 100,000 sentences'
+  assert search['observed'] == '0.2 minutes' and search['holds']
+  slow = claims_lib._speed(large._replace(index=901.0, without_judge=3.1))
+  assert [c['holds'] for c in slow] == [False, False]
+  assert claims_lib._speed(COSTS._replace(tracin=None)) == []
+
+
 def test_claims_are_of_what_was_measured():
   f1 = lambda *v: {'f1': np.array(v)}
   ours = f1(0.9, 0.8) | {'candidate recall': np.array([1.0, 0.9])}
