@@ -22,7 +22,7 @@ from experiments.shared import settings as settings_lib
 from tda_jax.data import lexical
 from tda_jax.evaluation import factors as factors_lib
 from tda_jax.evaluation import retrieval
-from tda_jax.tracing import candidates, index, trace
+from tda_jax.tracing import index, trace
 from tda_jax.tracing.judges import kept
 
 
@@ -32,7 +32,8 @@ def main(config, workdir: pathlib.Path) -> None:
   task = tasks.load(config)
   supports = task.known['supports']
   made = judges_lib.encoder_of(config, task.known['sentences'], workdir)
-  search = indexed(config, task, made, workdir)
+  sentences = task.known['sentences']
+  search = judges_lib.searched(config, sentences, made, workdir / 'index')
   judged = judges_lib.judges_of(config, made, workdir)
   traces = {
     name: traced(config, task, search, one, workdir / 'traces')
@@ -69,21 +70,6 @@ def of_gradients(config, task, workdir) -> dict[str, findings_lib.Finding]:
     return {}
   models = ensembles.trained(config, task, workdir)
   return findings_lib.scored(config, task, models, workdir)
-
-
-def indexed(config, task, encoder, workdir) -> candidates.Search:
-  """The corpus, ready to be searched."""
-  own = config.tracing
-  made_index = index.index(
-    workdir / 'index',
-    task.known['sentences'],
-    encoder.encode,
-    encoder=encoder.name,
-    most=own.most,
-    branches=own.branches,
-    seed=config.seed,
-  )
-  return candidates.search(made_index, encoder.encode)
 
 
 def traced(config, task, search, judged, folder) -> list[trace.Trace]:

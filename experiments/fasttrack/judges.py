@@ -13,6 +13,7 @@ import numpy as np
 from experiments.shared import timing
 from tda_jax.data import claims as claims_lib
 from tda_jax.models import encoder, tokens
+from tda_jax.tracing import candidates, index
 from tda_jax.tracing.judges import client, endpoint, entailment, kept
 from tda_jax.tracing.judges.judge import Judge
 
@@ -43,7 +44,7 @@ class Judged(NamedTuple):
   Attributes:
     judge: whose answers are kept.
     threshold: of its probabilities.
-    quality: metric -> value on held-out pairs; of an endpoint none.
+    quality: metric -> value on held-out candidates; of an endpoint none.
     seconds: of training; 0 of an endpoint.
   """
 
@@ -143,19 +144,33 @@ def judges_of(
   }
 
 
+def searched(config, sentences, model: Encoder, folder) -> candidates.Search:
+  """Sentences, indexed as `config.tracing` says and ready to be searched."""
+  own = config.tracing
+  made = index.index(
+    folder,
+    sentences,
+    model.encode,
+    encoder=model.name,
+    most=own.most,
+    branches=own.branches,
+    seed=config.seed,
+  )
+  return candidates.search(made, model.encode)
+
+
 def _trained(config, model, templates, workdir) -> Judged:
   """A judge that learnt from countries that no claim is about."""
-  own = config.judge
-  pairs, supports, claim_of = pairs_for(config, model.encode, templates)
-  cut = int(np.quantile(claim_of, 1 - own.held_out))
-  learnt = claim_of < max(cut, 1)
-  part = lambda mask: [p for p, take in zip(pairs, mask, strict=True) if take]
-  stage = f'judges/{len(templates)}_words'
+  own, stage = config.judge, f'judges/{len(templates)}_words'
+  made = _corpus(config, templates)
+  search = searched(config, made.sentences, model, workdir / f'{stage}_index')
+  cut = max(1, round(len(made.claims) * (1 - own.held_out)))
+  pairs, supports = taught(config, made, search, range(cut))
   work = functools.partial(
     entailment.train,
     model.reader,
-    part(learnt),
-    supports[learnt],
+    pairs,
+    supports,
     steps=own.steps,
     batch_size=own.batch_size,
     learning_rate=own.learning_rate,
@@ -163,10 +178,12 @@ def _trained(config, model, templates, workdir) -> Judged:
     directory=workdir / stage,
   )
   trained = timing.timed(workdir, stage, work)
-  held, truth = part(~learnt), supports[~learnt]
+  held, truth, missed = held_out(
+    config, made, search, range(cut, len(made.claims))
+  )
   trained = entailment.calibrated(trained, held, truth)
   likely = entailment.probabilities(trained, held)
-  threshold = entailment.threshold(likely, truth)
+  threshold = entailment.threshold(likely, truth, missed)
   judge = kept.kept(
     entailment.judge(trained), workdir / 'answers' / f'{len(templates)}_words'
   )
@@ -174,47 +191,64 @@ def _trained(config, model, templates, workdir) -> Judged:
   return Judged(judge, threshold, quality, timing.on(workdir, stage))
 
 
-def pairs_for(config, encode, templates):
-  """(pairs, whether the second supports, number of the claim), of other countries.
-
-  Of each claim: what supports and contradicts it, decoys, and the sentences nearest
-  to it that do not support it, with which a judge of random pairs is fooled.
-  """
-  own = config.judge
-  _, others = claims_lib.parted(config.data.seed)
-  made = claims_lib.corpus(
-    own.sentences,
-    own.claims,
+def _corpus(config, templates) -> claims_lib.Corpus:
+  """Claims and sentences about the countries that no claim of ours is about."""
+  return claims_lib.corpus(
+    config.judge.sentences,
+    config.judge.claims,
     seed=config.data.seed + 1,
-    countries=others,
+    countries=claims_lib.parted(config.data.seed)[1],
     templates=templates,
   )
-  rows, claims = encode(made.sentences), encode(made.claims)
-  near = np.argsort(-np.asarray(claims) @ np.asarray(rows).T, 1, kind='stable')
-  rng = np.random.default_rng([config.seed, len(templates)])
-  pairs, supports, claim_of = [], [], []
-  for q, claim in enumerate(made.claims):
-    positive = np.flatnonzero(made.supports[:, q])
-    negative = [i for i in near[q] if not made.supports[i, q]][: own.hard]
-    about = made.facts[q][:2]  # relation and subject
-    same = [
-      i
-      for i, fact in enumerate(made.stated)
-      if fact[:2] == about and not made.supports[i, q]
-    ]
-    others = rng.choice(len(made.sentences), 2)
-    chosen = dict.fromkeys(
-      [
-        *positive,
-        *negative,
-        *same,
-        *(i for i in others if not made.supports[i, q]),
-      ]
+
+
+def taught(
+  config, made: claims_lib.Corpus, search: candidates.Search, claims
+) -> tuple[list[tuple[str, str]], np.ndarray]:
+  """(pairs, whether the second supports) that a judge learns from.
+
+  Of each claim: what supports and contradicts it, decoys, the sentences nearest to
+  it that do not support it, with which a judge of random pairs is fooled, and two
+  random ones.
+  """
+  rows = search.index.embeddings
+  rng = np.random.default_rng([config.seed, len(made.sentences)])
+  pairs, supports = [], []
+  for q in claims:
+    does = made.supports[:, q]
+    near = np.argsort(
+      -(rows @ index.unit(search.encode([made.claims[q]]), 1)[0]), kind='stable'
     )
-    pairs += [(claim, made.sentences[i]) for i in chosen]
-    supports += [bool(made.supports[i, q]) for i in chosen]
-    claim_of += [q] * len(chosen)
-  return pairs, np.array(supports), np.array(claim_of)
+    about = made.facts[q][:2]  # relation and subject
+    same = [i for i, fact in enumerate(made.stated) if fact[:2] == about]
+    against = [
+      *near[~does[near]][: config.judge.hard],
+      *(i for i in same if not does[i]),
+      *(i for i in rng.choice(len(does), 2) if not does[i]),
+    ]
+    chosen = [*dict.fromkeys([*np.flatnonzero(does), *against])]
+    pairs += [(made.claims[q], made.sentences[i]) for i in chosen]
+    supports.append(does[chosen])
+  return pairs, np.concatenate(supports)
+
+
+def held_out(
+  config, made: claims_lib.Corpus, search: candidates.Search, claims
+) -> tuple[list[tuple[str, str]], np.ndarray, int]:
+  """(pairs, whether they support, positives missed): candidates of other claims.
+
+  They are as what the judge will be asked: by the same way, at the same rate of
+  positives, on which calibration and threshold depend.
+  """
+  own, pairs, truth = config.tracing, [], []
+  settings = {'way': own.way, 'budget': own.budget, 'fuzz': own.fuzz}
+  for q in claims:
+    rows = candidates.candidates(search, made.claims[q], **settings).rows
+    pairs += [(made.claims[q], made.sentences[i]) for i in rows]
+    truth.append(made.supports[rows, q])
+  truth = np.concatenate(truth)
+  missed = made.supports[:, [*claims]].sum() - truth.sum()
+  return pairs, truth, int(missed)
 
 
 def quality_of(likely, truth, threshold) -> dict[str, float]:
@@ -223,8 +257,8 @@ def quality_of(likely, truth, threshold) -> dict[str, float]:
 
   says = likely >= threshold
   return {
-    'AUC, held-out pairs': float(roc_auc_score(truth, likely)),
-    'accuracy, held-out pairs': float((says == truth).mean()),
-    'false positives, held-out pairs': float(says[~truth].mean()),
-    'false negatives, held-out pairs': float((~says[truth]).mean()),
+    'AUC, held-out candidates': float(roc_auc_score(truth, likely)),
+    'accuracy, held-out candidates': float((says == truth).mean()),
+    'false positives, held-out candidates': float(says[~truth].mean()),
+    'false negatives, held-out candidates': float((~says[truth]).mean()),
   }

@@ -12,8 +12,8 @@ import urllib.parse
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from experiments.fasttrack import experiment, page
 from experiments.fasttrack import judges as judges_lib
+from experiments.fasttrack import page
 from experiments.shared import launch, results, tasks
 from experiments.shared import settings as settings_lib
 from tda_jax.report import evidence as evidence_lib
@@ -35,7 +35,9 @@ def answers(config, workdir: pathlib.Path) -> Callable[[str], str]:
   """(what was typed) -> the page that answers it."""
   task = tasks.load(config)
   made = judges_lib.encoder_of(config, task.known['sentences'], workdir)
-  search = experiment.indexed(config, task, made, workdir)
+  search = judges_lib.searched(
+    config, task.known['sentences'], made, workdir / 'index'
+  )
   judged = next(iter(judges_lib.judges_of(config, made, workdir).values()))
   title = f'Evidence: {results.name_of(config)}'
 

@@ -5,21 +5,20 @@
 | `keywords` | all sentences of the leaves whose labels match a word of the claim, the paper's; the best leaves first |
 | `embedding` | the largest cosines |
 | `bm25` | the largest BM25 |
-| `fused` | the largest Σ 1 / (60 + rank) over cosine, BM25 and the score of the leaf |
+| `fused` | the best of three lists in turn: cosine, BM25, and leaves by their score with a leaf's sentences by cosine |
 | `inside` | the same, of matched leaves only |
 | `random` | random leaves, a control |
 | `everything` | all sentences, a control |
 
-A budget cuts the list: it is how many sentences are judged.
-
-Source of the sum: Cormack et al. 2009, https://doi.org/10.1145/1571941.1572114
+A budget cuts the list: it is how many sentences are judged. A third of a fused budget
+is each list's own, so that one list that is misled cannot crowd the others out, as it
+can where ranks are added.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from tda_jax.data import lexical
 from tda_jax.tracing import matching
@@ -29,7 +28,6 @@ WAYS = (
   *('keywords', 'embedding', 'bm25', 'fused', 'inside', 'random'),
   'everything',
 )
-FUSED = 60  # of the sum over ranks
 
 
 class Candidates(NamedTuple):
@@ -128,11 +126,13 @@ def _ordered(of, claim, way, fuzz, seed):
   if way == 'keywords':
     order = np.lexsort((of.index.leaf, -by_leaf))
     return match.words, order[hit[order]]
-  fused = sum(
-    1 / (FUSED + _ranks(scores))
-    for scores in (_cosines(of, claim), of.bm25([claim])[:, 0], by_leaf)
+  cosines = _cosines(of, claim)
+  lists = (
+    _best(cosines),
+    _best(of.bm25([claim])[:, 0]),
+    np.lexsort((-cosines, -by_leaf)),
   )
-  order = _best(np.asarray(fused))
+  order = _in_turn(lists)
   return match.words, order[hit[order]] if way == 'inside' else order
 
 
@@ -145,6 +145,8 @@ def _best(scores):
   return np.argsort(-scores, kind='stable')
 
 
-def _ranks(scores):
-  """The rank of each row, from 0; of those that are equal, the same."""
-  return stats.rankdata(-np.asarray(scores), method='min') - 1
+def _in_turn(lists):
+  """The first of each list, then the second of each, every number once."""
+  turns = np.stack(lists, 1).ravel()
+  _, first = np.unique(turns, return_index=True)
+  return turns[np.sort(first)]

@@ -71,23 +71,27 @@ def test_a_second_run_says_the_same(smoke):
   assert fixed(after) == fixed(results) and again.returncode == done.returncode
 
 
-def test_the_judge_learns_from_other_countries_and_hard_negatives():
+def test_the_judge_learns_from_other_countries_and_hard_negatives(tmp_path):
   own = config(judge={'sentences': 200, 'claims': 20, 'hard': 3})
   rng = np.random.default_rng(0)
   encode = lambda texts: rng.normal(size=(len(texts), 4))
-  pairs, supports, claim_of = judges.pairs_for(own, encode, judges.UNSEEN)
-  ours, _ = data_lib.parted(own.data.seed)
+  model = judges.Encoder(encode, 'random', None)
+  made = judges._corpus(own, judges.UNSEEN)
+  search = judges.searched(own, made.sentences, model, tmp_path / 'index')
+  pairs, supports = judges.taught(own, made, search, range(16))
+  ours, others = data_lib.parted(own.data.seed)
   subjects = {f.subject for f in tasks_corpus(own).facts}
-  assert subjects <= {*ours}
-  assert set(claim_of) == set(range(20)) and 0.1 < supports.mean() < 0.5
-  assert len({*pairs}) == len(pairs)
-  taught = data_lib.corpus(
-    200, 20, seed=1, countries=data_lib.parted(0)[1], templates=judges.UNSEEN
-  )
-  number = {s: i for i, s in enumerate(taught.sentences)}
-  for (claim, text), yes, q in zip(pairs, supports, claim_of, strict=True):
-    assert taught.claims[q] == claim
-    assert taught.supports[number[text], q] == yes
+  assert subjects <= {*ours} and not subjects & {f.subject for f in made.facts}
+  assert {claim for claim, _ in pairs} == {*made.claims[:16]}
+  assert len({*pairs}) == len(pairs) and 0.1 < supports.mean() < 0.5
+  held, truth, missed = judges.held_out(own, made, search, range(16, 20))
+  assert len(held) == 4 * own.tracing.budget
+  assert truth.sum() + missed == made.supports[:, 16:].sum()
+  number = {s: i for i, s in enumerate(made.sentences)}
+  of = {claim: q for q, claim in enumerate(made.claims)}
+  for every, answers in ((pairs, supports), (held, truth)):
+    for (claim, text), yes in zip(every, answers, strict=True):
+      assert made.supports[number[text], of[claim]] == yes
 
 
 def tasks_corpus(own):

@@ -205,8 +205,20 @@ def test_keywords_are_the_leaves_that_have_them(search):
   assert set(inside.rows) == want
 
 
-def test_a_fused_rank_is_by_hand():
-  np.testing.assert_array_equal(candidates._ranks([3, 5, 3, 9]), [2, 1, 2, 0])
+def test_lists_are_taken_in_turn():
+  lists = [3, 0, 1, 2], [0, 1, 2, 3], [3, 2, 0, 1]
+  np.testing.assert_array_equal(candidates._in_turn(lists), [3, 0, 1, 2])
+
+
+def test_a_fused_budget_has_a_third_of_each_list(search):
+  claim = 'Where is Oslo?'
+  of = lambda way, budget: (
+    candidates.candidates(search, claim, way=way, budget=budget, fuzz=100).rows
+  )
+  fused = {*of('fused', 9)}
+  assert {*of('embedding', 3)} <= fused and {*of('bm25', 3)} <= fused
+  leaf = search.index.leaf[of('keywords', 1)[0]]
+  assert any(search.index.leaf[i] == leaf for i in fused)
 
 
 def test_random_leaves_are_of_the_claim_and_the_seed(search):
