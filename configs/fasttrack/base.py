@@ -49,14 +49,14 @@ def config(setting: str) -> config_dict.ConfigDict:
   )
   c.judge = config_dict.create(
     kind='trained',  # or 'endpoint': OPENAI_BASE_URL and OPENAI_API_KEY
-    steps=200,  # of training
+    steps=500,  # of training
     batch_size=32,
     learning_rate=3e-4,
     blocks=3,  # of the encoder that are trained, from the last down
     length=40,  # tokens of a pair; longer ones are cut
-    sentences=2200,  # of other countries, that it learns from
-    claims=300,  # likewise
-    hard=6,  # nearest sentences that do not support, of each claim
+    sentences=4000,  # of other countries, that it learns from
+    claims=580,  # likewise
+    hard=8,  # nearest sentences that do not support, of each claim
     held_out=0.2,  # share of those claims, for calibration and threshold
     model='',  # of an endpoint
     calls=0,  # budget of an endpoint; 0: without end
