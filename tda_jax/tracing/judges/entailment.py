@@ -67,12 +67,12 @@ def train(
   *,
   steps: int = 200,
   batch_size: int = 32,
-  learning_rate: float = 3e-4,
+  learning_rate: float = 1e-4,
   seed: int = 0,
   directory: str | os.PathLike | None = None,
   progress: bool = True,
 ) -> Trained:
-  """Trains a judge by AdamW, with a warm-up, on binary cross-entropy.
+  """Trains a judge by AdamW, clipped and with a warm-up, on binary cross-entropy.
 
   Args:
     pairs: (claim, sentence).
@@ -101,7 +101,10 @@ def train(
   )
   recipe = Recipe(
     init,
-    lambda total: optax.adamw(rate(total), weight_decay=1e-2),
+    lambda total: optax.chain(
+      optax.clip_by_global_norm(1.0),  # without it some trainings collapse
+      optax.adamw(rate(total), weight_decay=1e-2),
+    ),
     rate,
     min(batch_size, len(chosen)),
     epochs,
