@@ -6,7 +6,6 @@ import sys
 
 import numpy as np
 import pytest
-
 from fake_hosts import ROOT, assert_same, finished, kill_one
 
 pytestmark = pytest.mark.slow

@@ -10,8 +10,8 @@ import time
 import jax
 import numpy as np
 import pytest
-
 from fake_hosts import ROOT, assert_same, finished, kill_one, pod
+
 from tda_jax import parallel
 from tda_jax.storage import files
 

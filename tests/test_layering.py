@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 # A unit imports itself and units of lower lines only.
 LINES = (
-  ('trees', 'settings', 'version', 'memory', 'lazily', 'compiler'),
+  ('trees', 'settings', 'version', 'memory', 'lazily', 'compiler', 'cost'),
   ('chosen', 'shapes', 'labels', 'parallel'),
   ('problem', 'run', 'given', 'sources'),
   ('language',),
@@ -22,6 +22,7 @@ LINES = (
   ('curvature', 'evaluation'),
   ('inverses', 'tracing'),
   ('methods',),
+  ('pods',),
   ('scoring', 'planning'),
   ('report',),
 )
