@@ -175,10 +175,10 @@ def operations(
 
 
 def seconds_of_products(
-  pod: Pod, sizes: Sizes, own: float, wide: float
+  pod: Pod, sizes: Sizes, narrow: float, wide: float
 ) -> float:
-  """Seconds of `operations` on a pod at its peak."""
-  done = sizes.passes * own + PASSES * wide
+  """Seconds of `operations` on a pod at its peak: (the model's type, float32)."""
+  done = sizes.passes * narrow + PASSES * wide
   return done / (pod.chips * pod.chip.flops)
 
 
