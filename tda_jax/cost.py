@@ -182,7 +182,9 @@ def seconds_of_products(
   return done / (pod.chips * pod.chip.flops)
 
 
-def held(sizes: Sizes, pod: Pod, work: Work) -> dict[str, tuple]:
+def held(
+  sizes: Sizes, pod: Pod, work: Work
+) -> dict[str, tuple[float, float, float]]:
   """{stage: bytes of a chip (given, left, working)}, of one program.
 
   Factors, eigenvalues and queries are float32, and divided over `model` as the
