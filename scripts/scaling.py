@@ -16,6 +16,7 @@ import numpy as np
 
 import tda_jax as tda
 from scripts import benchmark, compile_for_tpu
+from tda_jax import cost
 from tda_jax.curvature import ekfac
 from tda_jax.methods import method as method_lib
 from tda_jax.run import Run
@@ -23,21 +24,6 @@ from tda_jax.storage import record
 
 RESULTS = benchmark.RESULTS.with_name('scaling.json')
 TOKENS, QUERIES, LENGTH = 1e9, 1000, 512
-PASSES = 6  # of the matrix unit for one product of float32 at 'highest'
-
-
-class Chip(NamedTuple):
-  """Public peaks: https://cloud.google.com/tpu/docs/v5e and .../v5p."""
-
-  flops: float  # a second, of bfloat16
-  memory: float  # bytes a second
-  links: float  # bytes a second, to all neighbours
-
-
-CHIPS = {
-  'v5e': Chip(197e12, 819e9, 200e9),
-  'v5p': Chip(459e12, 2765e9, 600e9),
-}
 
 
 class Decoder(NamedTuple):
@@ -74,35 +60,27 @@ class Decoder(NamedTuple):
     attention = 4 * self.length * self.width * self.layers
     return 2 * (self.entries + head) + attention
 
+  @property
+  def of_row(self) -> cost.Sizes:
+    """The sizes of a row of `length` tokens, in bfloat16."""
+    return cost.Sizes(
+      entries=self.entries,
+      squares=self.squares,
+      largest=4 * self.layers * self.width**2,
+      moved=self.length * self.squares,
+      formed=self.length * self.entries,
+      through=self.length * self.through,
+      forward=self.length * self.forward,
+      parameters=2 * (self.entries + 2 * self.width * self.vocabulary),
+      row=8 * self.length,
+    )
+
 
 SIZES = {
   'blocks': Decoder(2, 128, 64, 512),
   'decoder': Decoder(18, 2048, 512, 32_768),
 }
 SMALL = Decoder(2, 256, 64, 512)
-
-
-def operations(
-  sizes: Decoder, rows: float, queries: int, batches: int = 2
-) -> dict[str, tuple[float, float]]:
-  """{stage: (in the model's own type, in float32)} of all chips.
-
-  Args:
-    batches: 1: the two passes of the fit share their way through the model.
-  """
-  through, moved = sizes.through, 2 * sizes.squares
-  formed = 2 * sizes.entries
-  shared = sizes.forward if batches == 1 else 0
-  token = rows * sizes.length
-  asked = queries * sizes.length
-  return {
-    'fit': (token * (2 * through - shared), token * (2 * moved + formed)),
-    'solve': (asked * through, asked * (moved + formed)),
-    'score': (
-      token * through,
-      token * (moved + formed) + rows * queries * formed,
-    ),
-  }
 
 
 def against_compiled(pods: dict) -> list[dict]:
@@ -114,7 +92,7 @@ def against_compiled(pods: dict) -> list[dict]:
       continue
     case = compile_for_tpu.CASES[program['case']]()
     rows = case.rows(program['chips'])
-    by_stage = operations(sizes, rows, case.queries, batches=1)
+    by_stage = cost.operations(sizes.of_row, rows, case.queries, batches=1)
     ratio = sum(by_stage[program['stage']]) / (
       program['flops'] * program['chips']
     )
@@ -144,7 +122,8 @@ def against_runs() -> list[dict]:
   )
   rate, of_eigh = products_a_second(), eigh_seconds(SMALL)
   predicted = {
-    stage: sum(pair) / rate for stage, pair in operations(SMALL, n, q).items()
+    stage: sum(pair) / rate
+    for stage, pair in cost.operations(SMALL.of_row, n, q).items()
   }
   predicted['fit'] += of_eigh
   spent = {
@@ -223,19 +202,19 @@ def of_a_pod(pods: dict) -> list[dict]:
     topology, stage, chips = (
       program[k] for k in ('topology', 'stage', 'chips')
     )
-    chip, rows = CHIPS[topology[:3]], TOKENS / LENGTH
-    case = compile_for_tpu.CASES['decoder']()
+    case, rows = compile_for_tpu.CASES['decoder'](), TOKENS / LENGTH
+    pod = cost.pod(topology, case.model)
     blocks = -(-QUERIES // case.queries)
-    own, wide = operations(sizes, rows, case.queries)[stage]
+    done = cost.operations(sizes.of_row, rows, case.queries)[stage]
     runs = {'fit': rows / case.rows(chips), 'solve': blocks}
     runs['score'] = blocks * runs['fit']
     often = {'fit': 1, 'solve': blocks, 'score': blocks}[stage]
     hours = {
-      'products': often * (own + PASSES * wide) / (chips * chip.flops),
-      'links': runs[stage] * program['sent'] / chip.links,
+      'products': often * cost.seconds_of_products(pod, sizes.of_row, *done),
+      'links': runs[stage] * program['sent'] / pod.chip.links,
       'memory': runs[stage]
       * (program['arguments'] + program['results'] + program['working'])
-      / chip.memory,
+      / pod.chip.memory,
     }
     name = f'decoder, {stage} of 1e9 tokens, {QUERIES:,} queries, {topology}'
     for what, seconds in hours.items():

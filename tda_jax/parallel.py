@@ -261,13 +261,30 @@ def all_devices() -> Iterator[None]:
 
   Nothing changes where that is one, or where a mesh is set already, by
   `jax.set_mesh`: its axis `data`, if it has one, is then the one that divides.
+
+  Raises:
+    ValueError: that mesh has devices of other hosts.
   """
+  _refuse_other_hosts()
   used = jax.local_devices()[: _most_devices()]
   if len(used) == 1 or jax.sharding.get_abstract_mesh().axis_names:
     yield
     return
   with jax.set_mesh(mesh(used)):
     yield
+
+
+def _refuse_other_hosts() -> None:
+  """Each host scores rows of its own, as a program that the others do not run."""
+  if not jax.sharding.get_abstract_mesh().axis_names:
+    return
+  here = jax.process_index()
+  if any(d.process_index != here for d in jax.sharding.get_mesh().devices.flat):
+    raise ValueError(
+      'the mesh that is set has devices of other hosts, and a verb sets up those'
+      ' itself: set one of the devices of each host (parallel.mesh(model=...)), or'
+      ' none'
+    )
 
 
 def _most_devices() -> int | None:

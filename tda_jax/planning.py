@@ -1,11 +1,11 @@
-"""Predicts the memory that scoring takes, before it runs."""
+"""Predicts what scoring takes, before it runs."""
 
 import functools
 from typing import Any, NamedTuple
 
 import jax
 
-from tda_jax import door, memory
+from tda_jax import cost, door, memory, pods
 from tda_jax.data import rows as rows_lib
 from tda_jax.methods import method as method_lib
 from tda_jax.methods.method import Method
@@ -78,18 +78,40 @@ def plan(
   *,
   key: jax.Array | int | None = None,
   batch_size: int = 256,
-) -> Plan:
+  pod: str | None = None,
+  model: int = 1,
+  queries_at_once: int | None = None,
+) -> Plan | pods.PodPlan:
   """The memory that `attribute` with the same arguments would take.
 
   The figures are the memory analysis of its compiled programs; nothing is
   computed. The scores, 4 bytes for each row and query, are on the host.
 
+  Args:
+    pod: chips that are not here, as 'v5e:16x16' or 'v5e:256': the plan is then
+      of their bytes and seconds in `fit`, `solve` and `score`, by the formulas of
+      docs/scaling.md, which are of EKFAC. None: memory, of this machine.
+    model: of the pod's chips, those that divide parameters, factors and queries.
+    queries_at_once: of the pod's plan, as in `score`; None: all.
+
   Raises:
     ValueError: what `door.enter` refuses; what the method itself refuses, for
-      example a matrix above its memory limit.
+      example a matrix above its memory limit; there is no such pod, or a stage
+      does not fit it.
   """
   door.check_batch_size(batch_size)
+  if queries_at_once is not None:
+    door.check_batch_size(queries_at_once, 'queries_at_once')
+  chips = None if pod is None else cost.pod(pod, model)
+  if chips is None and (model != 1 or queries_at_once is not None):
+    raise ValueError(
+      'model and queries_at_once are of a pod: give pod, or leave them out'
+    )
   entered = door.enter(method, problem, run, train, queries, key)
+  if chips is not None:
+    run = fingerprint.abstract(entered.run)
+    given = method, problem, run, entered.train, entered.queries
+    return pods.plan(*given, chips, batch_size, queries_at_once)
   run, train, queries, key, _ = fingerprint.abstract(entered)
   prepare = functools.partial(method_lib.prepare, method, problem)
   score = functools.partial(method_lib.score, method, problem)

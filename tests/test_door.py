@@ -21,6 +21,11 @@ from tda_jax import door, scoring
 from tda_jax.data import corpus
 from tda_jax.evaluation import retraining
 from tda_jax.methods import method as method_lib
+from tda_jax.storage import checkpoints, files, record
+from tda_jax.storage import scores as stores
+from tda_jax.tracing.judges import endpoint, kept
+from tda_jax.tracing.judges.client import Client
+from tda_jax.tracing.judges.judge import Judge
 
 T = tiny.classification()
 DOT = tda.grad_dot()
@@ -611,6 +616,15 @@ def test_a_bucket_is_no_folder_of_this_machine(tmp_path, monkeypatch, path):
     'top_k': lambda: scoring.top_k(DOT, *rows, 2, path=path),
     'train': lambda: tda.train(T.problem, RECIPE, T.train, 0, directory=path),
     'build': lambda: corpus.build([], str, 4, path),
+    'stage': lambda: record.begin(path, {}),
+    'lock': lambda: files.lock(path).__enter__(),
+    'store': lambda: stores.create(path, (2, 3), 1, {}),
+    'checkpoint': lambda: checkpoints.save(path, {'a': np.ones(2)}),
+    'page': lambda: files.show(path, b'a'),
+    'answers': lambda: kept.kept(Judge(None, '', None), path),
+    'endpoint': lambda: endpoint.judge(
+      Client(None, 'http://localhost', None, 1), 'm', folder=path
+    ),
   }
   for write in into.values():
     with pytest.raises(ValueError, match='is an address.*: mount the bucket'):

@@ -1,7 +1,6 @@
 """Several hosts, as processes on this machine: same numbers, shared work, kills."""
 
 import os
-import pathlib
 import shutil
 import signal
 import subprocess
@@ -11,53 +10,16 @@ import time
 import jax
 import numpy as np
 import pytest
+from fake_hosts import ROOT, assert_same, finished, kill_one, pod
 
 from tda_jax import parallel
-from tda_jax.storage import files, scores
+from tda_jax.storage import files
 
-ROOT = pathlib.Path(__file__).parents[1]
 ATTRIBUTE = (
   *(sys.executable, '-m', 'experiments.attribute'),
   *('--config=configs/astra/digits.py:smoke', '--config.method=grad_dot,trak'),
   '--config.batch_size=16',
 )
-
-
-def pod(logs, *command, processes=2):
-  """Starts a pod of fake hosts; its processes are one group."""
-  script = ROOT / 'scripts' / 'fake_pod.sh'
-  return subprocess.Popen(
-    [script, str(processes), '2', *command],
-    cwd=ROOT,
-    # All devices of a host: those of tests use one.
-    env={
-      **os.environ,
-      'LOGS': str(logs),
-      'TDA_DEVICES': '99',
-      'PYTHONPATH': str(ROOT),
-    },
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.DEVNULL,
-    start_new_session=True,
-  )
-
-
-def stored(workdir):
-  """Name of every store in the workdir -> its values."""
-  stores = {
-    str(file.parent.relative_to(workdir)): scores.read(scores.open(file.parent))
-    for file in workdir.rglob('zarr.json')
-  }
-  assert stores
-  return stores
-
-
-def assert_same(workdir, other):
-  found, want = stored(workdir), stored(other)
-  assert found.keys() == want.keys()
-  for name in want:
-    size = np.abs(want[name]).max()
-    np.testing.assert_allclose(found[name], want[name], 1e-4, 5e-5 * size)
 
 
 def test_hosts_share_the_pieces_and_the_first_owns_the_rest(
@@ -108,12 +70,10 @@ def test_two_hosts_give_what_one_process_gives(tmp_path):
     [*ATTRIBUTE, f'--workdir={alone}'], cwd=ROOT, check=True,
     stderr=subprocess.DEVNULL,
   )  # fmt: skip
-  both = pod(tmp_path / 'logs', *ATTRIBUTE, f'--workdir={tmp_path / "two"}')
-  assert both.wait(300) == 0, (tmp_path / 'logs' / '0.log').read_text()[-2000:]
+  finished(tmp_path / 'logs', *ATTRIBUTE, f'--workdir={tmp_path / "two"}')
   assert_same(tmp_path / 'two', alone)
   # Where one host began, two go on: nothing is computed again.
-  again = pod(tmp_path / 'more', *ATTRIBUTE, f'--workdir={alone}')
-  assert again.wait(300) == 0
+  finished(tmp_path / 'more', *ATTRIBUTE, f'--workdir={alone}')
   assert_same(alone, tmp_path / 'two')
 
 
@@ -231,6 +191,53 @@ def test_training_is_divided_among_hosts(tmp_path):
     assert_same_files(tmp_path, 'two', 'alone', processes)
 
 
+RETRAINED = """
+import sys
+import jax, jax.numpy as jnp, numpy as np, optax
+from tda_jax import parallel
+parallel.start()
+import tda_jax as tda
+from tda_jax.evaluation import retraining
+from tda_jax.training import members
+
+rng = np.random.default_rng(0)
+rows = {'x': rng.normal(size=(32, 4)).astype('f4'), 'y': rng.integers(0, 3, 32)}
+queries = jax.tree.map(lambda column: column[:5], rows)
+problem = tda.classification(lambda p, x: jnp.tanh(x @ p['a']) @ p['b'])
+
+def init(key):
+  a, b = jax.random.split(key)
+  return {'a': jax.random.normal(a, (4, 8)), 'b': jax.random.normal(b, (8, 3))}
+
+rate = lambda steps: optax.linear_schedule(0.1, 0.0, steps)
+recipe = tda.Recipe(init, lambda steps: optax.adam(rate(steps)), rate, 8, 4)
+subsets = np.stack([rng.permutation(32)[:16] for _ in range(6)])
+steps, counts = members.train_steps, []
+
+def train_steps(problem, recipe, rows, stack, *args, **when):
+  counts.append(len(stack.key) * (when['last'] - when['first']))
+  return steps(problem, recipe, rows, stack, *args, **when)
+
+members.train_steps = train_steps
+with parallel.together():
+  outcomes = retraining.outcomes(
+    problem, recipe, rows, queries, subsets, repeats=2, key=jax.random.key(1),
+    path=sys.argv[1], members_at_once=2, progress=False,
+  )
+  np.savez(f'{sys.argv[1]}_{jax.process_index()}.npz', outcomes)
+print('counted', sum(counts))
+"""
+
+
+@pytest.mark.slow
+def test_retraining_is_divided_among_hosts(tmp_path):
+  """Models times steps that each host trains: 12 models, 4 epochs of 2 steps."""
+  assert counted(tmp_path, RETRAINED, 'alone', 1) == [12 * 8]
+  assert counted(tmp_path, RETRAINED, 'two', 2) == [6 * 8, 6 * 8]
+  assert_same_files(tmp_path, 'two', 'alone', 2)
+  assert counted(tmp_path, RETRAINED, 'two', 1) == [0]
+
+
 IN_MEMORY = """
 import sys, warnings
 import jax, jax.numpy as jnp, numpy as np
@@ -316,19 +323,8 @@ def test_training_that_was_killed_goes_on_with_other_hosts(tmp_path):
 @pytest.mark.parametrize('victim', [0, 1])
 def test_a_killed_host_ends_the_other_and_one_goes_on(victim, tmp_path):
   logs, workdir = tmp_path / 'logs', tmp_path / 'w'
-  both = pod(logs, *ATTRIBUTE, f'--workdir={workdir}')
-  for _ in range(1200):
-    if (workdir / 'train' / 'state').exists():
-      break
-    time.sleep(0.1)
-  assert both.poll() is None
-  children = subprocess.run(
-    ['pgrep', '-P', str(both.pid), '-f', 'experiments.attribute'],
-    capture_output=True, text=True,
-  ).stdout.split()  # fmt: skip
-  os.kill(int(children[victim]), signal.SIGKILL)
-  killed = time.monotonic()
-  assert both.wait(60) != 0 and time.monotonic() - killed < 30
+  begun = (workdir / 'train' / 'state').exists
+  kill_one(logs, *ATTRIBUTE, f'--workdir={workdir}', begun=begun, victim=victim)
   text = (logs / f'{1 - victim}.log').read_text()
   if victim:
     assert f'error: process {victim} of 2 has ended' in text

@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 # A unit imports itself and units of lower lines only.
 LINES = (
-  ('trees', 'settings', 'version', 'memory', 'lazily', 'compiler'),
+  ('trees', 'settings', 'version', 'memory', 'lazily', 'compiler', 'cost'),
   ('chosen', 'shapes', 'labels', 'parallel'),
   ('problem', 'run', 'given', 'sources'),
   ('language',),
@@ -22,6 +22,7 @@ LINES = (
   ('curvature', 'evaluation'),
   ('inverses', 'tracing'),
   ('methods',),
+  ('pods',),
   ('scoring', 'planning'),
   ('report',),
 )
@@ -38,7 +39,12 @@ CONFINED = {
 }
 # Only parallel.py says how arrays are placed.
 PLACEMENT = {'Mesh', 'make_mesh', 'NamedSharding', 'PartitionSpec', 'P'}
-AXIS_ARGUMENTS = {'axis_name', 'spmd_axis_name'}
+AXIS_ARGUMENTS = {'axis_name', 'spmd_axis_name', 'axis_names', 'in_specs'}
+AXES = {'DATA', 'MODEL'}  # parallel's constants
+BY_AXIS = {  # of jax.lax: what devices say to each other, by the axis's name
+  *('psum', 'pmean', 'pmax', 'pmin', 'psum_scatter', 'ppermute', 'pshuffle'),
+  *('all_gather', 'all_to_all', 'axis_index', 'axis_size'),
+}
 
 # Where programs are compiled: at the step or the whole pass, never in a method.
 COMPILED = {
@@ -50,8 +56,9 @@ COMPILED = {
   *('training/distill.py', 'training/fit.py', 'training/members.py'),
 }
 # Rows may be a source, which is no array: these do not take one of them all.
-WHOLE = {'asarray', 'array', 'whole'}
+WHOLE = {'asarray', 'array', 'whole', 'device_put', 'replicate', 'stack'}
 ROWS = {'train', 'rows'}
+STAGES = {'fit', 'prepare'}  # of a method: passes over all rows
 
 LIBRARY = sorted((ROOT / 'tda_jax').rglob('*.py'))
 SOURCES = LIBRARY + [
@@ -114,14 +121,39 @@ def wrong_imports(unit, tree):
 
 def named_axes(tree):
   """Uses of mesh axes and placements."""
+  named = PLACEMENT | AXES | BY_AXIS
   for node in ast.walk(tree):
-    if isinstance(node, ast.Attribute) and node.attr in PLACEMENT:
+    if isinstance(node, ast.Attribute) and node.attr in named:
       yield f'line {node.lineno}: {node.attr}'
     elif isinstance(node, ast.ImportFrom):
-      yield from (a.name for a in node.names if a.name in PLACEMENT)
+      yield from (a.name for a in node.names if a.name in named)
     elif isinstance(node, ast.keyword) and node.arg in AXIS_ARGUMENTS:
       if isinstance(node.value, ast.Constant):
         yield f'line {node.value.lineno}: {node.arg}={node.value.value!r}'
+
+
+def named_within(node):
+  """Names and attributes in a piece of code."""
+  for inner in ast.walk(node):
+    if isinstance(inner, (ast.Name, ast.Attribute)):
+      yield inner.id if isinstance(inner, ast.Name) else inner.attr
+
+
+def jits_prepare(tree):
+  """Where fit or prepare of a method becomes a program, but by `compiled`.
+
+  That one makes dampings and step sizes arguments of the program, so that another
+  one is not compiled again.
+  """
+  is_jit = lambda node: bool({'jit', 'pjit'} & {*named_within(node)})
+  for node in ast.walk(tree):
+    if isinstance(node, ast.FunctionDef) and node.name in STAGES:
+      if any(map(is_jit, node.decorator_list)):
+        yield f'line {node.lineno}: {node.name}'
+    elif isinstance(node, ast.Call) and is_jit(node.func):
+      given = [*node.args, *(word.value for word in node.keywords)]
+      if any(STAGES & {*named_within(part)} for part in given):
+        yield f'line {node.lineno}: jit of {ast.unparse(node.args[0])}'
 
 
 def compiled(tree):
@@ -135,10 +167,21 @@ def compiled(tree):
 def whole_rows(tree):
   """Calls that make an array of all rows, and so would load a source."""
   for node in ast.walk(tree):
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-      given = [a.id for a in node.args if isinstance(a, ast.Name)]
-      if node.func.attr in WHOLE and ROWS & set(given):
-        yield f'line {node.lineno}: {node.func.attr}({given[0]})'
+    if not isinstance(node, ast.Call):
+      continue
+    given = [*node.args, *(word.value for word in node.keywords)]
+    called = {*named_within(node.func)}
+    if 'map' in called and given:  # jax.tree.map(jnp.asarray, train)
+      called = {*named_within(given[0])}
+    if called & WHOLE and ROWS & {*map(_root, given)}:
+      yield f'line {node.lineno}: {ast.unparse(node)}'
+
+
+def _root(node):
+  """What a piece of code takes columns of: rows['x'], entered.rows -> rows."""
+  while isinstance(node, ast.Subscript):
+    node = node.value
+  return getattr(node, 'attr', getattr(node, 'id', ''))
 
 
 @pytest.mark.parametrize('file', LIBRARY, ids=name_of)
@@ -200,10 +243,46 @@ def test_no_method_loads_all_rows(file):
   assert not list(whole_rows(ast.parse(file.read_text())))
 
 
-def test_an_array_of_all_rows_would_be_seen():
-  see = lambda code: len(list(whole_rows(ast.parse(code))))
-  assert see('jnp.asarray(train)') == see('rows_lib.whole(train)') == 1
-  assert see('rows_lib.whole(queries)') == see('rows.total(f, train)') == 0
+@pytest.mark.parametrize(
+  'code, found',
+  [
+    ('jnp.asarray(train)', 1),
+    ('rows_lib.whole(train)', 1),
+    ("jnp.asarray(rows['x'], float)", 1),
+    ('np.array(object=entered.train)', 1),
+    ('jax.device_put(train)', 1),
+    ('jax.tree.map(jnp.asarray, train)', 1),
+    ('rows_lib.whole(queries)', 0),
+    ('rows.total(f, train)', 0),
+    ('jnp.asarray(batch)', 0),
+  ],
+)
+def test_an_array_of_all_rows_would_be_seen(code, found):
+  assert len(list(whole_rows(ast.parse(code)))) == found
+
+
+def test_no_method_is_compiled_but_by_compiled():
+  for file in LIBRARY:
+    assert not list(jits_prepare(ast.parse(file.read_text()))), file
+
+
+@pytest.mark.parametrize(
+  'code, found',
+  [
+    ('jax.jit(method.prepare)', 1),
+    ('jax.jit(prepare, static_argnums=0)', 1),
+    ('jax.jit(lambda p: method_lib.prepare(m, problem, p))', 1),
+    ('jit(functools.partial(method.fit, problem))(params)', 1),
+    ('functools.partial(jax.jit, static_argnums=0)(prepare)', 1),
+    ('@jax.jit\ndef prepare(run): pass', 1),
+    ('@functools.partial(jax.jit, static_argnums=0)\ndef fit(run): pass', 1),
+    ('compiled(method_lib.prepare)', 0),
+    ('jax.jit(step)(prepared)', 0),
+    ('@jax.jit\ndef step(state): pass', 0),
+  ],
+)
+def test_a_jit_around_prepare_would_be_seen(code, found):
+  assert len(list(jits_prepare(ast.parse(code)))) == found
 
 
 @pytest.mark.parametrize(
@@ -240,7 +319,12 @@ def test_a_wrong_import_would_be_seen(unit, code, found):
     ('jax.make_mesh((2,), axes)', 1),
     ('jax.P(None)', 1),
     ("jax.vmap(f, spmd_axis_name='member')", 1),
-    ('jax.vmap(f, spmd_axis_name=parallel.MEMBER)', 0),
+    ('jax.vmap(f, spmd_axis_name=parallel.DATA)', 1),
+    ('from tda_jax.parallel import MODEL', 1),
+    ("jax.lax.psum(x, 'data')", 1),
+    ('jax.lax.all_gather(x, name)', 1),
+    ("jax.shard_map(f, in_specs='data')", 1),
+    ('parallel.summed(f, x)', 0),
     ("{'data': 1}", 0),
   ],
 )

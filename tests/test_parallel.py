@@ -401,6 +401,12 @@ def test_a_number_of_parts_that_does_not_divide_the_devices():
     parallel.mesh(jax.devices(), model=3)
 
 
+def test_a_mesh_over_several_hosts_is_refused_by_verbs(monkeypatch):
+  monkeypatch.setattr('jax.process_index', lambda: 1)  # all devices are of 0
+  with jax.set_mesh(GRID), pytest.raises(ValueError, match='of other hosts'):
+    tda_jax.attribute(tda_jax.grad_dot(), *wide())
+
+
 def test_start_alone_does_nothing(monkeypatch):
   for name in ('TDA_NUM_PROCESSES', 'TDA_DISTRIBUTED'):
     monkeypatch.delenv(name, raising=False)

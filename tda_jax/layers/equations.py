@@ -253,11 +253,14 @@ def nested(jaxpr: jex.Jaxpr) -> Iterator[jex.JaxprEqn]:
   """All equations of a jaxpr, those of the jaxprs within them too."""
   for e in jaxpr.eqns:
     yield e
-    for value in jax.tree.leaves(
-      list(e.params.values()), is_leaf=lambda v: hasattr(v, 'eqns')
-    ):
-      if hasattr(value, 'eqns'):  # a ClosedJaxpr has them too
-        yield from nested(value)
+    for body in within(e):
+      yield from nested(body)
+
+
+def within(e: jex.JaxprEqn) -> list[Any]:
+  """The jaxprs among an equation's parameters, closed or not."""
+  has = lambda value: hasattr(value, 'eqns')  # a ClosedJaxpr has them too
+  return [*filter(has, jax.tree.leaves(list(e.params.values()), is_leaf=has))]
 
 
 # --- equations that choose --------------------------------------------------

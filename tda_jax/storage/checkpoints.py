@@ -38,6 +38,7 @@ def save(path: str | os.PathLike, tree: PyTree) -> None:
   """
   from orbax.checkpoint import v1 as ocp
 
+  files.check_local(path)
   path = pathlib.Path(path).absolute()
   if path.exists():
     raise ValueError(f'{path} exists already: delete it or save elsewhere')

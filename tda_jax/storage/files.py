@@ -28,6 +28,7 @@ def write(path: str | os.PathLike, data: bytes, by_all: bool = False) -> None:
   Args:
     by_all: whether the other hosts write too, files of their own.
   """
+  check_local(path)
   if not by_all and not parallel.owner():
     return
   path = pathlib.Path(path)
@@ -99,6 +100,7 @@ def lock(folder: str | os.PathLike) -> Iterator[None]:
   Raises:
     ValueError: another process holds it.
   """
+  check_local(folder, 'the folder')
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   file = None if jax.process_index() else _opened(folder / '.lock')

@@ -51,6 +51,7 @@ def begin(
     ValueError: the folder belongs to a stage with other inputs (the sentence has
       the fields that differ, with both values), or holds other files.
   """
+  files.check_local(path)
   path = pathlib.Path(path)
   path.mkdir(parents=True, exist_ok=True)
   file = path / 'run.json'

@@ -64,6 +64,7 @@ def create(
   """
   import tensorstore as ts
 
+  files.check_local(path)
   path, shape = _real(path), tuple(map(int, shape))
   if 0 in shape or rows_per_block < 1:
     raise ValueError(

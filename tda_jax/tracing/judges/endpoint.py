@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tda_jax.storage import record
+from tda_jax.storage import files, record
 from tda_jax.tracing.judges import kept
 from tda_jax.tracing.judges.client import Client
 from tda_jax.tracing.judges.judge import Batch, Judge
@@ -158,6 +158,8 @@ def _asker(client, model, folder, seed, json_mode):
   `read` returns None for an answer that cannot be believed; so does this where
   the question can be `halved`, and else it raises and keeps nothing.
   """
+  if folder is not None:
+    files.check_local(folder, 'the folder')
   lock = threading.Lock()  # two threads may ask the same
 
   def ask(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tda_jax.storage import record
+from tda_jax.storage import files, record
 from tda_jax.tracing.judges.judge import Batch, Judge
 
 
@@ -47,6 +47,7 @@ def kept(judge: Judge, folder: str | os.PathLike) -> Judge:
 
   One file a batch. What was answered is neither asked nor counted again.
   """
+  files.check_local(folder, 'the folder')
   return judge._replace(
     probabilities=functools.partial(_probabilities, judge, folder)
   )
