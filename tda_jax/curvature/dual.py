@@ -171,9 +171,7 @@ def _of_scalars(problem: Problem, agreeing: bool = False) -> Problem:
 def _read(train, batch):
   """A batch of `Rows` as one of examples (example, s)."""
   rows = batch.examples
-  return batch._replace(
-    examples=(rows_lib.take(train, rows.index), rows.roots)
-  )
+  return batch._replace(examples=(rows_lib.take(train, rows.index), rows.roots))
 
 
 def _eigen_roots(problem, z, example):

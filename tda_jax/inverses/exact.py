@@ -26,9 +26,8 @@ from tda_jax.inverses import coordinates as coordinates_lib
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.inverses.inverse import Damping, Inverse
 from tda_jax.layers import reads
-from tda_jax.problem import Problem, num_outputs
+from tda_jax.problem import num_outputs
 from tda_jax.settings import kept
-from tda_jax.trees import PyTree
 
 # Bytes that an entry of BBᵀ takes: the matrix, its factor, a block in the making;
 # or the matrix and, in float64, itself, its eigenvectors and what finds them.
@@ -144,7 +143,9 @@ def _count_that_fits(problem, params, train, memory_limit, factor):
     need = BYTES[factor] * (n * k) ** 2
     memory.check(need, memory_limit, what, 'use cg or astra')
     return None
-  what = f"the loss's Hessians of {n} rows x {k} x {k} outputs, with their roots,"
+  what = (
+    f"the loss's Hessians of {n} rows x {k} x {k} outputs, with their roots,"
+  )
   memory.check(12 * n * k**2, memory_limit, what, 'use cg or astra')
   what = f'the Gram matrix of the largest {most} of {n} rows x {k} outputs'
   memory.check(
