@@ -40,7 +40,7 @@ def of(config) -> dict[str, Scored]:
     members = settings.pop('members', None)
     found[name] = Scored(name, settings, members=members)
     try:
-      _made(found[name], 1.0)
+      _newton(found[name], 1.0)
     except (TypeError, ValueError) as error:
       raise ValueError(f'sets.{name}: {error}') from None
   return found
@@ -54,7 +54,7 @@ def measured(config, task, models, truth: Truth, workdir) -> dict[str, Finding]:
     count = min(scored.members or config.members, trees.count(runs.params))
     damping = _damping(config, scored, task, runs, count, workdir)
     folder = _folder(config, workdir, name, damping) / 'truth'
-    method = _made(scored, damping)
+    method = _newton(scored, damping)
     predicted, facts = _kept(
       method, task, runs, count, truth.subsets, config.seed, folder
     )
@@ -65,7 +65,7 @@ def measured(config, task, models, truth: Truth, workdir) -> dict[str, Finding]:
   return findings
 
 
-def _made(scored, damping):
+def _newton(scored, damping):
   settings = {**scored.settings}
   settings.pop('kind')
   if settings.get('damping', 'chosen') == 'chosen':
@@ -86,7 +86,7 @@ def _damping(config, scored, task, runs, count, workdir) -> float:
   curve, count = {}, min(count, VALIDATED)
   for damping in config.damping_grid:
     folder = _folder(config, workdir, scored.name, damping) / 'validation'
-    method = _made(scored, damping)
+    method = _newton(scored, damping)
     predicted, _ = _kept(
       method, task, runs, count, subsets, config.seed, folder
     )
@@ -101,7 +101,9 @@ def _damping(config, scored, task, runs, count, workdir) -> float:
 
 def _folder(config, workdir, name, damping) -> pathlib.Path:
   folder = pathlib.Path(workdir) / 'sets' / config.setting
-  return folder / record.safe_name(name, 'a name of config.sets') / f'{damping:g}'
+  return (
+    folder / record.safe_name(name, 'a name of config.sets') / f'{damping:g}'
+  )
 
 
 def _kept(method, task, runs, count, subsets, seed, folder):
@@ -134,16 +136,16 @@ def _kept(method, task, runs, count, subsets, seed, folder):
   return np.stack(predicted), facts
 
 
-def _facts(found: sets.Predicted, seconds: float) -> dict:
+def _facts(predicted: sets.Predicted, seconds: float) -> dict:
   """Of one model: the mean residual over sets after the last step, and the cost."""
-  solution = found.solution
+  solution = predicted.solution
   return {
     'seconds': seconds,
     'damping': float(solution.damping.mean()),
     'residual': [float(solution.residuals[-1].mean())],
     'converged': float(solution.converged.mean()),
     'solver_steps': int(solution.steps.max()),
-    'gradient': float(found.gradient.mean()),
+    'gradient': float(predicted.gradient.mean()),
   }
 
 

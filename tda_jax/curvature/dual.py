@@ -1,7 +1,7 @@
 """The dual of the GGN: inner products of its rows.
 
 G = BᵀB / N, and what G has beyond 0 is in BBᵀ, which is small where there are fewer
-rows than parameters. `whole` has all N·K rows S_iᵀJ_i, S_i the symmetric root of the
+rows than parameters. `gram_of_all` has all N·K rows S_iᵀJ_i, S_i the symmetric root of the
 loss's Hessian in the outputs of row i.
 
 Most of the curvature is in few rows, if they are taken apart by eigenvectors:
@@ -32,7 +32,7 @@ class Rows(NamedTuple):
   roots: jax.Array  # [R, K] s; 0: a row that does not count
 
 
-def whole(
+def gram_of_all(
   problem: Problem, params: PyTree, train: PyTree, batch_size: int
 ) -> jax.Array:
   """BBᵀ [N·K, N·K], rows ordered by example, then output."""
@@ -49,7 +49,9 @@ def whole(
   return rows.reshape(n * k, n * k)
 
 
-def outputs(problem: Problem, params: PyTree, stack: rows_lib.Batch):
+def outputs(
+  problem: Problem, params: PyTree, stack: rows_lib.Batch
+) -> jax.Array:
   """The model's outputs at all rows of a stack, [C, B, ...]."""
   model = jax.vmap(problem.outputs, (None, 0))
   return rows_lib.mapped(lambda b: model(params, b.examples), stack)

@@ -79,7 +79,7 @@ def exact(
     count = _count_that_fits(problem, params, train, memory_limit, factor)
     n, rows = rows_lib.count(train), None
     if count is None:
-      matrix = dual.whole(problem, params, train, batch_size)
+      matrix = dual.gram_of_all(problem, params, train, batch_size)
       trace = jnp.trace(matrix)
     else:
       stack = rows_lib.stacked(train, batch_size)

@@ -50,7 +50,7 @@ def test_all_rows_carry_the_whole_curvature():
   rows, total, matrix, _, _ = _of_largest(
     t.problem, 3 * n, t.params, t.train, tiny.vectors(t)
   )
-  whole = jax.jit(dual.whole, static_argnums=(0, 3))(
+  whole = jax.jit(dual.gram_of_all, static_argnums=(0, 3))(
     t.problem, t.params, t.train, 4
   )
   np.testing.assert_allclose(np.trace(matrix), total, rtol=1e-4)
