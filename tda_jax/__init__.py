@@ -36,6 +36,7 @@ from tda_jax.methods.logra import logra
 from tda_jax.methods.method import Method, attribute, ensemble
 from tda_jax.methods.relatif import relatif
 from tda_jax.methods.representer import representer
+from tda_jax.methods.sets import newton, predict_sets
 from tda_jax.methods.similarity import similarity
 from tda_jax.methods.source import source
 from tda_jax.methods.tracin import tracin
@@ -152,8 +153,10 @@ __all__ = [
   'Method',
   'multilabel',
   'neumann',
+  'newton',
   'outcomes',
   'plan',
+  'predict_sets',
   'Problem',
   'projected',
   'random',

@@ -1,8 +1,8 @@
 """The front door: checks and converts what users give.
 
 Every verb (`attribute`, `score`, `top_k`, `rescored`, `self_influence`,
-`token_scores`, `train`, `outcomes`, `leave_one_out`, `further_training`) and the
-command line call this before any work. Rows become arrays of JAX's types, keys
+`token_scores`, `predict_sets`, `train`, `outcomes`, `leave_one_out`,
+`further_training`) and the command line call this before any work. Rows become arrays of JAX's types, keys
 become typed keys, parameters become a `Run`. Input that is wrong or ambiguous
 raises a ValueError of one sentence that names the problem and the cure.
 """
@@ -170,6 +170,7 @@ def enter(
   """Checks and converts the arguments of a verb that scores.
 
   Args:
+    method: None: the verb has checked it, and says whether `stacked`.
     given: a Run or bare parameters.
     queries: rows; None for self-influence, where each row is its own query.
     key: typed, raw or an integer; None: 0.
@@ -179,12 +180,13 @@ def enter(
   Raises:
     ValueError: one sentence that names the thing and the cure.
   """
-  check_method(method)
+  if method is not None:
+    check_method(method)
   check_problem(problem)
   train = rows(train, 'train', problem)
   if queries is not None:
     queries = rows_lib.whole(rows(queries, 'queries', problem)).examples
-  many: bool = method.members if stacked is None else stacked
+  many = bool(method.members) if stacked is None else stacked
   run = models(problem, given, train, many)
   member = (run.params, run.frozen)
   params, frozen = trees.row(member, 0) if many else member

@@ -72,6 +72,11 @@ def where(condition: jax.Array, a: PyTree, b: PyTree) -> PyTree:
   )
 
 
+def zeros(tree: PyTree) -> PyTree:
+  """A tree of zeros, shaped like another."""
+  return jax.tree.map(jnp.zeros_like, tree)
+
+
 def dots(a: PyTree, b: PyTree) -> jax.Array:
   """Inner products of two stacks of vectors, [Q]."""
   of_leaves = (

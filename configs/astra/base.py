@@ -15,6 +15,8 @@ TRAINING = {  # those that follow the run by its checkpoints
 }
 CG = {'kind': 'cg', 'tolerance': 1e-3, 'max_steps': 500}
 EXACT = {'kind': 'exact'}
+# Newton's steps on each set's own objective, by the dual's largest rows.
+SETS = {'damping': 'chosen', 'steps': 3, 'tolerance': 1e-2}
 ABLATIONS = (
   'damping',
   'steps',
@@ -90,6 +92,9 @@ def config(setting: str) -> config_dict.ConfigDict:
   c.methods = (
     config_dict.ConfigDict()
   )  # name -> settings (tda_jax.methods.registry)
+  # Predictions of sets, name -> arguments of tda_jax.newton; damping 'chosen' is
+  # the best of damping_grid on validation subsets.
+  c.sets = config_dict.ConfigDict()
   c.ablation = ''  # name of the one that the methods are
   c.method = ''  # names of some methods or kinds, 'a,b'; empty: all methods
   c.damping = 1e-3  # of a kind that `method` names
@@ -114,6 +119,8 @@ def smoke(c: config_dict.ConfigDict) -> config_dict.ConfigDict:
   c.same_run.update(subsets=min(c.same_run.subsets, 8), members=1, dropped=0.1)
   c.damping_grid = (1e-1,)
   c.report.update(queries=4, evidence=3)
+  for settings in c.sets.values():
+    settings.update(members=2, steps=1)
   for settings in c.methods.values():
     if 'steps' in settings:
       settings.steps = 20

@@ -47,6 +47,7 @@ def get_config(arg=None):
     'members': 2,
     'precondition': {'kind': 'ekfac', 'damping': 10 * DAMPING},
   }
+  c.sets = {'sets_exact': base.SETS}
   c.claims = (*c.claims, 'solvers_agree')
   if a['ablation']:
     paper.ablated(c, a['ablation'], DAMPING, base.EXACT)

@@ -59,6 +59,7 @@ def get_config(arg=None):
     'solvers_agree',
     'fewer_steps_than_neumann',
     'converged_beats_early_stopped',
+    'sets_beat_scores',
   )
   c.choose = {
     'exact': {'kind': 'exact', 'members': 1},
@@ -100,6 +101,7 @@ def get_config(arg=None):
     'random': {'kind': 'random'},
     'loss_only': {'kind': 'loss_only'},
   }
+  c.sets = {'sets_exact': base.SETS}
   for name in ('astra', 'neumann', 'astra_paper', 'exact_source', 'unrolled'):
     c.methods[name].members = 3  # a minute or so each
   if a['quick']:
@@ -108,7 +110,7 @@ def get_config(arg=None):
     c.truth.update(repeats=5, validation=10)
     c.left_out.rows = 0
     c.damping_grid = (1e-3, 3e-3, 1e-2)
-    c.claims = ('solvers_agree', 'fewer_steps_than_neumann')
+    c.claims = ('solvers_agree', 'fewer_steps_than_neumann', 'sets_beat_scores')
     del c.choose['ekfac']
     for name in set(c.methods) - QUICK:
       del c.methods[name]
@@ -120,5 +122,5 @@ def get_config(arg=None):
       del c.methods[name]
     if 'ekfac' in c.choose:
       del c.choose['ekfac']
-    c.claims = ('solvers_agree',)
+    c.claims = ('solvers_agree', 'sets_beat_scores')
   return c

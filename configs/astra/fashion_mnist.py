@@ -45,6 +45,14 @@ def fewer(c, damping):
   c.methods.neumann.update(members=1, reports=2)
   c.methods.astra_paper.reports = 2
   c.methods.cg.update(members=1, tolerance=3e-2, max_steps=40)
+  c.methods.exact = {  # the largest eighth of the dual, then conjugate gradients
+    'kind': 'exact',
+    'damping': damping,
+    'memory_limit': 7e8,
+    'tolerance': 3e-2,
+    'members': 1,
+  }
+  c.sets = {'sets_exact': {**base.SETS, 'members': 1}}  # minutes each
   c.methods.astra = {
     'kind': 'astra',
     'damping': damping,

@@ -25,6 +25,11 @@ def get_config(arg=None):
   c.training.update(epochs=20)
   c.truth.update(subsets=50, repeats=5, members_at_once=25)
   c.methods.trak.projection_dim = 512
+  some = {'memory_limit': 5e8, 'members': 3}  # the largest third of the dual
+  c.methods.exact = {'kind': 'exact', 'damping': DAMPING, **some}
+  c.choose.exact = {'kind': 'exact', **some, 'members': 1}
+  c.methods.exact_chosen = {'kind': 'exact', 'damping': 'chosen:exact', **some}
+  c.sets = {'sets_exact': base.SETS}
   c.methods.kfac = {'kind': 'kfac', 'damping': 'heuristic'}
   if a['ablation']:
     paper.ablated(c, a['ablation'], DAMPING)

@@ -42,6 +42,7 @@ def config(setting: str, damping: float, solver_members: int):
     'fewer_steps_than_neumann',
     'converged_beats_early_stopped',
     'astra_source_beats_source',
+    'sets_beat_scores',
   )
   return c
 

@@ -28,6 +28,7 @@ def get_config(arg=None):
   c.left_out.rows = 0
   c.same_run.update(subsets=100, members=3)
   c.choose = {}
+  c.sets = {}
   c.methods = {
     'unrolled': {'kind': 'unrolled'},
     'exact': {**base.EXACT, 'damping': digits.DAMPING, 'memory_limit': 8e9},

@@ -24,6 +24,30 @@ def computed(config, findings: dict[str, Finding], truth: Truth, rows) -> list:
   return out
 
 
+def sets_beat_scores(config, findings, truth, rows):
+  """A set's own curvature against the best sum of scores, of as many models."""
+  found = findings['sets_exact']
+  sums = {n: f for n, f in findings.items() if f.scored.kind != 'newton'}
+  out = []
+  for kind in _kinds(found):
+    value = lambda f: getattr(f, kind)  # noqa: B023
+    equal = [n for n, f in sums.items() if f.members == found.members]
+    if not equal:
+      continue
+    best = max(equal, key=lambda n: value(sums[n]).value)  # noqa: B023
+    d = bootstrap.difference(value(found), value(sums[best]))
+    out.append(
+      claim(
+        f'predictions of sets > {best}, the best sum of scores, {kind}',
+        'ours',
+        'LDS difference above 0',
+        signed(d),
+        d.low > 0,
+      )
+    )
+  return out
+
+
 def astra_beats_ekfac(config, findings, truth, rows):
   """ASTRA > EKFAC, for single models and ensembled, at the same damping."""
   a, e = findings['astra_paper'], findings['ekfac']
@@ -234,6 +258,7 @@ def digits_levels(config, findings, truth, rows):
 CLAIMS = {  # name -> (function, methods it needs)
   f.__name__: (f, needs)
   for f, needs in (
+    (sets_beat_scores, ('sets_exact',)),
     (astra_beats_ekfac, ('astra_paper', 'ekfac')),
     (gain_grows_with_ensembling, ('astra_paper', 'ekfac')),
     (fewer_steps_than_neumann, ('neumann',)),

@@ -50,7 +50,7 @@ EXPERIMENTS = (
   'quanda',
 )
 VARIANTS = {'parts': 'part', 'proxies': 'proxy', 'worlds': 'world'}
-SETTINGS = ('methods', 'choose')  # of methods, by name
+SETTINGS = ('methods', 'choose', 'sets')  # of methods, by name
 
 SEED = whole(0, 10**9)  # stages add small numbers to it
 POSITIVE = number(above=0)

@@ -71,11 +71,11 @@ FILE = ('target', 'drop', 'classification', 'one_hot')  # of a user's table
 OTHERS = {  # fields of a config that another experiment reads
   'efficient_ensembles': (
     *('claims', 'left_out', 'same_run', 'paper_damping', 'choose'),
-    'damping_grid',
+    *('damping_grid', 'sets'),
   ),
   'own': (
     *('claims', 'left_out', 'same_run', 'paper_damping', 'choose'),
-    'damping_grid',
+    *('damping_grid', 'sets'),
   ),
 }
 ENDPOINT = ('model', 'calls', 'at_once')  # of config.judge
@@ -239,6 +239,8 @@ def _of_methods(config):
   for name in config.methods:
     if name not in wanted:
       yield f'methods.{name}', f'method={config.method!r} leaves it out'
+  if config.method:
+    yield 'sets', f'method={config.method!r} leaves predictions of sets out'
   if all(name in config.methods for name in wanted):
     yield (
       'damping',

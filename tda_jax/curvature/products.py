@@ -33,17 +33,25 @@ def hessian(problem: Problem, params: PyTree, batch: rows.Batch) -> Product:
   return lambda v: trees.add(product(v), v, problem.l2)
 
 
-def ggn(problem: Problem, params: PyTree, batch: rows.Batch) -> Product:
+def ggn(
+  problem: Problem,
+  params: PyTree,
+  batch: rows.Batch,
+  at: jax.Array | None = None,
+) -> Product:
   """v -> (1/B) Σ_i J_iᵀ (∂²loss_i/∂outputs²) J_i v + l2·v, J = ∂outputs/∂θ.
 
   The generalised Gauss-Newton matrix (Schraudolph 2002,
   https://doi.org/10.1162/08997660260028683), by one Jacobian-vector product, the
   derivative of the loss gradient in the outputs, and one vector-Jacobian product.
   Any twice differentiable loss will do.
+
+  Args:
+    at: outputs [B, ...] at which the loss is curved; None: the model's.
   """
   jvp, vjp, outputs = _jacobian(problem, params, batch)
   gradient = lambda z: jax.vmap(jax.grad(problem.loss))(z, batch.examples)
-  _, loss_hessian = jax.linearize(gradient, outputs)
+  _, loss_hessian = jax.linearize(gradient, outputs if at is None else at)
   weights = _weights(batch)
 
   def product(v):
@@ -51,6 +59,15 @@ def ggn(problem: Problem, params: PyTree, batch: rows.Batch) -> Product:
     return trees.add(vjp(_per_row(weights, curved) * curved), v, problem.l2)
 
   return product
+
+
+def gradient(
+  problem: Problem, params: PyTree, batch: rows.Batch, at: jax.Array
+) -> PyTree:
+  """(1/B) Σ_i J_iᵀ ∂loss_i/∂outputs at the outputs `at` [B, ...]."""
+  _, vjp, _ = _jacobian(problem, params, batch)
+  slopes = jax.vmap(jax.grad(problem.loss))(at, batch.examples)
+  return vjp(_per_row(_weights(batch), slopes) * slopes)
 
 
 def fisher(

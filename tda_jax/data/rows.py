@@ -6,7 +6,7 @@ the only place that runs over rows: of a `sources.Source`, the rows of a batch a
 read where the batch is run, so that memory holds one batch of them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -69,6 +69,29 @@ def stacked(rows: PyTree, size: int) -> Batch:
     return whole.reshape(c, size, *leaf.shape[1:])
 
   return Batch(jax.tree.map(folded, rows), index, mask)
+
+
+def of_set(rows: PyTree, index: Array, mask: Array, size: int) -> Batch:
+  """Some rows, by their numbers and mask [L] (`numbers_of_sets`), like `stacked`."""
+  shape = stacked(np.arange(len(index)), size).mask.shape
+  padded = lambda x: jnp.pad(x, (0, shape[0] * shape[1] - len(x)))
+  index, mask = (padded(x).reshape(shape) for x in (index, mask))
+  return Batch(
+    rows if isinstance(rows, Source) else take(rows, index), index, mask
+  )
+
+
+def numbers_of_sets(
+  sets: Sequence[np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+  """(row numbers, mask) of M sets, [M, L], padded to the largest of L rows."""
+  most = max(map(len, sets))
+  index = np.zeros((len(sets), most), np.int32)
+  mask = np.zeros(index.shape, np.float32)
+  for m, numbers in enumerate(sets):
+    index[m, : len(numbers)] = numbers
+    mask[m, : len(numbers)] = 1
+  return index, mask
 
 
 def loaded(stack: PyTree) -> PyTree:

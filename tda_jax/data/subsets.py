@@ -47,6 +47,30 @@ def complement(
   return np.nonzero(others)[1].reshape(len(subsets), -1).astype(np.int32)
 
 
+def listed(subsets: np.ndarray, n: int) -> list[np.ndarray]:
+  """Each of M sets of n rows as its row numbers.
+
+  Args:
+    subsets: row numbers [M, k], or whether each row is in the set, bool [M, n].
+
+  Raises:
+    ValueError: as `check`; a set without rows; bool of another shape.
+  """
+  subsets = np.asarray(subsets)
+  if subsets.dtype == bool:
+    if subsets.ndim != 2 or subsets.shape[1] != n:
+      raise ValueError(
+        f'subsets are bool of shape {list(subsets.shape)}: give [M, {n}], whether'
+        ' each row is in the set'
+      )
+    sets = [np.flatnonzero(line) for line in subsets]
+  else:
+    sets = [*check(subsets, n)]
+  if not sets or min(map(len, sets)) == 0:
+    raise ValueError('a set has no rows: give sets of at least one row')
+  return sets
+
+
 def check(subsets: np.ndarray, n: int, name: str = 'subsets') -> np.ndarray:
   """Sets of k of the numbers 0..n−1 as integers, [M, k]; k may be 0.
 

@@ -47,6 +47,22 @@ def lds(
   return agreement.rank_correlation(predicted, outcomes, kind)
 
 
+def of_predictions(
+  predicted: np.ndarray, outcomes: np.ndarray, kind: str = 'spearman'
+) -> np.ndarray:
+  """LDS of each query by predictions [M, Q] that need not add up over rows, [Q].
+
+  Args:
+    predicted: for example of `tda_jax.predict_sets`.
+    outcomes, kind: as in `lds`.
+  """
+  return agreement.rank_correlation(
+    agreement.matrix(predicted, 'predictions'),
+    agreement.matrix(outcomes, 'outcomes', 'subsets'),
+    kind,
+  )
+
+
 def predictions(scores: np.ndarray, subsets: np.ndarray) -> np.ndarray:
   """Σ_{i∈S_m} score[i, q], [M, Q] in float64, in the measure's own unit."""
   scores, subsets = agreement.matrix(scores, 'scores'), np.asarray(subsets)
@@ -93,6 +109,37 @@ def interval(
   stack = scores[None] if scores.ndim == 2 else scores
   predicted = np.stack([_predicted(one, outcomes, subsets) for one in stack])
   return _interval(predicted, outcomes, over, resamples, seed, kind)
+
+
+def interval_of_predictions(
+  predicted: np.ndarray,
+  outcomes: np.ndarray,
+  *,
+  over: str = 'both',
+  resamples: int = 500,
+  seed: int = 0,
+  kind: str = 'spearman',
+) -> bootstrap.Estimate:
+  """`interval` of predictions that need not add up over rows.
+
+  Args:
+    predicted: [M, Q], for example of `tda_jax.predict_sets`; or [E, M, Q] for the
+      mean LDS of E models, which are not resampled.
+    outcomes, over, kind: as in `interval`.
+
+  Raises:
+    ValueError: as in `interval`.
+  """
+  stack = predicted[None] if np.ndim(predicted) == 2 else predicted
+  stack = np.stack([agreement.matrix(p, 'predictions') for p in stack])
+  rows = np.zeros((len(outcomes), 1), int)  # of which nothing is asked
+  outcomes, _ = _truth(outcomes, rows)
+  if stack.shape[1:] != outcomes.shape:
+    raise ValueError(
+      f'predictions have shape {stack.shape[1:]} and outcomes {outcomes.shape}:'
+      ' give both of the same subsets and queries'
+    )
+  return _interval(stack, outcomes, over, resamples, seed, kind)
 
 
 def spread(

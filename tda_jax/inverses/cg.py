@@ -78,31 +78,59 @@ def cg(
     )
     product = inverse_lib.batch_product(space, train, queries, batch_size)
     system = inverse_lib.damped(space, product, train, batch_size, shift)
-    vectors = space.to_coordinates(vectors)
-    end = _iterate(
+    solution = solved(
       system,
       space.precondition,
-      vectors,
+      space.to_coordinates(vectors),
+      shift,
       tolerance=tolerance,
       max_steps=max_steps,
       indefinite=indefinite,
     )
-    # The recursion's residual drifts from the true one in float32.
-    final = inverse_lib.relative_residual(system, end.solution, vectors)
-    taken = jnp.arange(max_steps)[:, None] < end.step
-    residuals = jnp.where(taken, end.trace, final)
-    steps = jnp.minimum(jnp.arange(1, max_steps + 1), end.step)
-    return Solution(
-      space.from_coordinates(end.solution),
-      residuals=jnp.concatenate([residuals, final[None]]),
-      steps=jnp.append(steps, end.step),
-      converged=final <= 2 * tolerance,
-      diverged=~jnp.isfinite(final) | (final > 10) | end.negative,
-      damping=jnp.asarray(shift, jnp.float32),
-    )
+    return solution._replace(x=space.from_coordinates(solution.x))
 
   made = inverse_lib.inverse(fit, solve)
   return made._replace(fits_as=precondition)
+
+
+def solved(
+  system: Callable[[PyTree], PyTree],
+  precondition: Callable[[PyTree], PyTree],
+  vectors: PyTree,
+  shift: float | jax.Array,
+  *,
+  tolerance: float,
+  max_steps: int,
+  indefinite: bool = False,
+) -> Solution:
+  """The Solution by conjugate gradients, whose last residual is the true one.
+
+  Args:
+    system, precondition, indefinite: see `_iterate`.
+    shift: the damping that is in the system.
+    tolerance, max_steps: see `cg`.
+  """
+  end = _iterate(
+    system,
+    precondition,
+    vectors,
+    tolerance=tolerance,
+    max_steps=max_steps,
+    indefinite=indefinite,
+  )
+  # The recursion's residual drifts from the true one in float32.
+  final = inverse_lib.relative_residual(system, end.solution, vectors)
+  taken = jnp.arange(max_steps)[:, None] < end.step
+  residuals = jnp.where(taken, end.trace, final)
+  steps = jnp.minimum(jnp.arange(1, max_steps + 1), end.step)
+  return Solution(
+    end.solution,
+    residuals=jnp.concatenate([residuals, final[None]]),
+    steps=jnp.append(steps, end.step),
+    converged=final <= 2 * tolerance,
+    diverged=~jnp.isfinite(final) | (final > 10) | end.negative,
+    damping=jnp.asarray(shift, jnp.float32),
+  )
 
 
 def _iterate(

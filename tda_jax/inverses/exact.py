@@ -4,110 +4,162 @@ G = BᵀB / N with N·K rows S_iᵀJ_i in B, so (Woodbury)
 
   (G + λ)⁻¹ v = (1/λ) [v − Bᵀ (λN·I + BBᵀ)⁻¹ B v],   λ = damping + l2.
 
-BBᵀ is computed layer by layer (`curvature.gram`); B itself is only ever applied.
-BBᵀ has (N·K)² entries. This is the oracle for every other inverse, and the best
-method where it fits into memory.
+BBᵀ is computed layer by layer (`curvature.dual`); B itself is only ever applied.
+BBᵀ has (N·K)² entries. Where they do not fit, it has only the R largest rows of B
+that do, taken apart by the eigenvectors of each row's loss; their G preconditions
+conjugate gradients with the whole one. This is the oracle for every other inverse,
+and the best method where it fits into memory.
 """
+
+import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from tda_jax import memory, trees
+from tda_jax.curvature import dual
 from tda_jax.curvature import ekfac as ekfac_lib
-from tda_jax.curvature import gram as gram_lib
 from tda_jax.data import rows as rows_lib
+from tda_jax.inverses import cg
 from tda_jax.inverses import coordinates as coordinates_lib
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.inverses.inverse import Damping, Inverse
-from tda_jax.layers import find as layers_lib
 from tda_jax.layers import reads
-from tda_jax.problem import Problem, num_outputs
+from tda_jax.problem import num_outputs
 from tda_jax.settings import kept
-from tda_jax.trees import PyTree
+
+# Bytes that an entry of BBᵀ takes: the matrix, its factor, a block in the making;
+# or the matrix and, in float64, itself, its eigenvectors and what finds them.
+BYTES = {'cholesky': 12, 'eigh': 36}
+
+
+class State(NamedTuple):
+  """BBᵀ in factors."""
+
+  # The Cholesky factor of BBᵀ + λN; or BBᵀ's (eigenvalues, eigenvectors).
+  factor: jax.Array | tuple[jax.Array, jax.Array]
+  mean: jax.Array  # trace(G) / number of parameters
+  rows: dual.Rows | None  # those of B; None: all
 
 
 @kept
 def exact(
-  damping: Damping, *, batch_size: int = 256, memory_limit: float = 8e9
+  damping: Damping,
+  *,
+  batch_size: int = 256,
+  memory_limit: float = 8e9,
+  factor: str = 'cholesky',
+  tolerance: float = 1e-3,
+  max_steps: int = 100,
 ) -> Inverse:
   """(G + damping)⁻¹ v to rounding, with one step of iterative refinement.
+
+  If the Gram matrix of all rows takes more than `memory_limit`, it is that of the
+  largest that fit, and v is solved for by conjugate gradients, to `tolerance`.
 
   Args:
     damping: a number, or 'heuristic': 0.1 · trace(G) / number of parameters.
     memory_limit: bytes that the Gram matrix and its factor may take; they must
       be free too.
+    factor: 'cholesky', of one damping; or 'eigh', which takes about thirty times
+      as long and serves all dampings, so that a fit that is kept does too.
+    tolerance, max_steps: of the conjugate gradients, see `cg`.
 
   Raises:
-    ValueError: they would take more; the sentence says how much.
+    ValueError: not one row fits, or the memory is not free; the sentence says how
+      much it needs. Another `factor`.
   """
+  if factor not in BYTES:
+    raise ValueError(f'factor={factor!r} is unknown: use one of {[*BYTES]}')
 
   def fit(problem, params, train, key):
     del key
     inverse_lib.check_damping(damping, problem.l2)
-    n = rows_lib.count(train)
-    example = rows_lib.take(train, 0)
-    k = num_outputs(problem, params, example)
-    need = 3 * 4 * (n * k) ** 2  # the matrix, its factor, a block in the making
-    what = f'the Gram matrix of {n} rows x {k} outputs, with its factor,'
-    memory.check(need, memory_limit, what, 'use cg or astra')
-    matrix = dual(problem, params, train, batch_size)
-    shift = (
-      jnp.asarray(damping, jnp.float32)
-      if damping != 'heuristic'
-      else (0.1 * jnp.trace(matrix) / (n * trees.size(params)))
-    )
-    shifted = matrix + (shift + problem.l2) * n * jnp.eye(
-      n * k, dtype=matrix.dtype
-    )
-    # It is symmetric but for rounding; to make it so is one more pass over it.
-    return jax.lax.linalg.cholesky(shifted, symmetrize_input=False), shift
+    count = _count_that_fits(problem, params, train, memory_limit, factor)
+    n, rows = rows_lib.count(train), None
+    if count is None:
+      matrix = dual.gram_of_all(problem, params, train, batch_size)
+      trace = jnp.trace(matrix)
+    else:
+      stack = rows_lib.stacked(train, batch_size)
+      z = dual.outputs(problem, params, stack)
+      rows, trace = dual.largest(problem, params, stack, z, count)
+      matrix = dual.gram(problem, params, train, rows, batch_size)
+    mean = trace / (n * trees.size(params))
+    if factor == 'eigh':
+      return State(ekfac_lib.eigh(matrix), mean, rows)
+    shift = _shift(damping, mean) + problem.l2
+    return State(dual.cholesky(matrix, shift * n), mean, rows)
 
   def solve(state, problem, params, train, vectors, key):
     del key
-    factor, shift = state
+    inverse_lib.check_damping(damping, problem.l2)  # the fit may be another's
+    shift = _shift(damping, state.mean)
     total = shift + problem.l2
-    forward, transpose = _rows_of_ggn(problem, params, train, batch_size)
+    if state.rows is None:
+      forward, transpose = _rows_of_ggn(problem, params, train, batch_size)
+    else:
+      forward, transpose = dual.products(
+        problem, params, train, state.rows, batch_size
+      )
 
     def once(v):
-      inner = jax.scipy.linalg.cho_solve((factor, True), forward(v).T).T
+      inner = _inner(state.factor, total * rows_lib.count(train), forward(v))
       return trees.scaled(1 / total, trees.add(v, transpose(inner), -1.0))
 
     space = coordinates_lib.coordinates(None, problem, params, train)
     system = inverse_lib.damped(space, space.product, train, batch_size, shift)
-    return inverse_lib.refined_solution(once, system, vectors, shift)
+    if state.rows is None:
+      return inverse_lib.refined_solution(once, system, vectors, shift)
+    limits = {'tolerance': tolerance, 'max_steps': max_steps}
+    return cg.solved(system, once, vectors, shift, **limits)
 
-  return inverse_lib.inverse(fit, solve)
-
-
-def dual(
-  problem: Problem, params: PyTree, train: PyTree, batch_size: int
-) -> jax.Array:
-  """BBᵀ [N·K, N·K], rows ordered by example, then output."""
-  n = rows_lib.count(train)
-  example = rows_lib.take(train, 0)
-  layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
-  stack = rows_lib.stacked(train, batch_size)
-  parts = rows_lib.mapped(
-    lambda b: gram_lib.factors(problem, params, b, 'curvature'), stack
+  made = inverse_lib.inverse(fit, solve)
+  only = ('tolerance', 'max_steps')
+  return made._replace(
+    solve_only=('damping', *only) if factor == 'eigh' else only
   )
-  of_all = {
-    name: _all_rows(layers[name], factor) for name, factor in parts.items()
-  }
-  blocks = jax.lax.map(lambda one: gram_lib.gram(layers, one, of_all), parts)
-  k = blocks.shape[2]
-  rows = blocks.reshape(-1, k, blocks.shape[3], k)[:n, :, :n]
-  return rows.reshape(n * k, n * k)
 
 
-def _all_rows(layer, factor):
-  """A stack of batches' factors as the factor of all their rows."""
-  depth = len(layer.stack)
+def _shift(damping, mean):
+  """The damping as a number, given the mean eigenvalue of G."""
+  if damping == 'heuristic':
+    return 0.1 * mean
+  return jnp.asarray(damping, jnp.float32)
 
-  def merged(x, at):  # the batch axis is `at` without the stacking axis 0
-    x = jnp.moveaxis(x, 0, at)
-    return x.reshape(x.shape[:at] + (-1,) + x.shape[at + 2 :])
 
-  return gram_lib.Factor(merged(factor.a, depth), merged(factor.g, depth + 1))
+def _count_that_fits(problem, params, train, memory_limit, factor):
+  """The number of rows of B whose BBᵀ fits into memory; None: all.
+
+  Raises:
+    ValueError: none; the memory is not free.
+  """
+  n = rows_lib.count(train)
+  k = num_outputs(problem, params, rows_lib.take(train, 0))
+  most = math.isqrt(int(memory_limit / BYTES[factor]))
+  what = f'the Gram matrix of {n} rows x {k} outputs, with its factor,'
+  if n * k <= most or most == 0:
+    need = BYTES[factor] * (n * k) ** 2
+    memory.check(need, memory_limit, what, 'use cg or astra')
+    return None
+  what = (
+    f"the loss's Hessians of {n} rows x {k} x {k} outputs, with their roots,"
+  )
+  memory.check(12 * n * k**2, memory_limit, what, 'use cg or astra')
+  what = f'the Gram matrix of the largest {most} of {n} rows x {k} outputs'
+  memory.check(
+    BYTES[factor] * most**2, memory_limit, what, 'lower memory_limit'
+  )
+  return most
+
+
+def _inner(factor, shift, b):
+  """(BBᵀ + shift)⁻¹ b of a stack b [Q, R]; a Cholesky factor has its shift."""
+  if not isinstance(factor, tuple):
+    return jax.scipy.linalg.cho_solve((factor, True), b.T).T
+  values, vectors = factor
+  return ((b @ vectors) / (jnp.maximum(values, 0) + shift)) @ vectors.T
 
 
 def _rows_of_ggn(problem, params, train, batch_size):

@@ -9,7 +9,7 @@ import pytest
 import tiny
 from jax.flatten_util import ravel_pytree
 
-from tda_jax import trees
+from tda_jax import settings, trees
 from tda_jax.curvature import ekfac as blocks_lib
 from tda_jax.data import rows as rows_lib
 from tda_jax.inverses import (
@@ -28,6 +28,9 @@ DAMPING = 0.05
 EXACT = functools.partial(ekfac.ekfac, DAMPING, labels='exact')
 SOLVERS = {
   'exact': exact.exact(DAMPING, batch_size=4),
+  'exact_of_some': exact.exact(
+    DAMPING, batch_size=4, memory_limit=12 * 10**2, tolerance=1e-5
+  ),
   'dense': dense.dense(DAMPING, batch_size=4, columns=7),
   'cg': cg.cg(DAMPING, batch_size=4, tolerance=1e-5),
   'cg_ekfac': cg.cg(
@@ -275,9 +278,12 @@ def test_errors_say_what_to_change():
   with pytest.raises(ValueError, match="damping='auto': give a finite number"):
     cg.cg('auto').fit(t.problem, t.params, t.train, KEY)
   with pytest.raises(
-    ValueError, match='needs .* kB, above memory_limit=1.0 kB: use cg or astra'
+    ValueError,
+    match='needs .* kB, above memory_limit=10 bytes: use cg or astra',
   ):
-    solve(exact.exact(DAMPING, memory_limit=1e3), t, tiny.vectors(t))
+    solve(exact.exact(DAMPING, memory_limit=10), t, tiny.vectors(t))
+  with pytest.raises(ValueError, match="factor='qr' is unknown"):
+    exact.exact(DAMPING, factor='qr')
   with pytest.raises(ValueError, match='of 39 parameters.*use exact, cg'):
     solve(dense.dense(DAMPING, memory_limit=1e3), t, tiny.vectors(t))
   bad = solve(descent.astra(DAMPING, step_size=50.0), t, tiny.vectors(t))
@@ -291,6 +297,41 @@ def test_errors_say_what_to_change():
     inverse.check(bad, 'TRAK', 'raise ridge')
   with pytest.raises(ValueError, match='reports=3 does not divide'):
     descent.astra(DAMPING, reports=3)
+
+
+@pytest.mark.parametrize('limit', [8e9, 36 * 10**2])
+def test_one_fit_of_eigenvectors_serves_all_dampings(limit):
+  t = tiny.classification()
+  v = tiny.vectors(t)
+  of = functools.partial(
+    exact.exact, batch_size=4, memory_limit=limit, factor='eigh', tolerance=1e-5
+  )
+  state = tiny.fit(of(0.7), t, KEY)
+  ggn = tiny.dense_ggn(t, t.train)
+  for damping in (0.02, DAMPING):
+    solver = of(damping)
+    assert settings.of_fit(solver).data == settings.of_fit(of(0.7)).data
+    found = jax.jit(solver.solve, static_argnums=1)(
+      state, t.problem, t.params, t.train, v, KEY
+    )
+    system = ggn + damping * np.eye(len(ggn))
+    want = np.linalg.solve(system, tiny.flat(v).T).T
+    error = np.abs(tiny.flat(found.x) - want).max()
+    assert found.converged.all() and error < 1e-4 * np.abs(want).max()
+
+
+def test_some_rows_say_where_they_stop_short():
+  t = tiny.classification()
+  v = tiny.vectors(t)
+  solver = exact.exact(
+    1e-4, batch_size=4, memory_limit=12 * 10**2, tolerance=1e-5, max_steps=2
+  )
+  found = solve(solver, t, v)
+  assert not found.converged.any() and found.steps[-1] == 2
+  system = tiny.dense_ggn(t, t.train) + 1e-4 * np.eye(tiny.flat(v).shape[1])
+  left = tiny.flat(v) - tiny.flat(found.x) @ system
+  truth = np.linalg.norm(left, axis=1) / np.linalg.norm(tiny.flat(v), axis=1)
+  np.testing.assert_allclose(found.residuals[-1], truth, rtol=1e-3)
 
 
 def test_l2_alone_makes_the_curvature_regular():
