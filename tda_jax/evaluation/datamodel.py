@@ -86,12 +86,14 @@ def datamodel(
   kernel = mix * predicted @ predicted.T + (1 - mix) * x @ x.T
   values, vectors = np.linalg.eigh(kernel)
   values = np.maximum(values, 0) / max(values.mean(), np.finfo(float).tiny)
+  pair = vectors.T @ y, vectors.T @ (x @ centred)
+  weights = _weights(y)
   best = min(
-    (_left_out(values, vectors, y, x @ centred, ratio) for ratio in ratios),
+    (_left_out(values, vectors, pair, weights, ratio) for ratio in ratios),
     key=lambda fit: fit.error,
   )
-  residual = y - best.scale * (x @ centred)
-  shrunk = (vectors.T @ residual) / (values + best.ratio)[:, None]
+  residual = pair[0] - best.scale * pair[1]
+  shrunk = residual / (values + best.ratio)[:, None]
   dual = vectors @ shrunk / max(np.trace(kernel) / len(x), np.finfo(float).tiny)
   moved = mix * basis @ (predicted.T @ dual) + (1 - mix) * x.T @ dual
   return Datamodel(
@@ -108,29 +110,32 @@ class _LeftOut(NamedTuple):
   explained: np.ndarray
 
 
-def _left_out(values, vectors, y, predicted, ratio) -> _LeftOut:
+def _left_out(values, vectors, pair, weights, ratio) -> _LeftOut:
   """Of ρ = `ratio`, where the kernel has these eigenvalues, of mean 1.
 
   The residuals without subset m are linear in s, of which the best follows.
-  Queries count alike, whatever the unit of their measure.
 
   Args:
-    y: [M, Q] outcomes, centred.
-    predicted: [M, Q] by the given scores, centred.
+    pair: outcomes, and predictions by the given scores, both centred and in the
+      eigenbasis, [M, Q].
+    weights: [Q], of squared errors.
   """
   shrink = ratio / (values + ratio)
   # The mean, which is not shrunk, is one more direction of the hat matrix.
-  left = 1 - 1 / len(y) - (vectors**2) @ (1 - shrink)
+  left = 1 - 1 / len(values) - (vectors**2) @ (1 - shrink)
   left = np.maximum(left, 1e-9)[:, None]
-  without = lambda z: vectors @ (shrink[:, None] * (vectors.T @ z)) / left
-  variance = (y**2).mean(0)
-  weights = np.where(variance > 0, 1 / np.where(variance > 0, variance, 1), 0)
-  of_y, of_scores = without(y), without(predicted)
+  of_y, of_scores = (vectors @ (shrink[:, None] * z) / left for z in pair)
   below = (weights * of_scores**2).sum()
   scale = (weights * of_y * of_scores).sum() / below if below > 0 else 0.0
   scale = max(float(scale), 0.0)  # scores that predict the contrary are no prior
   errors = ((of_y - scale * of_scores) ** 2).mean(0) * weights
   return _LeftOut(float(errors.mean()), scale, float(ratio), 1 - errors)
+
+
+def _weights(y):
+  """1 / variance of each query's outcomes [M, Q]: queries count alike, [Q]."""
+  variance = (y**2).mean(0)
+  return np.where(variance > 0, 1 / np.where(variance > 0, variance, 1), 0)
 
 
 def _checked(subsets, outcomes, rows):
