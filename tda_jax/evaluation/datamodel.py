@@ -24,7 +24,9 @@ import numpy as np
 
 from tda_jax.evaluation import agreement
 
-RATIOS = tuple(10.0 ** (k / 4) for k in range(-12, 17))  # ρ, of the mean of XΣ₀Xᵀ
+RATIOS = tuple(
+  10.0 ** (k / 4) for k in range(-12, 17)
+)  # ρ, of the mean of XΣ₀Xᵀ
 
 
 class Datamodel(NamedTuple):
@@ -127,7 +129,9 @@ def _left_out(values, vectors, pair, weights, ratio) -> _LeftOut:
   of_y, of_scores = (vectors @ (shrink[:, None] * z) / left for z in pair)
   below = (weights * of_scores**2).sum()
   scale = (weights * of_y * of_scores).sum() / below if below > 0 else 0.0
-  scale = max(float(scale), 0.0)  # scores that predict the contrary are no prior
+  scale = max(
+    float(scale), 0.0
+  )  # scores that predict the contrary are no prior
   errors = ((of_y - scale * of_scores) ** 2).mean(0) * weights
   return _LeftOut(float(errors.mean()), scale, float(ratio), 1 - errors)
 

@@ -38,7 +38,9 @@ from tda_jax.problem import Problem, losses
 from tda_jax.settings import kept
 from tda_jax.trees import PyTree
 
-SHARE = 0.2  # of 1/μ, μ the largest curvature: the step size where none is given
+SHARE = (
+  0.2  # of 1/μ, μ the largest curvature: the step size where none is given
+)
 ROUNDS = 20  # of power iteration
 
 
@@ -108,7 +110,9 @@ def bayesian_influence(
       pairs = jax.vmap(jax.random.split)(here)
       slopes = jax.vmap(slope)(z, drawn(pairs[:, 0]))
       moved = trees.add(z, slopes, -rate)
-      return trees.add(moved, jax.vmap(covariance.normal)(pairs[:, 1], z), noise), None
+      return trees.add(
+        moved, jax.vmap(covariance.normal)(pairs[:, 1], z), noise
+      ), None
 
     def next_draw(z, first):
       z, _ = jax.lax.scan(step, z, first + jnp.arange(steps))

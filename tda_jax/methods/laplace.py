@@ -85,4 +85,3 @@ def laplace_influence(
     fits_as=inverse,
     terms=covariance.term_scores,
   )
-

@@ -81,7 +81,9 @@ def test_hyperparameters_are_of_the_least_leave_one_out_error():
   for factor in (0.9, 1.1):
     assert error(factor * found.scale, found.ratio).mean() > least.mean()
   for factor in (10**-0.25, 10**0.25):
-    assert error(found.scale, factor * found.ratio).mean() >= least.mean() - 1e-3
+    assert (
+      error(found.scale, factor * found.ratio).mean() >= least.mean() - 1e-3
+    )
 
 
 def test_towards_scores_it_predicts_better_than_them_and_than_nothing():

@@ -46,7 +46,10 @@ def test_own_rows_by_hand():
   for chosen, words in (
     (subsets[:2], 'for 3 models: give the rows'),
     (subsets[:, :1], '1 rows are in no subset of the 3 models.*is row 3'),
-    (subsets + 1, 'subsets name rows 1 to 4, and there are scores of rows 0 to 3'),
+    (
+      subsets + 1,
+      'subsets name rows 1 to 4, and there are scores of rows 0 to 3',
+    ),
   ):
     with pytest.raises(ValueError, match=words):
       factors.of_own_rows((kernels,), chosen)

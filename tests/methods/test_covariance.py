@@ -144,7 +144,9 @@ def test_they_have_the_sign_and_scale_of_leave_one_out():
   )
   found = scores(method, t)
   assert np.corrcoef(found.ravel(), effects.ravel())[0, 1] > 0.97
-  assert abs((found * effects).sum() / (effects**2).sum() - 1) < 0.25  # leverage
+  assert (
+    abs((found * effects).sum() / (effects**2).sum() - 1) < 0.25
+  )  # leverage
 
 
 def test_what_is_refused():
