@@ -26,12 +26,14 @@ from tda_jax.inverses.inverse import Inverse, Solution, identity, with_residual
 from tda_jax.language import language_modeling
 from tda_jax.methods.additional_step import additional_step
 from tda_jax.methods.baselines import loss_only, random
+from tda_jax.methods.bayesian import bayesian_influence
 from tda_jax.methods.contrast_pair import contrast_pair
 from tda_jax.methods.dda import dda
 from tda_jax.methods.displaced import displaced_influence
 from tda_jax.methods.fitted import Fitted
 from tda_jax.methods.gradients import grad_cos, grad_dot
 from tda_jax.methods.influence import influence
+from tda_jax.methods.laplace import laplace_influence
 from tda_jax.methods.logra import logra
 from tda_jax.methods.method import Method, attribute, ensemble
 from tda_jax.methods.relatif import relatif
@@ -120,6 +122,7 @@ __all__ = [
   'arnoldi',
   'astra',
   'attribute',
+  'bayesian_influence',
   'binary',
   'cg',
   'classification',
@@ -145,6 +148,7 @@ __all__ = [
   'Inverse',
   'kfac',
   'language_modeling',
+  'laplace_influence',
   'leave_one_out',
   'lissa',
   'logra',

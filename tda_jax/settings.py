@@ -102,12 +102,12 @@ def _number(words: str, fits: Callable, *others) -> Callable:
   return rule
 
 
-def _whole(name, value):
-  """A rule: a whole number from 1."""
+def _whole(name, value, least=1):
+  """A rule: a whole number from 1, or from `least`."""
   plain = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-  if plain and value >= 1:
+  if plain and value >= least:
     return int(value)
-  raise ValueError(f'{name}={value!r}: give a whole number from 1')
+  raise ValueError(f'{name}={value!r}: give a whole number from {least}')
 
 
 def _inverse(name, value):
@@ -137,7 +137,10 @@ RULES = {  # argument of a factory -> (name, value) -> the value, made plain
     ('ridge', 'beta'),
     _number('a finite number from 0', lambda x: 0 <= x < _INFINITE),
   ),
-  'rate': _number('a number above 0', lambda x: 0 < x < _INFINITE),
+  **dict.fromkeys(
+    ('rate', 'temperature'),
+    _number('a number above 0', lambda x: 0 < x < _INFINITE),
+  ),
   'threshold': _number('a number', lambda x: x == x),
   'memory_limit': _number('a number of bytes above 0', lambda x: x > 0),
   **dict.fromkeys(
@@ -148,10 +151,11 @@ RULES = {  # argument of a factory -> (name, value) -> the value, made plain
     (
       *('batch_size', 'max_steps', 'steps', 'rounds', 'reports', 'repeats'),
       *('decay_every', 'columns', 'projection_dim', 'segments'),
-      'queries_at_once',
+      *('queries_at_once', 'chains', 'draws'),
     ),
     _whole,
   ),
+  'burn_in': lambda name, value: _whole(name, value, 0),
   'query_rank': lambda name, value: (
     None if value is None else _whole(name, value)
   ),
@@ -162,7 +166,7 @@ RULES = {  # argument of a factory -> (name, value) -> the value, made plain
 # What a factory returns computes with them, and branches on none above 0; 0, None
 # and strings are no arguments, and it may branch on those.
 TRACED = {
-  *('damping', 'ridge', 'tolerance', 'beta'),
+  *('damping', 'ridge', 'tolerance', 'beta', 'temperature'),
   *('step_size', 'step_per_damping', 'scale'),
 }
 

@@ -25,6 +25,11 @@ ARGUMENTS = [  # factory, its arguments, words of the sentence
   (tda.neumann, {'steps': 'a'}, "steps='a'"),
   (tda.arnoldi, {'rank': 2.5, 'damping': 0.1}, 'rank=2.5'),
   (tda.logra, {'rank': 2}, 'rank=2: give two whole numbers'),
+  (
+    tda.bayesian_influence,
+    {'temperature': 0},
+    'temperature=0: give a number above 0',
+  ),
   (tda.trackstar, {'mix': 1}, 'mix=1: give a number from 0 to below 1'),
   (tda.trak, {'projection_dim': 2.5}, 'projection_dim=2.5'),
   (

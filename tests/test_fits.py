@@ -24,6 +24,7 @@ FITTING = {
   'exact': tda_jax.influence(tda_jax.exact(0.1)),
   'relatif': tda_jax.relatif(tda_jax.ekfac(0.1)),
   'displaced': tda_jax.displaced_influence(tda_jax.exact(0.1)),
+  'laplace': tda_jax.laplace_influence(tda_jax.ekfac(0.1), draws=4),
   'logra': tda_jax.logra(0.1, rank=(3, 2)),
   'trackstar': tda_jax.trackstar(0.1, rank=(3, 2)),
   'trak': tda_jax.trak(8, ridge=0.1),
@@ -37,6 +38,9 @@ OTHERS = {
     )
   ),
   'relatif': tda_jax.relatif(tda_jax.ekfac(0.7), norm='parameters'),
+  'laplace': tda_jax.laplace_influence(
+    tda_jax.ekfac(0.4), draws=4, temperature=0.3
+  ),
   'logra': tda_jax.logra(0.4, rank=(3, 2)),
   'trackstar': tda_jax.trackstar(0.4, rank=(3, 2), mix=0.5),
   'trak': tda_jax.trak(8, ridge=0.2),

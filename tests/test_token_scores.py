@@ -73,8 +73,9 @@ METHODS = {
   'logra': tda.logra(0.1, rank=(3, 2)),
   'logra of whole sides': tda.logra(0.1, rank=(9, 2), basis='random'),
   'displaced': tda.displaced_influence(tda.exact(0.1)),
+  'laplace': tda.laplace_influence(EKFAC, draws=5),
 }
-QUICK = ('ekfac',)
+QUICK = ('ekfac', 'laplace')
 
 
 @pytest.mark.parametrize(

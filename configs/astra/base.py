@@ -128,6 +128,10 @@ def smoke(c: config_dict.ConfigDict) -> config_dict.ConfigDict:
       settings.rounds = 2
     if 'members' in settings:
       settings.members = 1
+    if 'draws' in settings:
+      settings.draws = 4
+    if 'burn_in' in settings:
+      settings.burn_in = 2
     if 'projection_dim' in settings:
       settings.projection_dim = 32
   return c

@@ -17,8 +17,12 @@ from experiments.shared import arguments
 DAMPING = (
   3e-3  # of ablations and kinds by name, near the best on validation subsets
 )
+COLD = {'temperature': 0.01}  # at 1 draws leave what is nearly quadratic
 
-SMOKE = {'grad_dot', 'ekfac', 'astra', 'cg', 'exact', 'trak', 'source'}
+SMOKE = {
+    'grad_dot', 'ekfac', 'astra', 'cg', 'exact', 'trak', 'source', 'laplace',
+    'bayesian',
+}  # fmt: skip
 QUICK = {
     'grad_dot', 'grad_cos', 'kfac', 'ekfac', 'neumann', 'astra_paper', 'astra',
     'cg', 'exact',
@@ -96,13 +100,30 @@ def get_config(arg=None):
     'datainf': {'kind': 'datainf'},
     'arnoldi': {'kind': 'arnoldi'},
     'relatif': {'kind': 'relatif', 'inverse': {'kind': 'ekfac'}},
+    'laplace': {
+      'kind': 'laplace_influence',
+      'inverse': {'kind': 'ekfac', 'labels': 'exact', 'damping': DAMPING},
+      'draws': 4000,
+      **COLD,
+    },
+    'bayesian': {
+      'kind': 'bayesian_influence',
+      'damping': DAMPING,
+      'precondition': {'kind': 'ekfac', 'damping': DAMPING},
+      'draws': 100,  # of each of 10 chains
+      'burn_in': 100,
+      **COLD,
+    },
     'representer': {'kind': 'representer', 'l2': c.training.weight_decay},
     'similarity': {'kind': 'similarity', 'layer': 'Dense_2/kernel'},
     'random': {'kind': 'random'},
     'loss_only': {'kind': 'loss_only'},
   }
   c.sets = {'sets_exact': base.SETS}
-  for name in ('astra', 'neumann', 'astra_paper', 'exact_source', 'unrolled'):
+  for name in (
+    *('astra', 'neumann', 'astra_paper', 'exact_source', 'unrolled'),
+    'bayesian',
+  ):
     c.methods[name].members = 3  # a minute or so each
   if a['quick']:
     c.members = 3

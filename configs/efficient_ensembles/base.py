@@ -20,6 +20,7 @@ def config(setting: str) -> config_dict.ConfigDict:
   c.models = (1, 3, 5, 10, 25)  # I of the grid
   c.variants = (1, 3, 10, 25)  # D of the grid
   c.varied = 25  # I at most where each model has variants
+  c.retrained = ()  # M models of halves that datamodels are fitted to
   # experiments.shared.ensembles; 'dropout' also has masks on TRAK's Q factor alone.
   c.ensembles = ('naive', 'dropout:25', 'projections:25')
   c.model.dropout = 0.1
@@ -34,6 +35,7 @@ def smoke(c: config_dict.ConfigDict) -> config_dict.ConfigDict:
   """Shrinks a setting to seconds; every stage still runs."""
   base.smoke(c)
   c.members, c.models, c.variants = 3, (1, 3), (1, 2)
+  c.retrained = (6, 12) if c.retrained else ()
   c.ensembles = tuple(e.split(':')[0] + ':2' * (':' in e) for e in c.ensembles)
   for name in set(c.methods) - {'trak', 'grad_dot'}:
     del c.methods[name]

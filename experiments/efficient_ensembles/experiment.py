@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.efficient_ensembles import claims as claims_lib
+from experiments.efficient_ensembles import frontier
 from experiments.shared import (
   dampings,
   ensembles,
@@ -71,7 +72,7 @@ def main(config, workdir: pathlib.Path) -> None:
     for kind, count in map(ensembles.named, config.ensembles)
   }
   kinds = [*variants_of, *(['forward'] if 'dropout' in variants_of else [])]
-  measured_ensembles, of_models = {}, {}
+  measured_ensembles, of_models, points = {}, {}, []
   for name, method in scored_lib.of(config).items():
     method = dampings.resolved(method, {})
     for kind in kinds:
@@ -84,21 +85,31 @@ def main(config, workdir: pathlib.Path) -> None:
         if len(parts[0].scores) > 1:
           label = f'{name}_naive'
           scores_lib.uncertainty(config, workdir, label, of_models[name])
+      if kind == 'halves':
+        points += frontier.of_own_rows(
+          config, name, parts, measured_ensembles[name, kind], true
+        )
       best = max(measured_ensembles[name, kind], key=lambda e: e.lds.value)
       logging.info(
         '%s, %s: LDS %.3f of %d x %d',
         *(name, kind, best.lds.value, best.models, best.variants),
       )
+  points += frontier.of_ensembles(measured_ensembles)
+  points += frontier.of_datamodels(
+    config, task, of_models, measured_ensembles, true, workdir
+  )
   savings = claims_lib.savings(measured_ensembles)
   rows = [
     *result_rows(measured_ensembles, true),
     *claims_lib.saving_rows(savings),
+    *frontier.rows(points),
   ]
   rows += claims_lib.control_rows(measured_ensembles)
   claims = claims_lib.computed(config, measured_ensembles, savings)
   claims = results.judged(config, claims)
   results.write_results(config, workdir, rows, claims)
   drawn = draw(config, measured_ensembles, true, workdir / 'plots')
+  drawn += frontier.draw(config, points, true, workdir / 'plots')
   shown = answers(config, task, models, of_models, variants_of, workdir)
   results.page(config, workdir, __doc__, rows, claims, drawn, shown)
 

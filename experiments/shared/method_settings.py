@@ -67,6 +67,10 @@ ARGUMENTS = {  # of all kinds; `OF_KIND` has those that differ
   'denoise': flag,
   'pooled': flag,
   'rate': POSITIVE,
+  'chains': whole(1),
+  'draws': whole(1),
+  'burn_in': whole(0),
+  'temperature': POSITIVE,
 }
 RANKS = several(whole(1), 2, 2)
 OF_KIND = {

@@ -97,6 +97,7 @@ FIELDS = {
   'models': several(whole(1)),
   'variants': several(whole(1)),
   'varied': whole(1),
+  'retrained': several(whole(3), least=0),
   'method': text,
   'damping': POSITIVE,
   'damping_grid': several(POSITIVE),

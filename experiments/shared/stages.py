@@ -90,6 +90,31 @@ def truth(config, task: Task, workdir: pathlib.Path, split: str = 'truth'):
   return chosen, outcomes
 
 
+def retrained(config, task: Task, workdir: pathlib.Path):
+  """What datamodels are fitted to: (subsets [M, n], outcomes [M, 1, Q]).
+
+  Of max(config.retrained) models of random halves, timed; neither those of the
+  ground truth nor those of an ensemble.
+  """
+  count = max(config.retrained)
+  claim(config, workdir, 'retrained', subsets=count)
+  seed = config.seed + 3  # the ensemble of halves has 2
+  n = rows_lib.count(task.train)
+  chosen = subsets_lib.half_subsets(seed, n, count)
+  work = lambda: retraining.outcomes(
+    task.problem,
+    task.recipe,
+    task.train,
+    task.queries,
+    chosen,
+    repeats=1,
+    key=key(config.seed, 'retrained'),
+    path=workdir / 'retrained',
+    members_at_once=config.truth.members_at_once,
+  )
+  return chosen, timing.timed(workdir, 'retrained', work)
+
+
 def left_out(config, task: Task, workdir: pathlib.Path):
   """Leave-one-out retraining: (rows [L], effects base − left out [L, R, Q])."""
   claim(config, workdir, 'left_out', **config.left_out)

@@ -30,6 +30,44 @@ def together(factors: Factors) -> np.ndarray:
   return _product(_means(_checked(factors)))
 
 
+def of_own_rows(factors: Factors, subsets: np.ndarray) -> np.ndarray:
+  """`together`, where each model counts for the rows that it was trained on.
+
+  Of row i the means over models are over those of whose rows it is one: a model
+  that never saw a row says little of what the row did. Float64 [N, Q].
+
+  Args:
+    subsets: [E, n] rows that the models were trained on, as those of
+      `training.ensembles.halves`.
+
+  Raises:
+    ValueError: another number of subsets than models; rows that do not exist, or
+      that no model was trained on.
+  """
+  count, rows = _checked(factors)[0].shape[:2]
+  subsets = np.asarray(subsets)
+  if subsets.ndim != 2 or len(subsets) != count:
+    raise ValueError(
+      f'subsets of shape {list(subsets.shape)} for {count} models: give the rows'
+      ' that each was trained on, [models, rows]'
+    )
+  if subsets.min() < 0 or subsets.max() >= rows:
+    raise ValueError(
+      f'subsets name rows {subsets.min()} to {subsets.max()}, and there are scores'
+      f' of rows 0 to {rows - 1}: score the rows that they were drawn from'
+    )
+  own = np.zeros((count, rows))
+  np.put_along_axis(own, subsets, 1.0, 1)
+  seen = own.sum(0)
+  if (seen == 0).any():
+    raise ValueError(
+      f'{int((seen == 0).sum())} rows are in no subset of the {count} models, the'
+      f' first is row {int(np.argmin(seen))}: train more models'
+    )
+  share = own / seen
+  return _product([np.einsum('en,enq->nq', share, f) for f in factors])
+
+
 def shares(factors: Factors) -> np.ndarray:
   """Values of each model whose mean is the ensemble's scores, [E, N, Q].
 

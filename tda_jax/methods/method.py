@@ -140,6 +140,8 @@ class Method(NamedTuple):
     solve_only: names of its arguments that its fit does not read.
     vectors: what a row's gradient is multiplied by; None: its score is no such
       product.
+    terms: `score` by term of a row's loss, [B, ..., Q]; None: by `vectors`, where
+      there are some.
   """
 
   prepare: Prepare
@@ -154,6 +156,7 @@ class Method(NamedTuple):
   fits_as: inverse_lib.Inverse | None = None
   solve_only: tuple[str, ...] = ()
   vectors: Vectors | None = None
+  terms: Score | None = None
 
 
 class Factor(NamedTuple):
@@ -282,10 +285,23 @@ def score(
 
   Each device has a share of the batch's rows.
   """
+  return _by_rows(method, method.score, problem, run, prepared, batch)
+
+
+def terms(
+  method: Method, problem: Problem, run: Run, prepared: Prepared, batch: Batch
+) -> jax.Array:
+  """`method.terms` in the parameters that rows are scored by, [B, ..., Q]."""
+  of_terms = method.terms
+  assert of_terms is not None  # callers ask methods that have it
+  return _by_rows(method, of_terms, problem, run, prepared, batch)
+
+
+def _by_rows(method, function, problem, run, prepared, batch):
   part, run = _scored_part(method, problem, run)
 
   def of_share(batch):
-    return method.score(part, run, prepared, batch)
+    return function(part, run, prepared, batch)
 
   with jax.default_matmul_precision('highest'):
     return parallel.apart(of_share, jax.tree.map(jnp.asarray, batch))
@@ -401,6 +417,7 @@ def ensemble(method: Method) -> Method:
     self_influence=self_influence if method.self_influence else None,
     fit=fit if method.fit else None,
     vectors=None,  # there is one for each member
+    terms=None,
   )
 
 

@@ -19,11 +19,13 @@ from tda_jax.inverses import (
 from tda_jax.methods import (
   additional_step,
   baselines,
+  bayesian,
   contrast_pair,
   dda,
   displaced,
   gradients,
   influence,
+  laplace,
   logra,
   method,
   relatif,
@@ -90,6 +92,8 @@ METHODS = {
   'relatif': relatif.relatif,
   'displaced': displaced.displaced_influence,
   'source': source.source,
+  'laplace_influence': laplace.laplace_influence,
+  'bayesian_influence': bayesian.bayesian_influence,
   'unrolled': unrolled.unrolled,
   'representer': representer.representer,
   'similarity': similarity.similarity,
@@ -112,8 +116,9 @@ def make(
   Args:
     kind: one of KINDS.
     recipe: of a task, which 'unrolled' replays.
-    settings: keyword arguments; an inverse (`inverse` of 'relatif' and
-      'displaced', `solver` of 'source') is a dict of its own settings.
+    settings: keyword arguments; an inverse (`inverse` of 'relatif', 'displaced'
+      and 'laplace_influence', `precondition` of 'bayesian_influence', `solver` of
+      'source') is a dict of its own settings.
 
   Raises:
     ValueError: unknown kind or argument; no recipe.
@@ -122,6 +127,8 @@ def make(
     return influence.influence(make_inverse(kind, **settings))
   if settings.get('inverse') is not None:
     settings['inverse'] = make_inverse(**settings['inverse'])
+  if settings.get('precondition') is not None:
+    settings['precondition'] = make_inverse(**settings['precondition'])
   if settings.get('solver'):
     solver = settings['solver']
     settings['solver'] = lambda damping: make_inverse(damping=damping, **solver)
@@ -182,10 +189,12 @@ def defaults(kind: str, config: Any) -> dict[str, Any]:
     rows = data.get('train') or data.classes * data.per_class
     # A kernel of as many features as rows is singular.
     return {'kind': kind, 'projection_dim': min(512, rows // 2)}
-  if kind in ('relatif', 'displaced'):
+  if kind in ('relatif', 'displaced', 'laplace_influence'):
     inner = {'kind': 'ekfac', 'damping': config.damping}
     return {'kind': kind, 'inverse': inner}
   settings = {'kind': kind}
+  if kind == 'bayesian_influence':
+    settings['precondition'] = {'kind': 'ekfac', 'damping': config.damping}
   parameters = inspect.signature({**INVERSES, **METHODS}[kind]).parameters
   given = parameters.get('damping')
   if given is not None and given.default is inspect.Parameter.empty:

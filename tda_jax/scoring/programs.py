@@ -9,6 +9,7 @@ from tda_jax.methods.compiled import compiled
 fit = compiled(method_lib.fit)
 prepare = compiled(method_lib.prepare)
 score = compiled(method_lib.score)
+terms = compiled(method_lib.terms)
 self_influence = compiled(method_lib.self_influence)
 vectors = compiled(by_term_lib.vectors)
 by_term = jax.jit(by_term_lib.by_term, static_argnums=0)

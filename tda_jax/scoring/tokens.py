@@ -42,7 +42,8 @@ def token_scores(
 
   Args:
     method: one whose scores are products with one vector for each query:
-      `influence` with any inverse, `grad_dot`, `logra`, `displaced_influence`.
+      `influence` with any inverse, `grad_dot`, `logra`, `displaced_influence`; or
+      covariances of losses: `laplace_influence`, `bayesian_influence`.
     problem: with `terms`.
     run: one model, as a Run or its parameters.
     rows: numbers of the training rows that are scored [R], in any order, as those
@@ -56,7 +57,7 @@ def token_scores(
   entered = door.enter(method, problem, run, train, queries, key)
   door.check_batch_size(batch_size)
   name = method_lib.name_of(method)
-  if method.vectors is None:
+  if method.vectors is None and method.terms is None:
     raise ValueError(
       f'{name} has no one vector for each query, along which the score of a row'
       ' could be split into those of its tokens: use influence, grad_dot, logra or'
@@ -78,10 +79,12 @@ def token_scores(
     for number, batch in enumerate(batches()):
       batch = jax.tree.map(jnp.asarray, batch)
       of = (method, problem, given[0], prepared, batch)
-      first = at is None
-      at = programs.vectors(*of) if first else at
-      block = np.asarray(programs.by_term(problem, given[0], at, batch))
-      if first:
+      if method.terms is not None:
+        block = np.asarray(programs.terms(*of))
+      else:
+        at = programs.vectors(*of) if at is None else at
+        block = np.asarray(programs.by_term(problem, given[0], at, batch))
+      if not number:
         _check_sums(block, np.asarray(programs.score(*of)), name)
       here = slice(number * size, (number + 1) * size)
       values[here] = block[np.asarray(batch.mask) > 0]

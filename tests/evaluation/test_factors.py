@@ -32,6 +32,29 @@ def test_one_factor_is_the_scores():
   np.testing.assert_allclose(factors.together((kernels,)), kernels.mean(0))
 
 
+def test_own_rows_by_hand():
+  kernels, slopes = two(models=3, rows=4)
+  subsets = np.array([[0, 1], [1, 2], [2, 3]])
+  got = factors.of_own_rows((kernels, slopes), subsets)
+  means = [f[[0, 1], 1].mean(0) for f in (kernels, slopes)]
+  np.testing.assert_allclose(got[1], means[0] * means[1])
+  np.testing.assert_allclose(got[3], kernels[2, 3] * slopes[2, 3])
+  everything = np.tile(np.arange(4), (3, 1))
+  np.testing.assert_allclose(
+    factors.of_own_rows((kernels,), everything), factors.together((kernels,))
+  )
+  for chosen, words in (
+    (subsets[:2], 'for 3 models: give the rows'),
+    (subsets[:, :1], '1 rows are in no subset of the 3 models.*is row 3'),
+    (
+      subsets + 1,
+      'subsets name rows 1 to 4, and there are scores of rows 0 to 3',
+    ),
+  ):
+    with pytest.raises(ValueError, match=words):
+      factors.of_own_rows((kernels,), chosen)
+
+
 def test_shares_have_the_standard_error_of_the_ensemble():
   draws = [two(models=40, seed=seed) for seed in range(300)]
   spread = np.std([factors.together(f) for f in draws], axis=0)

@@ -9,9 +9,10 @@ from test_cli import run
 
 from configs.efficient_ensembles import digits
 from experiments.efficient_ensembles import claims as claims_lib
-from experiments.efficient_ensembles import experiment
+from experiments.efficient_ensembles import experiment, frontier
 from experiments.shared import ensembles
 from experiments.shared.findings import Truth
+from tda_jax.data.subsets import half_subsets
 from tda_jax.evaluation import bootstrap, lds
 from tda_jax.run import Run
 from tda_jax.storage import scores as scores_lib
@@ -40,9 +41,20 @@ def test_it_writes_everything(smoke):
   of_trak = of_dot | {
     f'{kind} {size}' for kind in ('forward', 'projections') for size in sizes
   }
-  assert found == {f'trak, {x}' for x in of_trak} | {
+  of_halves = {f'datamodel, {m} retrained' for m in (6, 12)} | {
+    f'datamodel_towards_{name} {i}, {m} retrained'
+    for name in ('trak', 'grad_dot')
+    for i in (1, 3)
+    for m in (6, 12)
+  }
+  assert found == of_halves | {f'trak, {x}' for x in of_trak} | {
     f'grad_dot, {x}' for x in of_dot
   }
+  seconds = lambda method: rows[method, 'all seconds, s']['value']
+  towards = seconds('datamodel_towards_trak 3, 12 retrained')
+  plain = seconds('datamodel, 12 retrained')
+  naive = seconds('trak, naive 3')
+  assert towards == pytest.approx(plain + naive, rel=0.2)
   for size in ('trak, naive 3', 'trak, dropout 3 x 2'):
     for cost in ('training, s', 'serving, s', 'storage, MB'):
       assert rows[size, cost]['value'] > 0
@@ -53,7 +65,8 @@ def test_it_writes_everything(smoke):
   # Masks cost no training, and next to no storage.
   masked = rows['trak, dropout 1 x 2', 'training, s']['value']
   assert masked == pytest.approx(one)
-  assert (workdir / 'plots' / 'digits_trak_training.png').exists()
+  for name in ('trak_training', 'frontier'):
+    assert (workdir / 'plots' / f'digits_{name}.png').exists()
   assert 'naive 3</th>' in (workdir / 'report.html').read_text()
   assert 'lds' in done.stdout
 
@@ -88,6 +101,24 @@ def test_factors_are_averaged_apart_and_counted():
   assert last.training == 2 * 10 + 6 * 1
   assert last.storage == 2 * 3 + 6 * 0.25
   assert last.serving == 2 * 2.0 + 6 * 0.5
+
+
+def test_models_of_halves_count_for_their_own_rows():
+  rng = np.random.default_rng(0)
+  of = true(rng, 12, 3)
+  config = types.SimpleNamespace(seed=0, members=6)
+  part = experiment.Part(rng.normal(size=(6, 1, 12, 3)), 2.0)
+  measured = [ensemble(i, 1, 0.5, 4.0 * i) for i in (1, 6)]
+  (point,) = frontier.of_own_rows(config, 'dot', [part], measured, of)
+  own = [np.isin(np.arange(12), s) for s in half_subsets(2, 12, 6)]
+  mean = np.ma.masked_where(
+    ~np.repeat(np.stack(own)[..., None], 3, 2), part.scores[:, 0]
+  ).mean(0)
+  want = lds.lds(np.asarray(mean), of.outcomes[:, 0], of.subsets).mean()
+  assert point.lds.value == pytest.approx(want)
+  assert point.name == 'dot, own_rows 6' and point.seconds == 25
+  names = {row['metric'] for row in frontier.rows([point])}
+  assert names == {'lds', 'all seconds, s'}
 
 
 def ensemble(models, variants, value, training):

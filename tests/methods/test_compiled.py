@@ -39,6 +39,19 @@ SOLVERS = {
 }
 METHODS = {
   tda.relatif: lambda x: tda.relatif(tda.ekfac(x)),
+  tda.laplace_influence: lambda x: tda.laplace_influence(
+    tda.ekfac(x), draws=5, temperature=x
+  ),
+  tda.bayesian_influence: lambda x: tda.bayesian_influence(
+    x,
+    chains=2,
+    draws=3,
+    steps=1,
+    burn_in=1,
+    batch_size=4,
+    step_size=x / 10,
+    temperature=x,
+  ),
   tda.displaced_influence: lambda x: tda.displaced_influence(tda.exact(x)),
   tda.ensemble: lambda x: tda.ensemble(tda.influence(tda.cg(x))),
   tda.dda: tda.dda,

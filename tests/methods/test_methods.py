@@ -13,10 +13,12 @@ from tda_jax.inverses import cg, ekfac, exact, inverse
 from tda_jax.methods import (
   additional_step,
   baselines,
+  bayesian,
   dda,
   displaced,
   gradients,
   influence,
+  laplace,
   logra,
   relatif,
   representer,
@@ -51,6 +53,10 @@ METHODS = {
   'logra': logra.logra(0.1, rank=(3, 2), batch_size=4),
   'trackstar': trackstar.trackstar(0.1, rank=(3, 2), batch_size=4, mix=0.3),
   'displaced': displaced.displaced_influence(exact.exact(0.1)),
+  'laplace': laplace.laplace_influence(ekfac.ekfac(0.1), draws=5),
+  'bayesian': bayesian.bayesian_influence(
+    0.1, chains=2, draws=3, steps=1, burn_in=1, batch_size=4, step_size=0.1
+  ),
 }
 # One damped direction in it is exact: the dense answer, per method.
 ORACLES = {
