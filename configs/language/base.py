@@ -117,6 +117,7 @@ def checkpoint(c: config_dict.ConfigDict, path: str, rank: int) -> None:
     path=path,
     lora={'rank': rank, 'alpha': 2.0 * max(rank, 1), 'targets': ('*/kernel',)},
     remat=False,  # a block's values are computed again, not kept
+    leave_out=(),  # parameters of a whole model that no row is scored by
   )
   del c.data.vocabulary
   c.lora.training = c.training.to_dict()

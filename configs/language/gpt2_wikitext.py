@@ -41,6 +41,8 @@ def get_config(arg=None):
   of[a['protocol']](c)
   base.checkpoint(c, 'build/gpt2', rank=0)
   c.model.remat = True
+  if a['protocol'] == 'bae':
+    c.model.leave_out = ('embedding', 'positions')
   if a['smoke']:
     small = c.truth.subsets, c.same_run.subsets
     base.shrink(c)

@@ -113,6 +113,7 @@ def _fine_tuned(model):
     alpha=model.lora.alpha,
     targets=tuple(model.lora.targets),
     remat=model.get('remat', False),
+    leave_out=() if model.lora.rank else tuple(model.get('leave_out', ())),
   )
 
 

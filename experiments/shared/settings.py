@@ -145,6 +145,7 @@ FIELDS = {
       'groups': whole(1), 'dropout': number(least=0, below=1),
       'width': whole(1), 'heads': whole(1), 'blocks': whole(1),
       'hidden': whole(1), 'path': text, 'tied': flag, 'remat': flag,
+      'leave_out': several(text, least=0),
       **_under('lora', {**LORA, 'rank': whole(0)}), **{f'sizes.{s}': whole(1) for s in SIZES},
   }),
   **_under('training', TRAINING),

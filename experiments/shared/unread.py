@@ -22,14 +22,14 @@ MODELS = {  # kind -> the fields that it reads
   'lenet': ('dropout',),
   'transformer': ('width', 'heads', 'blocks', 'hidden', 'dropout'),
   'decoder': ('width', 'heads', 'blocks', 'hidden', 'tied'),
-  'checkpoint': ('path', 'lora', 'remat'),
+  'checkpoint': ('path', 'lora', 'remat', 'leave_out'),
   'resnet9': ('widths', 'groups'),
   'cnn2': ('init',),
   'cnn3': ('init',),
   'vit': ('path', 'heads', 'lora'),
   'random_vit': ('sizes', 'lora'),
 }
-OPTIONAL = ('activation', 'dropout', 'remat')  # have defaults where they are absent
+OPTIONAL = ('activation', 'dropout', 'remat', 'leave_out')  # have defaults where they are absent
 DRAWN = ('seed', 'queries', 'train', 'per_class', 'classes', 'held_out')
 WORLDS = ('world', 'worlds')
 DATA = {  # task -> the fields of config.data that it reads
@@ -252,7 +252,9 @@ def _of_model(config):
     if field != 'kind' and field not in MODELS[kind]:
       if not any(field in MODELS[k] for k in _kinds_of(config)):
         yield f'model.{field}', f'model.kind={kind!r} has no such thing'
-  if kind == 'checkpoint' and not config.model.lora.rank:
+  if kind == 'checkpoint' and config.model.lora.rank:
+    yield 'model.leave_out', 'adapters are chosen by model.lora.targets'
+  elif kind == 'checkpoint':
     for field in ('alpha', 'targets'):
       yield f'model.lora.{field}', 'model.lora.rank=0 trains the whole model'
 

@@ -4,6 +4,7 @@ Its weights are constants of no program. Of the whole model, `init` reads them w
 it runs; of LoRA adapters they are `frozen`, an argument wherever the model is.
 """
 
+import fnmatch
 import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tda_jax import language
+from tda_jax import chosen, language
 from tda_jax.models import decoder, lora, read_decoder
 from tda_jax.models.decoder import Sizes
 from tda_jax.problem import Problem
@@ -20,6 +21,7 @@ from tda_jax.storage import fingerprint
 from tda_jax.trees import PyTree
 
 MATRICES = 'blocks/*/kernel'  # those of attention and perceptrons
+EMBEDDING = 'embedding'
 
 
 class FineTuned(NamedTuple):
@@ -47,6 +49,7 @@ def read(
   alpha: float = 1.0,
   targets: Sequence[str] = (MATRICES,),
   remat: bool = False,
+  leave_out: Sequence[str] = (),
 ) -> FineTuned:
   """The decoder of a folder or GGUF file (`read_decoder.read`), as scanned blocks.
 
@@ -54,6 +57,8 @@ def read(
     rank: of LoRA adapters, which alone are trained; 0: the whole model is.
     alpha, targets: see `lora`.
     remat: a block's values are computed again for its gradient, not kept.
+    leave_out: of the whole model, see `Problem`. An embedding that is the head too
+      and is not left out is held as a leaf by Kronecker methods.
 
   Raises:
     ValueError: what `read_decoder.read` and `lora.init` refuse.
@@ -61,13 +66,20 @@ def read(
   params, sizes = read_decoder.read(path)
   sizes = sizes._replace(scanned=True, remat=remat)
   params = jax.tree.map(np.asarray, _stacked(params))
-  problem = language.language_modeling(decoder.decoder(sizes)[1])
+  apply = decoder.decoder(sizes)[1]
   if not rank:
+    left_out = any(fnmatch.fnmatch(EMBEDDING, p) for p in leave_out)
+    problem = language.language_modeling(
+      apply,
+      leave_out=tuple(leave_out),
+      as_leaf=(EMBEDDING,) if sizes.tied and not left_out else (),
+    )
+    chosen.split(problem, params)  # a bad pattern is said now
     return FineTuned(problem, _from(params), None, sizes)
   shapes = fingerprint.abstract(params)
   init = lambda key: lora.init(key, shapes, rank, tuple(targets))
   jax.eval_shape(init, jax.random.key(0))  # a bad target is said now
-  problem = lora.adapted(problem, alpha)
+  problem = lora.adapted(language.language_modeling(apply), alpha)
   return FineTuned(problem, init, params, sizes, alpha)
 
 
