@@ -151,6 +151,16 @@ def needed(config) -> None:
       " another task, as --config.task=experiments.shared.tasks:table for a table's"
       ' file'
     )
+  if kind == 'checkpoint' and task not in TRAINED:
+    raise ValueError(
+      f'model.kind={kind!r} of the task {task}: a checkpoint is fine-tuned on the'
+      f' tasks {", ".join(TRAINED)}'
+    )
+  if task == 'chunks' and kind != 'checkpoint':
+    raise ValueError(
+      f'model.kind={kind!r} of the task chunks: its pieces are of the tokens of a'
+      " checkpoint's tokenizer: use a config of one, as gpt2_wikitext.py"
+    )
   if absent := [f for f in _required(task, kind) if f not in config.data]:
     raise ValueError(
       f'task={config.task!r} needs {", ".join(f"data.{f}" for f in absent)},'
@@ -160,16 +170,6 @@ def needed(config) -> None:
     raise ValueError(
       f'model.kind={kind!r} of the task {task}: a transformer reads texts, which'
       ' the task reviews has, and no other model does'
-    )
-  if kind == 'checkpoint' and task not in TRAINED:
-    raise ValueError(
-      f'model.kind={kind!r} of the task {task}: a checkpoint is fine-tuned on the'
-      f' tasks {", ".join(TRAINED)}'
-    )
-  if task == 'chunks' and kind != 'checkpoint':
-    raise ValueError(
-      f'model.kind={kind!r} of the task chunks: its pieces are of the tokens of a'
-      " checkpoint's tokenizer: give --config.model.kind=checkpoint"
     )
   if (kind in LANGUAGE) != (task in TEXTS):
     raise ValueError(
