@@ -280,7 +280,9 @@ def names(config) -> None:
         f'{each!r} takes {count} of checkpoints={config.checkpoints}: give'
         f' --config.checkpoints={count} or more'
       )
-    adapted = config.model.get('kind') == 'checkpoint' and config.model.lora.rank
+    adapted = (
+      config.model.get('kind') == 'checkpoint' and config.model.lora.rank
+    )
     if kind == 'lora' and adapted:
       raise ValueError(
         f'{each!r}: the parameters of this model are adapters already: give'

@@ -185,11 +185,11 @@ def encoded(texts: Sequence[str], words: Words, length: int) -> dict:
     ValueError: a text has nothing to predict.
   """
   encode = sequences.encoder(words.tokenizer, length, end=words.end)
-  found = [encode(None, text, f'text {i}') for i, text in enumerate(texts)]
-  for text, one in zip(texts, found, strict=True):
+  found = [encode(None, each, f'text {i}') for i, each in enumerate(texts)]
+  for each, one in zip(texts, found, strict=True):
     if len(one.ids) < 2:
       raise ValueError(
-        f'the text {text!r} has {len(one.ids)} tokens, of which none can be'
+        f'the text {each!r} has {len(one.ids)} tokens, of which none can be'
         ' predicted: leave it out of the file'
       )
   short = [one._replace(ids=one.ids[: length + 1]) for one in found]
@@ -224,7 +224,9 @@ def _shown(words, rows, index=None):
 def _pieces(documents, words, length):
   """The tokens of all documents, in pieces [P, length + 1]."""
   encode = sequences.encoder(words.tokenizer, length)
-  ids = [encode(None, one, f'document {i}').ids for i, one in enumerate(documents)]
+  ids = [
+    encode(None, one, f'document {i}').ids for i, one in enumerate(documents)
+  ]
   ids = np.concatenate(ids)
   whole = len(ids) // (length + 1) * (length + 1)
   return ids[:whole].reshape(-1, length + 1)

