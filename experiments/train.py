@@ -18,8 +18,10 @@ def main(config, workdir: pathlib.Path) -> None:
   rows = []
   for name, part in (('train', task.train), ('queries', task.queries)):
     found = jax.vmap(
-      lambda params, part=part: problem_lib.losses(task.problem, params, part)
-    )(runs.params)
+      lambda one, part=part: problem_lib.losses(
+        problem_lib.bound(task.problem, one[1]), one[0], part
+      )
+    )((runs.params, runs.frozen))
     losses = np.asarray(found).mean(1)
     rows.append(
       {

@@ -4,6 +4,7 @@ from ml_collections import config_dict
 
 from configs import ensembles
 
+FIXTURES = 'tests/models/data'  # tiny checkpoints of random weights
 FIRST_ORDER = {
   'grad_dot': {'kind': 'grad_dot'},
   'grad_cos': {'kind': 'grad_cos'},
@@ -20,6 +21,7 @@ def config(setting: str) -> config_dict.ConfigDict:
   c.members = 2  # models trained on all rows
   c.checkpoints = 6  # C snapshots of each, for methods that follow training
   c.batch_size = 64  # rows scored at once; rows of a block on disk
+  c.embedding = ''  # folder of all-MiniLM-L6-v2, for a row of its cosines
   c.data = config_dict.create(
     name='reviews',  # or a file of documents: .txt, .jsonl, .parquet
     seed=0,  # of the split
@@ -73,12 +75,68 @@ def config(setting: str) -> config_dict.ConfigDict:
   return c
 
 
+def methods(damping: float, batch_size: int = 32) -> dict[str, dict]:
+  """Every method of the tables, of one damping."""
+  ekfac = {'kind': 'ekfac', 'damping': 'heuristic', 'batch_size': batch_size}
+  solved = {
+    'damping': damping,
+    'members': 1,
+    'batch_size': batch_size,
+    'precondition': {**ekfac, 'damping': damping},
+  }
+  source = {'kind': 'source', 'batch_size': batch_size}
+  trak = {'kind': 'trak', 'projection_dim': 256}
+  return {
+    'unrolled': {'kind': 'unrolled', 'members': 1},
+    'cg': {'kind': 'cg', 'max_steps': 10, **solved},
+    'astra': {'kind': 'astra', 'steps': 50, **solved},
+    'ekfac': ekfac,
+    'kfac': {**ekfac, 'kind': 'kfac'},
+    'source': source,
+    'source_adam': {**source, 'optimizer': 'adam'},
+    'trak': trak,
+    'trak_8': {**trak, 'projections': 8},
+    'trackstar': {'kind': 'trackstar', 'second_moments': 'factored'},
+    'logra': {'kind': 'logra', 'batch_size': batch_size},
+    **FIRST_ORDER,
+    'tracin': {'kind': 'tracin'},
+    'similarity': {'kind': 'similarity', 'pool': 'mean'},
+    'random': {'kind': 'random'},
+  }
+
+
+def checkpoint(c: config_dict.ConfigDict, path: str, rank: int) -> None:
+  """Makes the model one that was trained, whose tokenizer cuts the texts.
+
+  Args:
+    path: of its folder or GGUF file; one of `experiments.shared.networks.GET` has a
+      command that gets it.
+    rank: of LoRA adapters; 0: the whole model is fine-tuned.
+  """
+  c.model = config_dict.create(
+    kind='checkpoint',
+    path=path,
+    lora={'rank': rank, 'alpha': 2.0 * max(rank, 1), 'targets': ('*/kernel',)},
+    remat=False,  # a block's values are computed again, not kept
+    leave_out=(),  # parameters of a whole model that no row is scored by
+  )
+  del c.data.vocabulary
+  c.lora.training = c.training.to_dict()
+
+
 def smoke(c: config_dict.ConfigDict) -> config_dict.ConfigDict:
   """Shrinks a setting to seconds; every stage still runs."""
+  shrink(c)
+  c.data.vocabulary = 300
+  c.model.update(width=8, heads=2, blocks=1, hidden=12)
+  return c
+
+
+def shrink(c: config_dict.ConfigDict) -> config_dict.ConfigDict:
+  """Shrinks all but the model."""
   c.members = 1
   c.checkpoints = 3
-  c.data.update(train=32, queries=4, length=12, vocabulary=300)
-  c.model.update(width=8, heads=2, blocks=1, hidden=12)
+  c.data.update(train=32, queries=4, length=12)
   c.training.update(epochs=2, batch_size=8)
   c.truth.update(subsets=6, validation=4, repeats=2, members_at_once=6)
   c.same_run.update(subsets=6, dropped=0.1)

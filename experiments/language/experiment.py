@@ -10,23 +10,27 @@ report.html in the workdir.
 import pathlib
 
 import numpy as np
+from absl import logging
 
 from experiments.language import claims as claims_lib
 from experiments.language import page as page_lib
 from experiments.language import retrieval
-from experiments.shared import ensembles, results, stages, tasks
+from experiments.shared import ensembles, minilm, results, stages, tasks
 from experiments.shared import findings as findings_lib
 from experiments.shared import settings as settings_lib
 from tda_jax.data import lexical
 from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import factors as factors_lib
 from tda_jax.evaluation import qld, removal
+from tda_jax.models import encoder
 from tda_jax.report import plots
 
 
 def main(config, workdir: pathlib.Path) -> None:
   """Runs the language experiment and writes its results into the workdir."""
   settings_lib.check(config, 'language')
+  if config.embedding:
+    minilm.folder(config.embedding, workdir, 'embedding')
   task = tasks.load(config)
   models = ensembles.trained(config, task, workdir)
   truth, same_run, rows = None, {}, []
@@ -35,7 +39,7 @@ def main(config, workdir: pathlib.Path) -> None:
     findings = findings_lib.measure(config, task, models, truth, workdir)
   else:
     findings = findings_lib.scored(config, task, models, workdir)
-  for name, scores in of_texts(task).items():
+  for name, scores in of_texts(config, task, workdir).items():
     factors = (scores[None],)
     findings[name] = (
       findings_lib.of_scores(factors, truth)
@@ -61,13 +65,27 @@ def main(config, workdir: pathlib.Path) -> None:
   results.page(config, workdir, __doc__, rows, claims, drawn, shown)
 
 
-def of_texts(task) -> dict[str, np.ndarray]:
-  """Scores [N, Q] that know no model; none of a task without texts."""
+def of_texts(config, task, workdir: pathlib.Path) -> dict[str, np.ndarray]:
+  """Scores [N, Q] that know no model; none of a task without texts.
+
+  BM25, and the cosine of embeddings by the encoder `config.embedding`.
+  """
   shown = task.shown or {}
   if 'train' not in shown:
     return {}
   train, queries = ([*shown[part][:, 0]] for part in ('train', 'queries'))
-  return {'bm25': lexical.bm25(train, queries)}
+  found = {'bm25': lexical.bm25(train, queries)}
+  if not config.embedding:
+    logging.info(
+      'no row of embeddings: give --config.embedding=FOLDER of all-MiniLM-L6-v2'
+      ' (%s)',
+      minilm.INSTALL,
+    )
+    return found
+  folder = minilm.folder(config.embedding, workdir, 'embedding')
+  embed = encoder.embedder(folder)
+  found['embedding'] = lexical.cosine(embed(train), embed(queries))
+  return found
 
 
 def removed_rows(
@@ -98,6 +116,7 @@ def removed_rows(
       removed,
       keys=runs.keys[:1],
       path=workdir / 'qld' / name,
+      frozen=task.frozen,
       members_at_once=config.truth.members_at_once,
     )
     found = qld.interval(filtered, random[:, :1, asked], tokens, over='queries')

@@ -22,7 +22,7 @@ def shown(config, task, runs, findings) -> Shown | None:
   be split by token; None: there is none.
   """
   names = [name for name in evidence.PICTURED if name in findings]
-  if not names or 'tokenizer' not in (task.shown or {}):
+  if not names or 'words' not in (task.shown or {}):
     return None
   name, run = names[0], run_lib.member(runs, 0)
   finding = findings[name]
@@ -31,8 +31,10 @@ def shown(config, task, runs, findings) -> Shown | None:
     return None
   scores = factors_lib.per_model(finding.factors)[0]
   which = np.arange(min(config.report.queries, scores.shape[1]))
-  surprise = problem_lib.terms(task.problem, run.params, task.queries)
-  goes_on = _continued(config, task, run.params, which)
+  problem = problem_lib.bound(task.problem, run.frozen)
+  asked = rows_lib.take(task.queries, which)
+  surprise = problem_lib.terms(problem, run.params, asked)
+  goes_on = _continued(config, task, run, which)
   cards = []
   for q in which:
     chosen = _strongest(scores[:, q], config.report.evidence)
@@ -82,30 +84,32 @@ def _words(task, part, i, weights):
   """(words of a token, its weight), of the first token 0."""
   tokens = texts.tokens_of(getattr(task, part), i)
   weights = [0.0, *map(float, weights)]
-  decode = task.shown['tokenizer'].decode
+  words = task.shown['words']
   return [
-    (decode([t]), weight)
+    (texts.said([t], words), weight)
     for t, weight in zip(tokens, weights, strict=False)  # then padding
-    if t != texts.END
+    if t != words.end
   ]
 
 
-def _continued(config, task, params, which):
+def _continued(config, task, run, which):
   """(what is continued, how the model does it greedily), of each query.
 
   That is the prompt of a question, or the first half of a text.
   """
-  data, decode = config.data, task.shown['tokenizer'].decode
-  sizes = networks.sizes(config.model, data.vocabulary, data.length)
+  words = task.shown['words']
+  sizes, params = networks.of_run(config, run)
   prompts = []
   for q in which:
     tokens = texts.tokens_of(task.queries, q)
     prompt = int(np.argmax(np.asarray(task.queries['mask'][q]) != 0))
     prompts.append(tokens[: prompt + 1 if prompt else 1 + len(tokens) // 2])
-  room = max(1, data.length - max(map(len, prompts)))
-  found = generate.generate(sizes, params, prompts, room, end=texts.END)
-  words = lambda ids: decode([int(t) for t in ids if t != texts.END])
+  room = max(1, config.data.length - max(map(len, prompts)))
+  found = generate.generate(sizes, params, prompts, room, end=words.end)
   return [
-    (f'After “{words(prompt)}” the model goes on:', words(ids))
+    (
+      f'After “{texts.said(prompt, words)}” the model goes on:',
+      texts.said(ids, words),
+    )
     for prompt, ids in zip(prompts, found, strict=True)
   ]

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.shared import results
+from tda_jax import problem as problem_lib
 from tda_jax import trees
 from tda_jax.evaluation import bootstrap, retrieval
 from tda_jax.evaluation import factors as factors_lib
@@ -49,10 +50,11 @@ def rows(values: dict[str, dict[str, np.ndarray]], right) -> list[dict]:
 
 def says_right(task, runs) -> np.ndarray:
   """Whether all targets that count are the first model's likeliest tokens, [Q]."""
-  params = trees.row(runs.params, 0)
+  params, frozen = trees.row((runs.params, runs.frozen), 0)
+  problem = problem_lib.bound(task.problem, frozen)
 
   def one(query):
-    likeliest = jnp.argmax(task.problem.outputs(params, query), -1)
+    likeliest = jnp.argmax(problem.outputs(params, query), -1)
     return jnp.all((likeliest == query['targets']) | (query['mask'] == 0))
 
   queries = jax.tree.map(jnp.asarray, task.queries)

@@ -76,8 +76,9 @@ def measure(
   for name, scored in scored_lib.of(config).items():
     scored = dampings.resolved(scored, chosen)
     stages.peak_memory(reset=True)
+    members = drawn(config, scored, task, ensemble_members, workdir)
     factors, facts = ensembles.scores(
-      config, scored, task, ensemble_members, ending, workdir
+      config, scored, task, members, ending, workdir
     )
     peak, name = stages.peak_memory(), name + ending
     findings[name] = of_scores(factors, true)._replace(
@@ -85,7 +86,7 @@ def measure(
       facts=facts,
       peak_mb=peak,
       unit=scores_lib.unit(scored, task),
-      again=again(config, name, scored, task, ensemble_members, workdir),
+      again=again(config, name, scored, task, members, workdir),
     )
     logging.info(
       '%s: LDS %.3f single, %.3f ensemble of %d',
@@ -99,10 +100,11 @@ def measure(
 
 def scored(config, task, models: Members, workdir) -> dict[str, Finding]:
   """The scores of every method, without a ground truth."""
-  members, ending = ensembles.of_config(config, task, models, workdir)
+  ensemble_members, ending = ensembles.of_config(config, task, models, workdir)
   findings = {}
   for name, method in scored_lib.of(config).items():
     method = dampings.resolved(method, {})
+    members = drawn(config, method, task, ensemble_members, workdir)
     factors, facts = ensembles.scores(
       config, method, task, members, ending, workdir
     )
@@ -113,6 +115,20 @@ def scored(config, task, models: Members, workdir) -> dict[str, Finding]:
       again=again(config, name + ending, method, task, members, workdir),
     )
   return findings
+
+
+def drawn(config, scored, task, members: Members, workdir) -> Members:
+  """The members that a method is scored of: each as often as it draws anew."""
+  if not scored.projections:
+    return members
+  if members.variants > 1:
+    raise ValueError(
+      f'methods.{scored.name}.projections={scored.projections}: the models of'
+      f' ensemble={config.ensemble!r} have variants already: give'
+      ' --config.ensemble=naive'
+    )
+  times = scored.projections
+  return ensembles.make('projections', times, config, task, members, workdir)
 
 
 def without_truth(factors: Factors) -> Finding:

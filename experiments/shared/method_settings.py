@@ -82,6 +82,7 @@ EXTRA = {  # experiment -> what its methods have beside a kind's arguments
   'efficient_ensembles': {
     'models': whole(1), 'varied': whole(1), 'variants': whole(1),
   },
+  'language': {'projections': whole(1)},
   'limited_access': {'score_loss': choice('own', 'cross_entropy')},
   'quanda': {'without': several(text, least=0)},
 }  # fmt: skip

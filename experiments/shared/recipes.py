@@ -41,14 +41,9 @@ def recipe(
       return optax.constant_schedule(t.learning_rate)
     if t.schedule == 'linear':
       return optax.linear_schedule(t.learning_rate, 0.0, steps)
-    if t.schedule == 'triangular':  # up for a fifth of the run, then down
-      peak = steps // 5
-      return optax.join_schedules(
-        [
-          optax.linear_schedule(0.0, t.learning_rate, peak),
-          optax.linear_schedule(t.learning_rate, 0.0, steps - peak),
-        ],
-        [peak],
+    if t.schedule == 'triangular':
+      return _triangular(
+        t.learning_rate, steps, t.get('warmup', 0.2), t.get('last', 0.0)
       )
     if t.schedule == 'cyclic':
       return _cyclic(t.learning_rate, steps, t.cycles)
@@ -62,10 +57,13 @@ def recipe(
     if t.schedule == 'constant':
       rate = t.learning_rate
     eps_root = t.get('eps_root', 0.0)
+    decays = dict(zip(('b1', 'b2'), t.get('betas', ()), strict=False))
     if kind == 'adamw':
-      return optax.adamw(rate, weight_decay=t.weight_decay, eps_root=eps_root)
+      return optax.adamw(
+        rate, **decays, weight_decay=t.weight_decay, eps_root=eps_root
+      )
     if kind == 'adam':
-      rule = optax.adam(rate, eps_root=eps_root)
+      rule = optax.adam(rate, **decays, eps_root=eps_root)
     else:
       rule = optax.sgd(rate, momentum=t.momentum)
     return optax.chain(optax.add_decayed_weights(t.weight_decay), rule)
@@ -74,6 +72,18 @@ def recipe(
   if dropout:
     augment = rows_lib.with_dropout(augment)
   return Recipe(init, optimizer, schedule, t.batch_size, t.epochs, augment)
+
+
+def _triangular(rate, steps, warmup, last):
+  """Up from 0 for a share of the run, then down to a share of the rate."""
+  peak = int(warmup * steps)
+  return optax.join_schedules(
+    [
+      optax.linear_schedule(0.0, rate, peak),
+      optax.linear_schedule(rate, last * rate, steps - peak),
+    ],
+    [peak],
+  )
 
 
 def _cyclic(rate, steps, cycles):

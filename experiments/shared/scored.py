@@ -19,6 +19,8 @@ class Scored(NamedTuple):
     members: how many of the models are scored; None: all.
     models, varied, variants: of efficient_ensembles: how many models, models
       with variants, and variants of each are scored.
+    projections: of language: how many times each model is scored, with draws of its
+      own, of which the mean is its score; None: once.
     without: of quanda: what the method takes too long for.
     score_loss: of limited_access: the loss that a proxy's rows are scored by.
     curve: of an ablation over dampings: the line of the plot that it is of.
@@ -30,6 +32,7 @@ class Scored(NamedTuple):
   models: int | None = None
   varied: int | None = None
   variants: int | None = None
+  projections: int | None = None
   without: tuple[str, ...] = ()
   score_loss: str | None = None
   curve: str = ''

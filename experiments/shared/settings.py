@@ -60,6 +60,9 @@ TRAINING = {
   'learning_rate': POSITIVE,
   'schedule': choice('constant', 'linear', 'triangular', 'cyclic'),
   'cycles': whole(1),
+  'warmup': share,
+  'last': share,
+  'betas': several(open_share, 2, 2),
   'momentum': number(least=0, below=1),
   'eps_root': number(least=0),
   'weight_decay': number(least=0),
@@ -85,6 +88,7 @@ FIELDS = {
   'ablation': text,
   'anchors': flag,
   'seed': SEED,
+  'embedding': text,
   'measure': choice('', 'loss'),
   'score_loss': choice('own', 'cross_entropy'),
   'members': whole(1),
@@ -121,7 +125,7 @@ FIELDS = {
       'per_class': whole(1), 'label_noise': share, 'pool': whole(0),
       'symmetric': flag, 'target': text, 'drop': text, 'classification': flag,
       'one_hot': flag, 'length': whole(1), 'vocabulary': whole(2),
-      'paraphrases': whole(1), 'claims': text,
+      'paraphrases': whole(1), 'claims': text, 'test': text,
       **dict.fromkeys(('pairs', 'of_pair', 'planted'), whole(1)),
       **dict.fromkeys(('of_other', 'of_wrong'), whole(0)),
       'probability': open_share, 'partial': share, 'sentences': whole(1, 2),
@@ -141,8 +145,9 @@ FIELDS = {
       'activation': choice(*networks.ACTIVATIONS), 'init': choice(*networks.INITS),
       'groups': whole(1), 'dropout': number(least=0, below=1),
       'width': whole(1), 'heads': whole(1), 'blocks': whole(1),
-      'hidden': whole(1), 'path': text, 'tied': flag,
-      **_under('lora', LORA), **{f'sizes.{s}': whole(1) for s in SIZES},
+      'hidden': whole(1), 'path': text, 'tied': flag, 'remat': flag,
+      'leave_out': several(text, least=0),
+      **_under('lora', {**LORA, 'rank': whole(0)}), **{f'sizes.{s}': whole(1) for s in SIZES},
   }),
   **_under('training', TRAINING),
   **_under('base', {**TRAINING, 'train': whole(2)}),
@@ -275,6 +280,14 @@ def names(config) -> None:
       raise ValueError(
         f'{each!r} takes {count} of checkpoints={config.checkpoints}: give'
         f' --config.checkpoints={count} or more'
+      )
+    adapted = (
+      config.model.get('kind') == 'checkpoint' and config.model.lora.rank
+    )
+    if kind == 'lora' and adapted:
+      raise ValueError(
+        f'{each!r}: the parameters of this model are adapters already: give'
+        ' --config.model.lora.rank=0'
       )
     if kind == 'dropout' and not config.model.get('dropout'):
       if not unread.is_own(config):

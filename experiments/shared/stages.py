@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.shared import recipes, scored, timing
@@ -16,6 +17,7 @@ from tda_jax import door
 from tda_jax.data import rows as rows_lib
 from tda_jax.data import subsets as subsets_lib
 from tda_jax.evaluation import further_training, retraining
+from tda_jax.problem import bound
 from tda_jax.run import Run
 from tda_jax.storage import record
 from tda_jax.training import fit, members
@@ -28,7 +30,8 @@ def train(config, task: Task, workdir: pathlib.Path) -> Run:
   if isinstance(task.recipe, Run):
     return task.recipe
   params = jax.eval_shape(task.recipe.init, jax.random.key(0))
-  door.check_rows_fit(task.problem, params, task.queries, 'queries', 'measure')
+  problem = bound(task.problem, task.frozen)
+  door.check_rows_fit(problem, params, task.queries, 'queries', 'measure')
   made = {'members': config.members, 'checkpoints': config.checkpoints}
   claim(config, workdir, 'train', **made)
   if task.shown and 'split' in task.shown:
@@ -39,6 +42,7 @@ def train(config, task: Task, workdir: pathlib.Path) -> Run:
     task.recipe,
     task.train,
     keys,
+    frozen=of_each(task.frozen, config.members),
     checkpoints=config.checkpoints,
     directory=workdir / 'train',
     progress=True,
@@ -85,6 +89,7 @@ def truth(config, task: Task, workdir: pathlib.Path, split: str = 'truth'):
     repeats=settings.repeats,
     key=jax.random.fold_in(key(config.seed, 'truth'), seed),
     path=workdir / split,
+    frozen=task.frozen,
     members_at_once=settings.members_at_once,
   )
   return chosen, outcomes
@@ -156,6 +161,7 @@ def same_run(config, task: Task, runs: Run, workdir: pathlib.Path):
     weights,
     keys=runs.keys[: settings.members],
     path=workdir / 'same_run',
+    frozen=task.frozen,
     members_at_once=config.truth.members_at_once,
   )
   return kept, outcomes
@@ -226,6 +232,14 @@ def claim(config, workdir, stage, **settings):
     record.plain(scored.plain(inputs)),
     holder,
   )
+
+
+def of_each(frozen, count):
+  """What is frozen for one model, for each of `count`; None: nothing."""
+  if frozen is None:
+    return None
+  each = lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x)))
+  return jax.tree.map(each, frozen)
 
 
 def key(seed, name):

@@ -24,7 +24,7 @@ from tda_jax import problem as problem_lib
 from tda_jax.data import images as images_lib
 from tda_jax.data import prepare, tables, text
 from tda_jax.data import rows as rows_lib
-from tda_jax.models import decoder
+from tda_jax.models import decoder, tokens
 from tda_jax.problem import Problem
 from tda_jax.run import Run
 from tda_jax.training.fit import Recipe
@@ -42,6 +42,8 @@ class Task(NamedTuple):
       'columns' of a table, 'target' (mean and deviation of standardised ones),
       'split' (rows of the source)}; None: the rows (`experiments.shared.looks`).
     known: what was changed in the rows on purpose (`experiments.shared.worlds`).
+    frozen: of one model, what all models have besides their parameters; None:
+      nothing.
   """
 
   problem: Problem
@@ -50,6 +52,7 @@ class Task(NamedTuple):
   queries: Any
   shown: dict | None = None
   known: dict | None = None
+  frozen: Any = None
 
 
 def is_users(config) -> bool:
@@ -82,7 +85,7 @@ def load(config) -> Task:
       " 'module:function' with the module importable from here"
     ) from None
   made = make(config) if module == __name__ else _of_user(make, config)
-  if not isinstance(made, tuple) or not 4 <= len(made) <= 6:
+  if not isinstance(made, tuple) or not 4 <= len(made) <= len(Task._fields):
     raise ValueError(
       f'{config.task} must return (problem, recipe or Run, train, queries)'
     )
@@ -194,12 +197,20 @@ def reviews(config) -> Task:
 
 def documents(config) -> Task:
   """Language modelling: the next token of documents (`experiments.shared.texts`)."""
-  return _of_texts(config, texts.read(config.data))
+  return _of_texts(config, texts.read)
+
+
+def chunks(config) -> Task:
+  """Language modelling: pieces of documents one after another, two files."""
+  if config.model.kind == 'checkpoint':
+    networks.check_path(config.model)
+  texts.check_files(config.data)
+  return _of_texts(config, texts.chunks)
 
 
 def facts(config) -> Task:
   """Language modelling of statements, and questions that some of them answer."""
-  return _of_texts(config, texts.facts(config.data))
+  return _of_texts(config, texts.facts)
 
 
 def swaps(config) -> Task:
@@ -213,15 +224,44 @@ def swaps(config) -> Task:
 
 def claims(config) -> Task:
   """Language modelling of a corpus, and claims that some sentences support."""
-  return _of_texts(config, texts.claims(config.data))
+  return _of_texts(config, lambda data, words: texts.claims(data))
 
 
 def _of_texts(config, read):
-  """The task of a language model on rows of tokens."""
+  """The task of a language model on rows of tokens.
+
+  Args:
+    read: (data, the words of a model that was trained, or None) -> `texts.Texts`.
+  """
   names = ('model', 'training', 'seed')
   settings = config_dict.FrozenConfigDict({n: config[n] for n in names})
+  if config.model.kind == 'checkpoint':
+    return _of_checkpoint(config, settings, read)
   sizes = config.data.vocabulary, config.data.length
-  return Task(*_language_programs(settings, *sizes), *read)
+  return Task(*_language_programs(settings, *sizes), *read(config.data, None))
+
+
+def _of_checkpoint(config, settings, read):
+  """The same of a decoder that was trained, by its own tokenizer."""
+  model, path = networks.checkpoint(config.model), config.model.path
+  if config.data.length > model.sizes.context:
+    raise ValueError(
+      f'data.length={config.data.length}: {path} reads rows of at most'
+      f' {model.sizes.context} tokens: give --config.data.length='
+      f'{model.sizes.context} or less'
+    )
+  words = texts.Words(tokens.read(path), tokens.end(path))
+  tokens.check(words.tokenizer, model.sizes.vocabulary)
+  rows = read(config.data, words)
+  problem, recipe = _fine_tuning(settings)
+  return Task(problem, recipe, *rows, frozen=model.frozen)
+
+
+@functools.lru_cache(4)
+def _fine_tuning(config):
+  """As `_programs`, of a language model that was trained."""
+  model = networks.checkpoint(config.model)
+  return model.problem, _recipe(config, model.init)
 
 
 @functools.lru_cache(4)

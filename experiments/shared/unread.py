@@ -22,13 +22,19 @@ MODELS = {  # kind -> the fields that it reads
   'lenet': ('dropout',),
   'transformer': ('width', 'heads', 'blocks', 'hidden', 'dropout'),
   'decoder': ('width', 'heads', 'blocks', 'hidden', 'tied'),
+  'checkpoint': ('path', 'lora', 'remat', 'leave_out'),
   'resnet9': ('widths', 'groups'),
   'cnn2': ('init',),
   'cnn3': ('init',),
   'vit': ('path', 'heads', 'lora'),
   'random_vit': ('sizes', 'lora'),
 }
-OPTIONAL = ('activation', 'dropout')  # have defaults where they are absent
+OPTIONAL = (
+  'activation',
+  'dropout',
+  'remat',
+  'leave_out',
+)  # have defaults where they are absent
 DRAWN = ('seed', 'queries', 'train', 'per_class', 'classes', 'held_out')
 WORLDS = ('world', 'worlds')
 DATA = {  # task -> the fields of config.data that it reads
@@ -41,6 +47,7 @@ DATA = {  # task -> the fields of config.data that it reads
     'vocabulary',
   ),
   'documents': (*('seed', 'train', 'queries', 'name', 'length', 'vocabulary'),),
+  'chunks': (*('seed', 'train', 'queries', 'name', 'test', 'length'),),
   'facts': (
     *('seed', 'train', 'queries', 'name', 'length', 'vocabulary'),
     'paraphrases',
@@ -66,7 +73,9 @@ NAMES = {
   'swaps': ('swaps',),
   'claims': ('claims', 'vitaminc', 'ftrace'),
 }
-TEXTS = ('documents', 'facts', 'swaps', 'claims')  # tasks of language models
+TEXTS = ('documents', 'chunks', 'facts', 'swaps', 'claims')  # language models'
+TRAINED = ('documents', 'chunks', 'facts')  # those that a checkpoint may have
+LANGUAGE = ('decoder', 'checkpoint')
 FILE = ('target', 'drop', 'classification', 'one_hot')  # of a user's table
 OTHERS = {  # fields of a config that another experiment reads
   'efficient_ensembles': (
@@ -147,7 +156,8 @@ def needed(config) -> None:
       " another task, as --config.task=experiments.shared.tasks:table for a table's"
       ' file'
     )
-  if absent := [f for f in _required(task) if f not in config.data]:
+  _of_language(kind, task)
+  if absent := [f for f in _required(task, kind) if f not in config.data]:
     raise ValueError(
       f'task={config.task!r} needs {", ".join(f"data.{f}" for f in absent)},'
       ' which this config does not have: use a config of that task'
@@ -156,11 +166,6 @@ def needed(config) -> None:
     raise ValueError(
       f'model.kind={kind!r} of the task {task}: a transformer reads texts, which'
       ' the task reviews has, and no other model does'
-    )
-  if (kind == 'decoder') != (task in TEXTS):
-    raise ValueError(
-      f'model.kind={kind!r} of the task {task}: a decoder models the language of'
-      f' the tasks {" and ".join(TEXTS)}, and no other model does'
     )
   for section, training in _trainings(config):
     if training.schedule == 'cyclic' and 'cycles' not in training:
@@ -177,6 +182,25 @@ def needed(config) -> None:
       )
 
 
+def _of_language(kind, task):
+  """A language model has a task of texts, and no other model has."""
+  if kind == 'checkpoint' and task not in TRAINED:
+    raise ValueError(
+      f'model.kind={kind!r} of the task {task}: a checkpoint is fine-tuned on the'
+      f' tasks {", ".join(TRAINED)}'
+    )
+  if task == 'chunks' and kind != 'checkpoint':
+    raise ValueError(
+      f'model.kind={kind!r} of the task chunks: its pieces are of the tokens of a'
+      " checkpoint's tokenizer: use a config of one, as gpt2_wikitext.py"
+    )
+  if (kind in LANGUAGE) != (task in TEXTS):
+    raise ValueError(
+      f'model.kind={kind!r} of the task {task}: a decoder or a checkpoint models'
+      f' the language of the tasks {" and ".join(TEXTS)}, and no other model does'
+    )
+
+
 def unread(config, command: str) -> Iterator[tuple[str, str]]:
   """(field or section, why it is not read)."""
   for field in ('experiment', 'ablation'):
@@ -189,11 +213,15 @@ def unread(config, command: str) -> Iterator[tuple[str, str]]:
   for section, training in _trainings(config):
     if training.schedule != 'cyclic':
       yield f'{section}.cycles', f'{section}.schedule={training.schedule!r}'
+    if training.schedule != 'triangular':
+      for field in ('warmup', 'last'):
+        yield f'{section}.{field}', f'{section}.schedule={training.schedule!r}'
     if training.get('optimizer', 'sgd') != 'sgd':
       optimizer = training.optimizer
       yield f'{section}.momentum', f'{section}.optimizer={optimizer!r}'
     else:
-      yield f'{section}.eps_root', f"{section}.optimizer='sgd'"
+      for field in ('eps_root', 'betas'):
+        yield f'{section}.{field}', f"{section}.optimizer='sgd'"
   yield from _of_methods(config)
   yield from _of_tracing(config)
   yield from _of_stages(config)
@@ -217,6 +245,8 @@ def _of_data(config):
       yield 'data.path', f'data.name={data.name!r} says where the data are'
     for field in FILE if data.name in sources.TABLES else ():
       yield f'data.{field}', f'{data.name} is no file of yours'
+  if config.model.kind == 'checkpoint':
+    yield 'data.vocabulary', "a checkpoint's tokenizer has its own"
   if data.get('per_class'):
     yield 'data.train', 'data.per_class says how many rows there are'
   mixed = data.get('worlds', {}).get('mixed', {})
@@ -232,6 +262,11 @@ def _of_model(config):
     if field != 'kind' and field not in MODELS[kind]:
       if not any(field in MODELS[k] for k in _kinds_of(config)):
         yield f'model.{field}', f'model.kind={kind!r} has no such thing'
+  if kind == 'checkpoint' and config.model.lora.rank:
+    yield 'model.leave_out', 'adapters are chosen by model.lora.targets'
+  elif kind == 'checkpoint':
+    for field in ('alpha', 'targets'):
+      yield f'model.lora.{field}', 'model.lora.rank=0 trains the whole model'
 
 
 def _of_methods(config):
@@ -316,9 +351,11 @@ def _trainings(config):
     yield 'lora.training', config.lora.training
 
 
-def _required(task):
+def _required(task, kind):
   if task == 'swaps':
     return ('length', 'pairs')
+  if kind == 'checkpoint':
+    return ('length', 'test') if task == 'chunks' else ('length',)
   if task in ('reviews', *TEXTS):
     return ('length', 'vocabulary')
   return FILE if task == 'table' else ()

@@ -49,6 +49,7 @@ def without(
   keys: jax.Array,
   path: str | os.PathLike,
   column: str | None = None,
+  frozen: PyTree = None,
   members_at_once: int = 50,
   attributes: dict | None = None,
   progress: bool = True,
@@ -67,6 +68,8 @@ def without(
     column: None: rows are removed. Else a column [N, T] of weights of tokens,
       such as 'mask', of which the entries become 0: single terms of rows' losses
       are removed. What the loss divides by must not be their sum.
+    frozen: what each model has besides its parameters, as the base of LoRA
+      adapters, the same for all: leaves of one model, or None.
     members_at_once: models trained together; each takes N numbers besides its
       parameters, or N·T bytes with `column`.
     attributes: further fields of the store's record.
@@ -98,7 +101,7 @@ def without(
     recipe,
     train,
     queries,
-    retraining.Models(members_at, name, count, len(keys)),
+    retraining.Models(members_at, name, count, len(keys), frozen),
     identity={
       'kind': 'without',
       'column': column,

@@ -36,12 +36,15 @@ class Models(NamedTuple):
     name: j -> what to call that model in an error.
     count: V, variants of a repeat.
     repeats: R.
+    frozen: what each of them has besides its parameters, the same for all; leaves
+      of one model. None: nothing.
   """
 
   members_at: Callable[[np.ndarray], Member]
   name: Callable[[int], str]
   count: int
   repeats: int
+  frozen: PyTree = None
 
 
 @door.renamed(at_once='members_at_once')
@@ -56,6 +59,7 @@ def outcomes(
   repeats: int,
   key: jax.Array,
   path: str | os.PathLike,
+  frozen: PyTree = None,
   members_at_once: int = 50,
   attributes: dict | None = None,
   progress: bool = True,
@@ -73,6 +77,8 @@ def outcomes(
     repeats: R.
     key: of all models.
     path: of the score store.
+    frozen: what each model has besides its parameters, as the base of LoRA
+      adapters, the same for all: leaves of one model, or None.
     members_at_once: models trained together; memory grows with it, and with nothing
       else.
     attributes: further fields of the store's record; they must be the same when
@@ -95,7 +101,7 @@ def outcomes(
     recipe,
     train,
     queries,
-    Models(members_at, name, len(subsets), repeats),
+    Models(members_at, name, len(subsets), repeats, frozen),
     identity={
       'kind': 'outcomes',
       'subsets': digest(subsets),
@@ -192,6 +198,7 @@ def reweighted(
   *,
   keys: jax.Array,
   path: str | os.PathLike,
+  frozen: PyTree = None,
   members_at_once: int = 50,
   attributes: dict | None = None,
   progress: bool = True,
@@ -206,6 +213,8 @@ def reweighted(
     weights: [M, N] of the losses.
     keys: [R] typed keys, for example `Run.keys`.
     path: score store [R·M, Q], row r·M + m; the same call continues it.
+    frozen: what each model has besides its parameters, as the base of LoRA
+      adapters, the same for all: leaves of one model, or None.
 
   Raises:
     ValueError: bad rows or weights; a model diverged; the store is of another
@@ -226,7 +235,7 @@ def reweighted(
     recipe,
     train,
     queries,
-    Models(members_at, name, count, len(keys)),
+    Models(members_at, name, count, len(keys), frozen),
     identity={
       'kind': 'reweighted',
       'weights': digest(weights),
@@ -372,7 +381,7 @@ def measure_retrained(
 
 def _checked(problem, recipe, train, queries, models):
   """(rows, queries, what the training is known by), or ValueError."""
-  first = models.members_at(np.arange(1))
+  first = _stack(models, np.arange(1), models.frozen)
   train = members.check(problem, recipe, train, first)
   queries = rows_lib.whole(door.rows(queries, 'queries', problem)).examples
   frozen = trees.row(first.frozen, 0)
@@ -381,8 +390,10 @@ def _checked(problem, recipe, train, queries, models):
   door.check_rows_fit(member_problem, params, queries, 'queries', 'measure')
   functions = fingerprint.of_problem(problem, params, train, frozen, queries)
   n = members.row_count(train, first)
+  own = {} if models.frozen is None else {'frozen': digest(models.frozen)}
   training = {
     **members.identity(problem, recipe, train, n, frozen),
+    **own,
     'repeats': models.repeats,
     'measure': functions['measure'],
     'queries': digest(queries),
@@ -421,13 +432,14 @@ def _part_measurer(problem, recipe, train, queries, models, points) -> Callable:
   `update` is called with the number of models' runs that were trained since it
   was called before.
   """
-  train, queries = members.on_device((train, queries))
+  given = (train, queries, models.frozen)
+  train, queries, frozen = members.on_device(given)
 
   def measure(j, size, update):
     # A smaller last part trains its last model more than once: compiling for
     # another size would cost more.
     padded = np.minimum(j[0] + np.arange(size), j[-1])
-    stack = members.on_device(models.members_at(padded))
+    stack = members.on_device(_stack(models, padded, frozen))
     total = fit.total_steps(recipe, members.row_count(train, stack))
     stops, measured = points or (total,), []
     name = lambda e: models.name(int(padded[e]))
@@ -446,6 +458,15 @@ def _part_measurer(problem, recipe, train, queries, models, points) -> Callable:
     return measured
 
   return measure
+
+
+def _stack(models, j, frozen):
+  """The members j, each with what is frozen for all."""
+  stack = models.members_at(j)
+  if frozen is None:
+    return stack
+  each = lambda x: jnp.broadcast_to(x, (len(j), *jnp.shape(x)))
+  return stack._replace(frozen=jax.tree.map(each, frozen))
 
 
 @functools.partial(jax.jit, static_argnames='problem')

@@ -4,7 +4,7 @@ import os
 import pathlib
 from typing import Any
 
-from tda_jax.models import gguf_decoder
+from tda_jax.models import gguf_decoder, weights
 
 # How texts are cut before their bytes are merged, by the names of llama.cpp.
 _LETTERS = (
@@ -57,6 +57,20 @@ def check(tokenizer: Any, vocabulary: int) -> None:
       f' {vocabulary} ids: give the tokenizer that the model was trained'
       ' with'
     )
+
+
+def end(path: str | os.PathLike) -> int | None:
+  """The id of the token that ends a text; None: the model's files name none.
+
+  Args:
+    path: of the model: a folder with config.json, or a GGUF file.
+  """
+  path = pathlib.Path(path)
+  if path.suffix == '.gguf':
+    given = gguf_decoder.fields(gguf_decoder.opened(path))
+    return given.get('tokenizer.ggml.eos_token_id')
+  named = weights.read_json(path / 'config.json').get('eos_token_id')
+  return named[0] if isinstance(named, list) else named
 
 
 def _package():

@@ -52,6 +52,44 @@ def without(path, removed, **changes):
   return removal.without(removed=removed, path=path, **(given | changes))
 
 
+def test_what_is_frozen_is_of_all_models(tmp_path):
+  """As if the model had it within: the same numbers, and known by its contents."""
+  base = np.array([1.0, -2.0, 0.5], np.float32)
+  within = regression(lambda params, x: x @ (params + base), l2=0.1)
+  apart = regression(lambda params, x, base: x @ (params + base), l2=0.1)
+  removed = np.array([[0], [3], [7]])
+  wanted = without(tmp_path / 'within', removed, problem=within)
+  found = without(tmp_path / 'apart', removed, problem=apart, frozen=base)
+  np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+  assert np.abs(without(tmp_path / 'none', removed) - found).max() > 1e-3
+  with pytest.raises(ValueError, match='frozen'):
+    without(tmp_path / 'apart', removed, problem=apart, frozen=2 * base)
+  given = PROBLEM, recipe(), TRAIN, QUERIES
+  subsets_of = np.array([[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]])
+  options = {'repeats': 2, 'key': KEYS[0], 'progress': False}
+  wanted, found = (
+    retraining.outcomes(problem, *given[1:], subsets_of, **options, **more)
+    for problem, more in (
+      (within, {'path': tmp_path / 'a'}),
+      (apart, {'path': tmp_path / 'b', 'frozen': base}),
+    )
+  )
+  np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+  weights = np.ones((2, 12))
+  weights[1, 4] = 0
+  del options['repeats'], options['key']
+  wanted, found = (
+    retraining.reweighted(
+      problem, *given[1:], weights, keys=KEYS, **options, **more
+    )
+    for problem, more in (
+      (within, {'path': tmp_path / 'c'}),
+      (apart, {'path': tmp_path / 'd', 'frozen': base}),
+    )
+  )
+  np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
 def test_without_anything_removed_it_is_the_run_itself(tmp_path):
   run = members.train(PROBLEM, recipe(), TRAIN, KEYS)
   found = without(tmp_path / 's', np.zeros((1, 0), int))

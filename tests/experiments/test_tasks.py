@@ -96,6 +96,35 @@ def test_a_cyclic_rate_ends_each_cycle_at_0():
     made.learning_rate(2)
 
 
+def test_a_rate_rises_for_a_share_and_ends_at_one():
+  changes = {'schedule': 'triangular', 'learning_rate': 0.4}
+  rates = lambda **more: np.asarray(
+    jax.vmap(
+      recipes.recipe(
+        config(training=changes | more).training, None
+      ).learning_rate(40)
+    )(jnp.arange(41))
+  )
+  plain, slow = rates(), rates(warmup=0.25, last=0.1)
+  np.testing.assert_allclose(
+    plain[[0, 4, 8, 24, 40]], [0, 0.2, 0.4, 0.2, 0], atol=1e-6
+  )
+  np.testing.assert_allclose(
+    slow[[0, 5, 10, 25, 40]], [0, 0.2, 0.4, 0.22, 0.04], atol=1e-6
+  )
+
+
+def test_betas_are_those_of_the_optimizer():
+  adam = {'optimizer': 'adam', 'schedule': 'constant', 'weight_decay': 0.0}
+  made = recipes.recipe(
+    config(training=adam | {'betas': (0.5, 0.6)}).training, None
+  )
+  rule = made.optimizer(3)
+  _, state = rule.update(jnp.ones(2), rule.init(jnp.ones(2)), jnp.ones(2))
+  moments = [x for x in jax.tree.leaves(state) if x.shape == (2,)]
+  np.testing.assert_allclose([x[0] for x in moments], [0.5, 0.4], rtol=1e-6)
+
+
 def test_equal_settings_share_their_programs_and_others_do_not():
   programs = lambda **fields: tasks.load(config(**fields))[:2]
   own = programs()
