@@ -51,7 +51,7 @@ def config(setting: str) -> config_dict.ConfigDict:
     kind='trained',  # or 'endpoint': OPENAI_BASE_URL and OPENAI_API_KEY
     steps=500,  # of training
     batch_size=32,
-    learning_rate=3e-4,
+    learning_rate=1e-4,
     blocks=3,  # of the encoder that are trained, from the last down
     length=40,  # tokens of a pair; longer ones are cut
     sentences=4000,  # of other countries, that it learns from
