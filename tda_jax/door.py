@@ -182,11 +182,12 @@ def enter(
   """
   if method is not None:
     check_method(method)
+    stacked = bool(method.members) if stacked is None else stacked
   check_problem(problem)
   train = rows(train, 'train', problem)
   if queries is not None:
     queries = rows_lib.whole(rows(queries, 'queries', problem)).examples
-  many = bool(method.members) if stacked is None else stacked
+  many = bool(stacked)
   run = models(problem, given, train, many)
   member = (run.params, run.frozen)
   params, frozen = trees.row(member, 0) if many else member

@@ -131,13 +131,13 @@ def newton(
     return rest, _dual(problem, params, train, batch_size, memory_limit)
 
   def predict(state, problem, params, train, queries, numbers):
-    rest, fitted = state
-    stack = rows_lib.of_set(train, *numbers, batch_size)
+    (rest, fitted), (index, mask) = state, numbers
+    stack = rows_lib.of_set(train, index, mask, batch_size)
     objective = _Objective(problem, params, stack, damping, rest)
     if precondition is not None:
       inverse = _by_kronecker(precondition, fitted, problem, params, train)
     else:
-      inverse = _by_dual(objective, fitted, train, *numbers, batch_size)
+      inverse = _by_dual(objective, fitted, train, index, mask, batch_size)
 
     def step(delta, _):
       z = objective.outputs(delta)
@@ -185,7 +185,7 @@ def predict_sets(
     method: `newton`.
     runs: one model, or members (axis E).
     train, queries: rows (see `data.rows`).
-    subsets: M sets of rows: their numbers [M, n], or whether each row is in the
+    subsets: M sets of rows, those that are trained on: their numbers [M, n], or whether each row is in the
       set, bool [M, N].
     key: for a preconditioner that draws labels.
 
@@ -210,6 +210,11 @@ def by_member(
 
   Args: see `predict_sets`.
   """
+  if not isinstance(method, SetMethod):
+    raise ValueError(
+      f'the method is a {type(method).__name__}: give one of sets of rows, for'
+      ' example tda.newton(damping)'
+    )
   entered = door.enter(None, problem, runs, train, queries, key, stacked=True)
   sets = subsets_lib.listed(subsets, rows_lib.count(entered.train))
   numbers = rows_lib.numbers_of_sets(sets)

@@ -180,6 +180,10 @@ def test_wrong_arguments_are_refused():
   ):
     with pytest.raises(ValueError, match=sentence):
       predicted(NEWTON, t, np.array(subsets))
+  with pytest.raises(
+    ValueError, match=r'is a Method: give .*newton\(damping\)'
+  ):
+    predicted(tda.grad_dot(), t)
   with pytest.raises(ValueError, match="damping='heuristic': give a number"):
     sets.newton('heuristic')
   with pytest.raises(ValueError, match='without Kronecker factors'):
