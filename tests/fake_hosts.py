@@ -32,19 +32,25 @@ def pod(logs, *command, processes=2, devices=2):
   )
 
 
-def finished(logs, *command, seconds=600, **shape):
+def finished(logs, *command, seconds=1800, **shape):
   """Runs a command on a pod to its end, which must be status 0."""
   both = pod(logs, *command, **shape)
-  assert both.wait(seconds) == 0, (logs / '0.log').read_text()[-2000:]
+  try:
+    assert both.wait(seconds) == 0, (logs / '0.log').read_text()[-2000:]
+  finally:
+    if both.poll() is None:
+      os.killpg(both.pid, signal.SIGKILL)
 
 
-def kill_one(logs, *command, begun, victim, seconds=300, **shape):
+def kill_one(logs, *command, begun, victim, seconds=900, **shape):
   """Starts a pod, and kills one host once begun(): the others end within 30 s."""
   both = pod(logs, *command, **shape)
   limit = time.monotonic() + seconds
   while time.monotonic() < limit and both.poll() is None and not begun():
     time.sleep(0.02)
-  assert both.poll() is None and begun(), 'nothing was there to kill'
+  if both.poll() is None and not begun():
+    os.killpg(both.pid, signal.SIGKILL)
+  assert both.poll() is None, 'nothing was there to kill'
   children = subprocess.run(
     ['pgrep', '-P', str(both.pid), '-f', command[2]],  # python -m MODULE
     capture_output=True, text=True,

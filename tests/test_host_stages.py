@@ -44,7 +44,7 @@ def alone(commands, workdir):
   """The commands one after another, by one process with one device."""
   for one in commands:
     subprocess.run(
-      [*one, f'--workdir={workdir}'], cwd=ROOT, check=True, timeout=900,
+      [*one, f'--workdir={workdir}'], cwd=ROOT, check=True, timeout=1800,
       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
 
