@@ -177,7 +177,7 @@ def _corpus(config, templates) -> claims_lib.Corpus:
 
 
 def taught(
-  config, made: claims_lib.Corpus, search: candidates.Search, claims
+  config, corpus: claims_lib.Corpus, search: candidates.Search, claims
 ) -> tuple[list[tuple[str, str]], np.ndarray]:
   """(pairs, whether the second supports) that a judge learns from.
 
@@ -186,28 +186,29 @@ def taught(
   random ones.
   """
   rows = search.index.embeddings
-  rng = np.random.default_rng([config.seed, len(made.sentences)])
+  rng = np.random.default_rng([config.seed, len(corpus.sentences)])
   pairs, supports = [], []
   for q in claims:
-    does = made.supports[:, q]
+    does = corpus.supports[:, q]
     near = np.argsort(
-      -(rows @ index.unit(search.encode([made.claims[q]]), 1)[0]), kind='stable'
+      -(rows @ index.unit(search.encode([corpus.claims[q]]), 1)[0]),
+      kind='stable',
     )
-    about = made.facts[q][:2]  # relation and subject
-    same = [i for i, fact in enumerate(made.stated) if fact[:2] == about]
+    about = corpus.facts[q][:2]  # relation and subject
+    same = [i for i, fact in enumerate(corpus.stated) if fact[:2] == about]
     against = [
       *near[~does[near]][: config.judge.hard],
       *(i for i in same if not does[i]),
       *(i for i in rng.choice(len(does), 2) if not does[i]),
     ]
     chosen = [*dict.fromkeys([*np.flatnonzero(does), *against])]
-    pairs += [(made.claims[q], made.sentences[i]) for i in chosen]
+    pairs += [(corpus.claims[q], corpus.sentences[i]) for i in chosen]
     supports.append(does[chosen])
   return pairs, np.concatenate(supports)
 
 
 def held_out(
-  config, made: claims_lib.Corpus, search: candidates.Search, claims
+  config, corpus: claims_lib.Corpus, search: candidates.Search, claims
 ) -> tuple[list[tuple[str, str]], np.ndarray, int]:
   """(pairs, whether they support, positives missed): candidates of other claims.
 
@@ -217,11 +218,11 @@ def held_out(
   own, pairs, truth = config.tracing, [], []
   settings = {'way': own.way, 'budget': own.budget, 'fuzz': own.fuzz}
   for q in claims:
-    rows = candidates.candidates(search, made.claims[q], **settings).rows
-    pairs += [(made.claims[q], made.sentences[i]) for i in rows]
-    truth.append(made.supports[rows, q])
+    rows = candidates.candidates(search, corpus.claims[q], **settings).rows
+    pairs += [(corpus.claims[q], corpus.sentences[i]) for i in rows]
+    truth.append(corpus.supports[rows, q])
   truth = np.concatenate(truth)
-  missed = made.supports[:, [*claims]].sum() - truth.sum()
+  missed = corpus.supports[:, [*claims]].sum() - truth.sum()
   return pairs, truth, int(missed)
 
 

@@ -192,7 +192,7 @@ def defaults(kind: str, config: Any) -> dict[str, Any]:
   if kind in ('relatif', 'displaced', 'laplace_influence'):
     inner = {'kind': 'ekfac', 'damping': config.damping}
     return {'kind': kind, 'inverse': inner}
-  settings = {'kind': kind}
+  settings: dict[str, Any] = {'kind': kind}
   if kind == 'bayesian_influence':
     settings['precondition'] = {'kind': 'ekfac', 'damping': config.damping}
   parameters = inspect.signature({**INVERSES, **METHODS}[kind]).parameters
