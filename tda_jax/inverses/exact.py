@@ -62,8 +62,8 @@ def exact(
     damping: a number, or 'heuristic': 0.1 · trace(G) / number of parameters.
     memory_limit: bytes that the Gram matrix and its factor may take; they must
       be free too.
-    factor: 'cholesky', of one damping; or 'eigh', which takes about thirty times
-      as long and serves all dampings, so that a fit that is kept does too.
+    factor: 'cholesky', of one damping; or 'eigh', which takes much
+      longer and serves all dampings, so that a fit that is kept does too.
     tolerance, max_steps: of the conjugate gradients, see `cg`.
 
   Raises:
