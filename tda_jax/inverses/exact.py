@@ -39,7 +39,7 @@ class State(NamedTuple):
 
   # The Cholesky factor of BBᵀ + λN; or BBᵀ's (eigenvalues, eigenvectors).
   factor: jax.Array | tuple[jax.Array, jax.Array]
-  mean: jax.Array  # trace(G) / number of parameters
+  heuristic: jax.Array  # the damping of that name
   rows: dual.Rows | None  # those of B; None: all
 
 
@@ -62,8 +62,8 @@ def exact(
     damping: a number, or 'heuristic': 0.1 · trace(G) / number of parameters.
     memory_limit: bytes that the Gram matrix and its factor may take; they must
       be free too.
-    factor: 'cholesky', of one damping; or 'eigh', which takes about thirty times
-      as long and serves all dampings, so that a fit that is kept does too.
+    factor: 'cholesky', of one damping; or 'eigh', which takes much
+      longer and serves all dampings, so that a fit that is kept does too.
     tolerance, max_steps: of the conjugate gradients, see `cg`.
 
   Raises:
@@ -86,16 +86,16 @@ def exact(
       z = dual.outputs(problem, params, stack)
       rows, trace = dual.largest(problem, params, stack, z, count)
       matrix = dual.gram(problem, params, train, rows, batch_size)
-    mean = trace / (n * trees.size(params))
+    heuristic = 0.1 * trace / (n * trees.size(params))
     if factor == 'eigh':
-      return State(ekfac_lib.eigh(matrix), mean, rows)
-    shift = _shift(damping, mean) + problem.l2
-    return State(dual.cholesky(matrix, shift * n), mean, rows)
+      return State(ekfac_lib.eigh(matrix), heuristic, rows)
+    shift = _shift(damping, heuristic) + problem.l2
+    return State(dual.cholesky(matrix, shift * n), heuristic, rows)
 
   def solve(state, problem, params, train, vectors, key):
     del key
     inverse_lib.check_damping(damping, problem.l2)  # the fit may be another's
-    shift = _shift(damping, state.mean)
+    shift = _shift(damping, state.heuristic)
     total = shift + problem.l2
     if state.rows is None:
       forward, transpose = _rows_of_ggn(problem, params, train, batch_size)
@@ -122,10 +122,10 @@ def exact(
   )
 
 
-def _shift(damping, mean):
-  """The damping as a number, given the mean eigenvalue of G."""
+def _shift(damping, heuristic):
+  """The damping as a number."""
   if damping == 'heuristic':
-    return 0.1 * mean
+    return heuristic
   return jnp.asarray(damping, jnp.float32)
 
 

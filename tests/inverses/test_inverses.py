@@ -299,7 +299,9 @@ def test_errors_say_what_to_change():
     descent.astra(DAMPING, reports=3)
 
 
-@pytest.mark.parametrize('limit', [8e9, 36 * 10**2])
+@pytest.mark.parametrize(
+  'limit', [pytest.param(8e9, marks=pytest.mark.slow), 36 * 10**2]
+)
 def test_one_fit_of_eigenvectors_serves_all_dampings(limit):
   t = tiny.classification()
   v = tiny.vectors(t)

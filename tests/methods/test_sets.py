@@ -51,8 +51,7 @@ def dense_steps(t, subset, damping, steps=1, stationary=True):
   return m @ delta
 
 
-@pytest.mark.parametrize('stationary', [True, False])
-@pytest.mark.parametrize('steps', [1, 3])
+@pytest.mark.parametrize('steps, stationary', [(1, False), (3, True)])
 def test_the_steps_are_those_of_a_dense_solve(steps, stationary):
   t = tiny.classification(l2=0.02)
   method = sets.newton(
@@ -67,7 +66,10 @@ def test_the_steps_are_those_of_a_dense_solve(steps, stationary):
   'options',
   [
     {'memory_limit': 12 * 3**2},
-    {'precondition': tda.ekfac(DAMPING, labels='exact')},
+    pytest.param(
+      {'precondition': tda.ekfac(DAMPING, labels='exact')},
+      marks=pytest.mark.slow,
+    ),
   ],
 )
 def test_the_preconditioner_changes_no_prediction(options):
@@ -139,10 +141,9 @@ def test_padding_batches_and_members_change_nothing():
   np.put_along_axis(masks[:3], SUBSETS, True, 1)
   masks[3] = True  # beside which the others are padded
   scale = np.abs(want).max()
-  for size in (3, 256):
-    method = sets.newton(DAMPING, batch_size=size, tolerance=1e-5)
-    got = predicted(method, t, masks)
-    np.testing.assert_allclose(got[:3], want, atol=1e-4 * scale)
+  method = sets.newton(DAMPING, batch_size=3, tolerance=1e-5)
+  got = predicted(method, t, masks)
+  np.testing.assert_allclose(got[:3], want, atol=1e-4 * scale)
   other = jax.tree.map(lambda x: 0.5 * x, t.params)
   two = jax.tree.map(lambda *x: jnp.stack(x), t.params, other)
   both = np.mean([want, predicted(NEWTON, t, params=other)], 0)
