@@ -111,6 +111,7 @@ def get_config(arg=None):
       'precondition': {'kind': 'ekfac', 'damping': DAMPING},
       'draws': 100,  # of each of 10 chains
       'burn_in': 100,
+      'batch_size': 1000,  # all: at this temperature minibatches are noise
       **COLD,
     },
     'representer': {'kind': 'representer', 'l2': c.training.weight_decay},

@@ -15,6 +15,7 @@ standard error of a score is about √((V_i V_q + Cov²) / D) / T of D independe
 draws, V their variances.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -86,13 +87,13 @@ def _products(losses, problem, draws: Draws, batch):
   return jnp.tensordot(values - values.mean(0), draws.weights, ((0,), (0,)))
 
 
-def of_models(function, params: PyTree) -> jax.Array:
-  """`function` of each of D models, [D, ...], some at a time."""
+def of_models(function: Callable[[PyTree], PyTree], params: PyTree) -> PyTree:
+  """`function` of each of D models, leaves [D, ...], some at a time."""
   size = min(MODELS_AT_ONCE, trees.count(params))
   return jax.lax.map(function, params, batch_size=size)
 
 
-def normal(key, like: PyTree) -> PyTree:
+def normal(key: jax.Array, like: PyTree) -> PyTree:
   """Standard normal numbers, of the shapes of `like`; each leaf has its key."""
   leaves, structure = jax.tree.flatten(like)
   keys = jax.random.split(key, len(leaves))
