@@ -27,7 +27,7 @@ ARGUMENTS = [  # factory, its arguments, words of the sentence
   (tda.logra, {'rank': 2}, 'rank=2: give two whole numbers'),
   (
     tda.bayesian_influence,
-    {'temperature': 0},
+    {'damping': 0.1, 'temperature': 0},
     'temperature=0: give a number above 0',
   ),
   (tda.trackstar, {'mix': 1}, 'mix=1: give a number from 0 to below 1'),

@@ -17,7 +17,7 @@ from experiments.shared import arguments
 DAMPING = (
   3e-3  # of ablations and kinds by name, near the best on validation subsets
 )
-COLD = {'temperature': 0.01}  # at 1 draws leave what is nearly quadratic
+COLD = {'temperature': 1e-3}  # at 1, draws leave where the loss is quadratic
 
 SMOKE = {
     'grad_dot', 'ekfac', 'astra', 'cg', 'exact', 'trak', 'source', 'laplace',
@@ -112,6 +112,7 @@ def get_config(arg=None):
       'precondition': {'kind': 'ekfac', 'damping': DAMPING},
       'draws': 100,  # of each of 10 chains
       'burn_in': 100,
+      'batch_size': 1000,  # all: at this temperature minibatches are noise
       **COLD,
     },
     'representer': {'kind': 'representer', 'l2': c.training.weight_decay},

