@@ -15,12 +15,14 @@ import numpy as np
 
 from experiments.dda import claims as claims_lib
 from experiments.dda import estimates, forms
+from experiments.dda import models as models_lib
 from experiments.dda import page as page_lib
 from experiments.dda import scores as scores_lib
 from experiments.dda import worlds as worlds_lib
 from experiments.dda.measured import Measured
 from experiments.shared import arguments, results
 from experiments.shared import settings as settings_lib
+from tda_jax.data import rows as rows_lib
 from tda_jax.methods import dda, gradients, method
 from tda_jax.report import plots
 
@@ -65,9 +67,10 @@ def main(config, workdir: pathlib.Path) -> None:
 
 
 def cost(config, world) -> float:
-  """Seconds of DDA of all checkpoints and the base over those of Grad-Dot."""
-  problem = worlds_lib.problem_of(config)
-  given = (problem, world.run, world.train, world.queries)
+  """Seconds of DDA of all checkpoints and the base over Grad-Dot's, of a batch."""
+  problem = models_lib.of(config).problem
+  rows = rows_lib.take(world.train, slice(config.batch_size))
+  given = (problem, world.run, rows, world.queries)
 
   def seconds(timed):
     spent = []

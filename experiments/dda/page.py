@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.dda import worlds as worlds_lib
+from experiments.dda import models as models_lib
 from experiments.shared import evidence, texts
 from experiments.shared.evidence import Shown
 from tda_jax import scoring
@@ -13,7 +13,8 @@ from tda_jax.report.cards import Evidence, Example, Query
 
 def shown(config, world) -> Shown:
   """The first wrong summaries of a world, by denoised influence on the contrast."""
-  problem, made = worlds_lib.problem_of(config), dda.dda()
+  models, made = models_lib.of(config), dda.dda()
+  problem = models.problem
   given = (made, problem, world.run, world.train)
   which = np.flatnonzero(world.wrong)[: config.report.queries]
   queries = rows_lib.take(world.queries, which)
@@ -30,7 +31,7 @@ def shown(config, world) -> Shown:
         Example(
           int(row),
           str(world.reports.kinds[row]),
-          tokens=_words(world.train, row, of / largest),
+          tokens=_words(models, world.train, row, of / largest),
         ),
         scores[row, i],
       )
@@ -38,7 +39,7 @@ def shown(config, world) -> Shown:
     ]
     asked = {n: x[:, 0] for n, x in world.queries.items()}
     mask = np.asarray(asked['mask'][q])
-    card = Example(int(q), 'wrong', tokens=_words(asked, q, 0 * mask))
+    card = Example(int(q), 'wrong', tokens=_words(models, asked, q, 0 * mask))
     said = (
       f'It writes “{world.written[q].strip()}”, not “{world.right[q].strip()}”.'
     )
@@ -54,13 +55,14 @@ def shown(config, world) -> Shown:
   return Shown(cards, 'dda', told)
 
 
-def _words(rows, i, weights):
-  """(word, its weight), of the first word 0, each with a space behind."""
+def _words(models, rows, i, weights):
+  """(word, its weight), of the first word 0, each with the space behind it."""
   tokens = texts.tokens_of(rows, i)
   weights = [0.0, *map(float, weights)]
-  decode = worlds_lib.tokens().decode
+  words = models.words
+  behind = ' ' if models.base is None else ''  # parts of words have their own
   return [
-    (f'{decode([t])} ', weight)
+    (f'{texts.said([t], words)}{behind}', weight)
     for t, weight in zip(tokens, weights, strict=False)  # then padding
-    if t != texts.END
+    if t != words.end
   ]

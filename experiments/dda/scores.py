@@ -1,11 +1,13 @@
 """Scores of a world: of every method at the base and at every checkpoint."""
 
+import functools
 import pathlib
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from experiments.dda import models as models_lib
 from experiments.dda import worlds as worlds_lib
 from experiments.dda.worlds import World
 from experiments.shared import scored as scored_lib
@@ -15,6 +17,7 @@ from experiments.shared.tasks import Task
 from tda_jax import problem as problem_lib
 from tda_jax import scoring, trees
 from tda_jax.data import lexical
+from tda_jax.data import rows as rows_lib
 from tda_jax.run import Run
 
 AT_POINTS = ('grad_dot', 'ekfac', 'dda')  # kinds that are scored at all points
@@ -48,7 +51,7 @@ def of_world(
       scored of that number of them, the first.
   """
   points = _points(world.run)
-  last = jax.tree.map(lambda x: np.asarray(x)[None], world.run.params)
+  last = _one(world.run)
   found = Scores({}, {}, _alone(config, world))
   wrong, right = (
     {n: x[:, i] for n, x in world.queries.items()} for i in (0, 1)
@@ -71,7 +74,7 @@ def of_world(
       if scored.kind in CONTRASTED:
         asked['contrast'] = world.queries
       for measure, queries in asked.items():
-        own = (world, Run(last), queries, folder / measure)
+        own = (world, last, queries, folder / measure)
         found.last[name, measure] = _scored(config, scored, *own)[0]
   return found
 
@@ -79,7 +82,20 @@ def of_world(
 def _points(run: Run) -> Run:
   """The base and all checkpoints as members."""
   join = lambda b, c: np.concatenate([np.asarray(b)[None], np.asarray(c)])
-  return Run(jax.tree.map(join, run.base, run.checkpoints))
+  params = jax.tree.map(join, run.base, run.checkpoints)
+  return Run(params, frozen=_each(run.frozen, trees.count(params)))
+
+
+def _one(run: Run) -> Run:
+  """The final model as a member."""
+  params = jax.tree.map(lambda x: np.asarray(x)[None], run.params)
+  return Run(params, frozen=_each(run.frozen, 1))
+
+
+def _each(frozen, count):
+  """What is frozen of one model, for `count` members: views of the same memory."""
+  view = lambda x: np.broadcast_to(np.asarray(x), (count, *np.shape(x)))
+  return jax.tree.map(view, frozen)
 
 
 def _scored(config, scored, world, runs, queries, folder):
@@ -87,7 +103,7 @@ def _scored(config, scored, world, runs, queries, folder):
   return np.asarray(
     scoring.score(
       scores_lib.method_of(scored, NO_TASK),
-      worlds_lib.problem_of(config),
+      models_lib.of(config).problem,
       runs,
       world.train,
       queries,
@@ -114,10 +130,16 @@ def _of_pairs(config, scored, world, points, folder):
 def _alone(config, world):
   """BM25, and the base's loss of each row, which knows no query."""
   rows, queries = worlds_lib.texts(world)
-  problem = worlds_lib.problem_of(config)
-  losses = _losses(problem, world.run.base, world.train)
+  problem = models_lib.of(config).problem
+  losses = _losses(
+    problem, world.run.base, world.run.frozen, world.train, config.batch_size
+  )
   each = np.repeat(np.asarray(losses)[:, None], len(queries), 1)
   return {'bm25': lexical.bm25(rows, queries), 'base_loss': each}
 
 
-_losses = jax.jit(problem_lib.losses, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _losses(problem, params, frozen, rows, size):
+  own = problem_lib.bound(problem, frozen)
+  each = lambda batch: problem_lib.losses(own, params, batch.examples)
+  return rows_lib.each(each, rows, size)

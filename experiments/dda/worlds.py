@@ -1,25 +1,21 @@
 """Fine-tunings that learn wrong summaries: bases, models, and what they now write."""
 
-import functools
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import config_dict
 
-from experiments.shared import networks, recipes, stages
-from tda_jax import language
+from experiments.dda import models as models_lib
+from experiments.shared import recipes, stages
+from experiments.shared import texts as texts_lib
 from tda_jax import run as run_lib
 from tda_jax.data import rows as rows_lib
-from tda_jax.data import sequences, swaps, tokenizer
-from tda_jax.models import decoder, generate
+from tda_jax.data import sequences, swaps
+from tda_jax.models import generate
 from tda_jax.run import Run
 from tda_jax.training import members
-
-END = tokenizer.END
-ROOM = 20  # tokens that a model may write
 
 
 class World(NamedTuple):
@@ -54,9 +50,17 @@ class World(NamedTuple):
 def bases(config, workdir: pathlib.Path):
   """Parameters of `config.bases` bases that know `data.knowledge`, leaves [B, ...].
 
-  Kept in <workdir>/bases/KNOWLEDGE_SENTENCES.
+  Kept in <workdir>/bases/KNOWLEDGE_SENTENCES. None: a checkpoint is the base.
   """
   data, count = config.data, config.bases
+  made = models_lib.of(config)
+  if made.base is not None:
+    if count > 1:
+      raise ValueError(
+        f'bases={count}: a checkpoint is one base: give --config.bases=1, and'
+        ' --config.members for more fine-tunings of it'
+      )
+    return None
   every = [
     swaps.pretraining(
       config.base.train,
@@ -69,10 +73,9 @@ def bases(config, workdir: pathlib.Path):
     for b in range(count)
   ]
   rows, subsets = _together([_rows(config, one) for one in every])
-  problem, init, _ = _programs(_frozen(config))
   run = members.train(
-    problem,
-    recipes.recipe(config.base, init),
+    made.problem,
+    recipes.recipe(config.base, made.init),
     rows,
     jax.random.split(stages.key(config.seed, 'bases'), count),
     subsets=subsets,
@@ -84,6 +87,9 @@ def bases(config, workdir: pathlib.Path):
 
 def finetuned(config, params, workdir: pathlib.Path) -> list[list[World]]:
   """Worlds by base and seed: `config.members` fine-tunings of each base.
+
+  Args:
+    params: of `bases`.
 
   Raises:
     ValueError: no model writes a wrong summary.
@@ -98,35 +104,30 @@ def finetuned(config, params, workdir: pathlib.Path) -> list[list[World]]:
   every = [_reports(config, i) for i in range(many)]
   parts = [_rows(config, one) for one in every]
   rows, subsets = _together(parts)
-  problem, _, _ = _programs(_frozen(config))
+  models = models_lib.of(config)
   keys = jax.random.split(stages.key(config.seed, 'train'), many)
   own = jax.tree.map(lambda x: np.repeat(x, config.members, 0), params)
   run = members.train(
-    problem,
-    recipes.recipe(config.training, _starting(own, keys)),
+    models.problem,
+    recipes.recipe(
+      config.training, models.init if models.base else _starting(own, keys)
+    ),
     rows,
     keys,
     subsets=subsets,
     checkpoints=config.checkpoints,
+    frozen=stages.of_each(models.frozen, many),
     directory=workdir / 'train',
     progress=True,
-  )._replace(base=own, second_moments=None)
+  )
+  base = models.base(run.params) if models.base else own
+  run = run._replace(base=base, second_moments=None)
   worlds = [
     _world(config, run_lib.member(run, i), every[i], parts[i], i)
     for i in range(many)
   ]
   size = config.members
   return [worlds[b * size : (b + 1) * size] for b in range(config.bases)]
-
-
-def problem_of(config):
-  """The problem of all worlds of a model's sizes."""
-  return _programs(_frozen(config))[0]
-
-
-def tokens() -> Any:
-  """The tokenizer of all worlds."""
-  return _tokenizer()
 
 
 def texts(world: World) -> tuple[list[str], list[str]]:
@@ -147,7 +148,7 @@ def _world(config, run, reports, train, number) -> World:
     style=data.style,
     sentences=data.sentences,
   )
-  written = _written(config, run.params, held.documents)
+  written = _written(config, run, held.documents)
   names = swaps.names(data.pairs)
   hits = np.array(
     [
@@ -164,8 +165,9 @@ def _world(config, run, reports, train, number) -> World:
     )
   pick = lambda of: [of[i] for i in index]
   documents, said, right = map(pick, (held.documents, written, held.right))
+  words = models_lib.of(config).words
   queries = sequences.contrasts(
-    documents, said, right, _tokenizer(), data.length, end=END
+    documents, said, right, words.tokenizer, data.length, end=words.end
   )
   pairs = held.pairs[index]
   labels = swaps.sources(reports, pairs)
@@ -189,14 +191,16 @@ def _chosen(hits, pairs, each):
   return np.array(index), np.array(wrong)
 
 
-def _written(config, params, documents) -> list[str]:
+def _written(config, run, documents) -> list[str]:
   """The summaries that a model writes of documents, greedily."""
-  made = _tokenizer()
-  ids = [made.encode(text).ids for text in documents]
-  sizes = _programs(_frozen(config))[2]
-  found = generate.generate(sizes, params, ids, ROOM, end=END)
-  words = lambda row: made.decode([int(t) for t in row if t > END])
-  return [f' {words(row)}' for row in found]
+  models = models_lib.of(config)
+  words = models.words
+  ids = [words.tokenizer.encode(text).ids for text in documents]
+  params = models.whole(run.params, run.frozen)
+  found = generate.generate(
+    models.sizes, params, ids, models.room, end=words.end
+  )
+  return [f' {texts_lib.said(row, words).strip()}' for row in found]
 
 
 def _reports(config, number):
@@ -217,12 +221,13 @@ def _reports(config, number):
 
 
 def _rows(config, reports):
+  words = models_lib.of(config).words
   return sequences.from_pairs(
     reports.documents,
     reports.summaries,
-    _tokenizer(),
+    words.tokenizer,
     config.data.length,
-    end=END,
+    end=words.end,
   )
 
 
@@ -243,24 +248,3 @@ def _starting(params, keys):
     return jax.tree.map(lambda x: jnp.asarray(x)[jnp.argmax(same)], params)
 
   return init
-
-
-def _frozen(config):
-  model = config.model.to_dict()
-  return config_dict.FrozenConfigDict(
-    {'model': model, 'length': config.data.length + ROOM}
-  )
-
-
-@functools.lru_cache(4)
-def _programs(config):
-  """(problem, init, sizes); equal settings give the same, compiled once."""
-  count = _tokenizer().get_vocab_size()
-  sizes = networks.sizes(config.model, count, config.length)
-  init, apply = decoder.decoder(sizes)
-  return language.language_modeling(apply), init, sizes
-
-
-@functools.lru_cache(1)
-def _tokenizer():
-  return tokenizer.by_word(swaps.vocabulary())

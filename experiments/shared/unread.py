@@ -74,7 +74,12 @@ NAMES = {
   'claims': ('claims', 'vitaminc', 'ftrace'),
 }
 TEXTS = ('documents', 'chunks', 'facts', 'swaps', 'claims')  # language models'
-TRAINED = ('documents', 'chunks', 'facts')  # those that a checkpoint may have
+TRAINED = (
+  'documents',
+  'chunks',
+  'facts',
+  'swaps',
+)  # those that a checkpoint may have
 LANGUAGE = ('decoder', 'checkpoint')
 FILE = ('target', 'drop', 'classification', 'one_hot')  # of a user's table
 OTHERS = {  # fields of a config that another experiment reads

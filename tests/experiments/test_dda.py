@@ -1,19 +1,28 @@
 """The DDA experiment as people call it, and its claims by hand."""
 
 import json
+import pathlib
+import shutil
 
+import jax
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 from test_cli import run
 
 from experiments.dda import claims as claims_lib
-from experiments.dda import estimates, forms, measured
+from experiments.dda import estimates, forms, measured, models
+from experiments.dda import scores as scores_lib
 from experiments.dda import worlds as worlds_lib
 from experiments.dda.scores import Scores
 from experiments.shared import settings, tasks
 from experiments.shared.arguments import changed
+from tda_jax import problem as problem_lib
+from tda_jax.data import rows as rows_lib
+from tda_jax.models import decoder, read_decoder
 
 SMOKE = 'configs/dda/swaps.py:smoke'
+DATA = pathlib.Path(__file__).parents[1] / 'models' / 'data'
 
 
 def config(**changes):
@@ -174,3 +183,56 @@ def test_bad_settings_are_one_sentence(changes, said):
 def test_other_commands_say_where_it_runs():
   with pytest.raises(ValueError, match='run experiments.dda'):
     tasks.load(config())
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+  """A tiny Llama of random weights, with room for a report and its summary."""
+  folder = tmp_path / 'llama'
+  shutil.copytree(DATA / 'llama_bytes', folder)
+  file = folder / 'config.json'
+  sizes = json.loads(file.read_text()) | {'max_position_embeddings': 256}
+  file.write_text(json.dumps(sizes))
+  return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('rank', [0, 2])
+def test_a_checkpoint_is_the_base(checkpoint, tmp_path, monkeypatch, rank):
+  """With adapters off, or as it was; any summary counts as wrong."""
+  from configs.dda import smol
+
+  own = changed(
+    smol.get_config('smoke'),
+    {
+      'model': {'path': str(checkpoint), 'lora': {'rank': rank}},
+      'data': {'length': 150},
+      'training': {'learning_rate': 0.01},
+    },
+  )
+  settings.check(own, 'dda')
+  monkeypatch.setattr(worlds_lib.swaps, 'is_wrong', lambda *_: True)
+  assert worlds_lib.bases(own, tmp_path) is None
+  ((world,),) = worlds_lib.finetuned(own, None, tmp_path / 'made')
+  params, sizes = read_decoder.read(checkpoint)
+  ids = world.train['ids'][:2]
+  want = decoder.decoder(sizes)[1](params, ids)
+  ours = problem_lib.bound(models.of(own).problem, world.run.frozen)
+  rows = rows_lib.take(world.train, slice(2))
+  of = lambda p: jax.vmap(ours.outputs, (None, 0))(p, rows)
+  np.testing.assert_allclose(of(world.run.base), want, atol=2e-5)
+  assert np.abs(of(world.run.params) - want).max() > 0.01
+  found = scores_lib.of_world(own, world, 0, tmp_path / 'scores')
+  points = found.points['grad_dot', 'loss']
+  assert points.shape == (2, 16, 2)
+  wrong = {n: x[:, 0] for n, x in world.queries.items()}
+  for point, params in zip(
+    points, (world.run.base, world.run.params), strict=True
+  ):
+    flat = lambda of, rows, p=params: np.stack([
+      ravel_pytree(jax.grad(of, 1)(ours, p, rows_lib.take(rows, i)))[0]
+      for i in range(rows_lib.count(rows))
+    ])  # fmt: skip
+    g = flat(problem_lib.loss_of, world.train)
+    m = flat(problem_lib.measure_of, wrong)
+    np.testing.assert_allclose(point, -g @ m.T / 16, rtol=2e-3, atol=1e-6)
