@@ -170,7 +170,6 @@ def enter(
   """Checks and converts the arguments of a verb that scores.
 
   Args:
-    method: None: the verb has checked it, and says whether `stacked`.
     given: a Run or bare parameters.
     queries: rows; None for self-influence, where each row is its own query.
     key: typed, raw or an integer; None: 0.
@@ -180,14 +179,28 @@ def enter(
   Raises:
     ValueError: one sentence that names the thing and the cure.
   """
-  if method is not None:
-    check_method(method)
-    stacked = bool(method.members) if stacked is None else stacked
+  check_method(method)
+  many: bool = method.members if stacked is None else stacked
+  return enter_models(problem, given, train, queries, key, many)
+
+
+def enter_models(
+  problem: Problem,
+  given: Run | PyTree,
+  train: Any,
+  queries: Any,
+  key: Any,
+  many: bool,
+) -> Entered:
+  """`enter` of a verb whose method is no `Method`.
+
+  Args:
+    many: whether it takes members (axis E).
+  """
   check_problem(problem)
   train = rows(train, 'train', problem)
   if queries is not None:
     queries = rows_lib.whole(rows(queries, 'queries', problem)).examples
-  many = bool(stacked)
   run = models(problem, given, train, many)
   member = (run.params, run.frozen)
   params, frozen = trees.row(member, 0) if many else member

@@ -652,7 +652,7 @@ def test_what_is_given_by_position_yet_is_said(tmp_path):
   with pytest.warns(DeprecationWarning, match=words) as told:
     found = tda.outcomes(*rows, 2, 0, tmp_path / 'a', progress=False)
   assert told[0].filename == __file__
-  with pytest.raises(TypeError, match='takes at most 11 arguments, and 13'):
+  with pytest.raises(TypeError, match='takes at most 12 arguments, and 13'):
     tda.outcomes(*rows, 2, 0, tmp_path, 50, None, False, 1, 2)
   want = tda.outcomes(
     *rows, repeats=2, key=0, path=tmp_path / 'b', progress=False

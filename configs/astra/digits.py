@@ -20,8 +20,7 @@ DAMPING = (
 COLD = {'temperature': 1e-3}  # at 1, draws leave where the loss is quadratic
 
 SMOKE = {
-    'grad_dot', 'ekfac', 'astra', 'cg', 'exact', 'trak', 'source', 'laplace',
-    'bayesian',
+    'grad_dot', 'ekfac', 'astra', 'cg', 'exact', 'trak', 'source',
 }  # fmt: skip
 QUICK = {
     'grad_dot', 'grad_cos', 'kfac', 'ekfac', 'neumann', 'astra_paper', 'astra',

@@ -161,7 +161,6 @@ def needed(config) -> None:
       " another task, as --config.task=experiments.shared.tasks:table for a table's"
       ' file'
     )
-  _of_language(kind, task)
   if absent := [f for f in _required(task, kind) if f not in config.data]:
     raise ValueError(
       f'task={config.task!r} needs {", ".join(f"data.{f}" for f in absent)},'
@@ -172,6 +171,7 @@ def needed(config) -> None:
       f'model.kind={kind!r} of the task {task}: a transformer reads texts, which'
       ' the task reviews has, and no other model does'
     )
+  _of_language(kind, task)
   for section, training in _trainings(config):
     if training.schedule == 'cyclic' and 'cycles' not in training:
       raise ValueError(

@@ -59,10 +59,10 @@ def outcomes(
   repeats: int,
   key: jax.Array,
   path: str | os.PathLike,
-  frozen: PyTree = None,
   members_at_once: int = 50,
   attributes: dict | None = None,
   progress: bool = True,
+  frozen: PyTree = None,
 ) -> np.ndarray:
   """Measures of the queries after training on each subset, [M, R, Q].
 
@@ -198,10 +198,10 @@ def reweighted(
   *,
   keys: jax.Array,
   path: str | os.PathLike,
-  frozen: PyTree = None,
   members_at_once: int = 50,
   attributes: dict | None = None,
   progress: bool = True,
+  frozen: PyTree = None,
 ) -> np.ndarray:
   """Measures after given runs with other weights of the rows, [M, R, Q].
 

@@ -215,7 +215,7 @@ def by_member(
       f'the method is a {type(method).__name__}: give one of sets of rows, for'
       ' example tda.newton(damping)'
     )
-  entered = door.enter(None, problem, runs, train, queries, key, stacked=True)
+  entered = door.enter_models(problem, runs, train, queries, key, many=True)
   sets = subsets_lib.listed(subsets, rows_lib.count(entered.train))
   numbers = rows_lib.numbers_of_sets(sets)
   program = functools.partial(compiled(_of_member), method, problem)

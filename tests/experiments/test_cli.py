@@ -99,7 +99,7 @@ BAD = {
   ),
   'gram_memory': (
     {'method': 'exact', 'methods.exact.memory_limit': 1e3},
-    'Gram matrix of 128 rows x 10 outputs, with its factor, needs',
+    'Hessians of 128 rows x 10 x 10 outputs, with their roots, needs',
   ),
   'too_many_rows': (
     {'data.train': 5000},

@@ -32,6 +32,7 @@ def smoke(tmp_path_factory):
   return workdir, run('fasttrack', SMOKE, workdir)
 
 
+@pytest.mark.slow
 def test_it_writes_everything(smoke):
   workdir, _ = smoke
   results = json.loads((workdir / 'results.json').read_text())

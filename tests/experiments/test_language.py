@@ -47,6 +47,7 @@ def config(**changes):
   return changed(tiny.get_config('smoke'), changes)
 
 
+@pytest.mark.slow
 def test_it_writes_everything(smoke):
   workdir, done = smoke
   results = json.loads((workdir / 'results.json').read_text())
@@ -160,6 +161,7 @@ def test_facts_smoke_writes_everything(tmp_path):
   assert 'bm25</th>' in page
 
 
+@pytest.mark.slow
 def test_the_page_shows_words_by_what_they_carry(smoke):
   page = (smoke[0] / 'report.html').read_text()
   assert page.count('class="card told"') == 2
