@@ -10,7 +10,7 @@ of the rows, 50 random halves with 2 seeds each.
 from configs.language import base
 from experiments.shared import arguments
 
-DAMPING = 1e-2
+DAMPING = 0.1
 SMOKE = ('grad_dot', 'ekfac')
 
 
@@ -20,9 +20,13 @@ def get_config(arg=None):
   c = base.config('tiny')
   c.damping = DAMPING
   c.methods = {**base.methods(DAMPING), 'dda': {'kind': 'dda'}}
-  c.training.eps_root = 1e-8  # unrolling needs a smooth step; as bergson's
-  c.qld.methods = ('unrolled', 'ekfac', 'trackstar', 'bm25', 'random')
-  c.qld.queries = 20  # 100 trainings
+  # At a rate of 3e-3 and bare Adam a run without 1% of its rows ends elsewhere
+  # altogether (0.14 nats a token from run to run), and nothing predicts it. Here the
+  # step is smooth in the gradients, of 64 tokens' sum, and it is 0.002.
+  c.training.update(learning_rate=1e-3, betas=(0.95, 0.975), eps_root=1e-2)
+  c.methods.cg.max_steps = 6
+  c.qld.methods = ('unrolled', 'ekfac', 'trackstar', 'bm25')
+  c.qld.queries = 20  # 80 trainings
   if a['smoke']:
     base.smoke(c)
     for name in set(c.methods) - set(SMOKE):
