@@ -41,11 +41,13 @@ class Board(NamedTuple):
     run: file in results/.
     columns: metric -> title.
     by: the metric whose largest value comes first.
+    skipped: a word of the names of rows that it leaves out.
   """
 
   run: str
   columns: dict[str, str]
   by: str
+  skipped: str | None = None
 
 
 BOARDS = {  # the name of the mark in README -> its table
@@ -84,6 +86,7 @@ BOARDS = {  # the name of the mark in README -> its table
       'judged': 'sentences judged',
     },
     'f1',
+    'judged',
   ),
 }
 RUNS = {'faults': 'digits.json', 'mutants': 'mutants.json'}
@@ -241,7 +244,8 @@ def board(rows: list[dict], of: Board) -> str:
   """Method x metric, those of the largest `of.by` first; random scores last."""
   cells = {}
   for row in rows:
-    if row['metric'] in of.columns:
+    skip = of.skipped and re.search(rf'\b{of.skipped}\b', row['method'])
+    if row['metric'] in of.columns and not skip:
       cells.setdefault(row['method'], {})[row['metric']] = row['value']
   order = sorted(
     cells, key=lambda m: (m == 'random', -cells[m].get(of.by, 0.0))
