@@ -65,7 +65,9 @@ def test_all_pages_are_what_the_files_say():
 
 
 def test_what_stands_is_a_page_to_read():
-  assert len((ROOT / 'RESULTS.md').read_text().splitlines()) <= 200
+  assert (
+    len((ROOT / 'RESULTS.md').read_text().splitlines()) <= 260
+  )  # eight papers
 
 
 def test_every_committed_claim_is_counted():
