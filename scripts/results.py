@@ -67,6 +67,15 @@ BOARDS = {  # the name of the mark in README -> its table
     },
     'lds',
   ),
+  'language': Board(
+    'language_tiny.json',
+    {
+      'lds_same_run': 'LDS, same run ↑',
+      'lds_single': 'LDS, halves ↑',
+      'qld': 'QLD, nats a token ↑',
+    },
+    'lds_same_run',
+  ),
   'fasttrack': Board(
     'fasttrack_facts.json',
     {
