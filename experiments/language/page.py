@@ -109,7 +109,7 @@ def _continued(config, task, run, which):
   return [
     (
       f'After “{texts.said(prompt, words)}” the model goes on:',
-      texts.said(ids, words),
+      texts.said(ids, words).strip() or '(with spaces alone)',
     )
     for prompt, ids in zip(prompts, found, strict=True)
   ]
