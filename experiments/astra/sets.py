@@ -113,7 +113,7 @@ def _kept(method, task, runs, count, subsets, seed, folder):
     run = trees.row(runs._replace(learning_rates=None, steps=None), e)
     key = stages.key(seed, 'sets')
     given = task.problem, run, task.train, task.queries
-    entered = door.enter(None, *given, key, stacked=True)
+    entered = door.enter_models(*given, key, many=True)
     about = {
       'kind': 'predictions of sets',
       'method': method.settings.data,
