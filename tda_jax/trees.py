@@ -117,6 +117,16 @@ def row(stack: PyTree, i: int | jax.Array) -> PyTree:
   return jax.tree.map(lambda x: x[i], stack)
 
 
+def repeated(tree: PyTree, times: int) -> PyTree:
+  """Each leaf repeated on a new leading axis; NumPy's leaves as views."""
+
+  def of(x):
+    library = np if isinstance(x, np.ndarray) else jnp
+    return library.broadcast_to(x, (times, *jnp.shape(x)))
+
+  return jax.tree.map(of, tree)
+
+
 def widened(tree: PyTree) -> PyTree:
   """Converts floating leaves that are narrower than float32 to float32."""
   return jax.tree.map(

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from ml_collections import config_dict
 
 from experiments.shared import networks, texts
@@ -83,9 +82,7 @@ def _checkpoint(config):
   def base(params):
     if model.frozen is not None:
       return lora.off(params)
-    start = model.init(jax.random.key(0))
-    each = lambda x: jnp.broadcast_to(x, (trees.count(params), *x.shape))
-    return jax.tree.map(each, start)
+    return trees.repeated(model.init(jax.random.key(0)), trees.count(params))
 
   whole = functools.partial(fine_tuned.whole, model)
   known = (model.problem, model.init, model.sizes, words, room, model.frozen)

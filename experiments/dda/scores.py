@@ -83,19 +83,18 @@ def _points(run: Run) -> Run:
   """The base and all checkpoints as members."""
   join = lambda b, c: np.concatenate([np.asarray(b)[None], np.asarray(c)])
   params = jax.tree.map(join, run.base, run.checkpoints)
-  return Run(params, frozen=_each(run.frozen, trees.count(params)))
+  return Run(params, frozen=_held(run.frozen, trees.count(params)))
 
 
 def _one(run: Run) -> Run:
   """The final model as a member."""
   params = jax.tree.map(lambda x: np.asarray(x)[None], run.params)
-  return Run(params, frozen=_each(run.frozen, 1))
+  return Run(params, frozen=_held(run.frozen, 1))
 
 
-def _each(frozen, count):
+def _held(frozen, count):
   """What is frozen of one model, for `count` members: views of the same memory."""
-  view = lambda x: np.broadcast_to(np.asarray(x), (count, *np.shape(x)))
-  return jax.tree.map(view, frozen)
+  return trees.repeated(jax.tree.map(np.asarray, frozen), count)
 
 
 def _scored(config, scored, world, runs, queries, folder):

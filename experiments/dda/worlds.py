@@ -11,6 +11,7 @@ from experiments.dda import models as models_lib
 from experiments.shared import recipes, stages
 from experiments.shared import texts as texts_lib
 from tda_jax import run as run_lib
+from tda_jax import trees
 from tda_jax.data import rows as rows_lib
 from tda_jax.data import sequences, swaps
 from tda_jax.models import generate
@@ -116,7 +117,7 @@ def finetuned(config, params, workdir: pathlib.Path) -> list[list[World]]:
     keys,
     subsets=subsets,
     checkpoints=config.checkpoints,
-    frozen=stages.of_each(models.frozen, many),
+    frozen=trees.repeated(models.frozen, many),
     directory=workdir / 'train',
     progress=True,
   )

@@ -153,7 +153,7 @@ def _halves(config, task, models: Members, key, workdir) -> Members:
     task.recipe,
     task.train,
     jax.random.split(key, count),
-    frozen=stages.of_each(task.frozen, count),
+    frozen=trees.repeated(task.frozen, count),
     # Not the subsets of the ground truth, which have seeds of their own.
     seed=config.seed + 2,
     checkpoints=config.checkpoints,

@@ -8,12 +8,11 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.shared import recipes, scored, timing
 from experiments.shared.tasks import Task
-from tda_jax import door
+from tda_jax import door, trees
 from tda_jax.data import rows as rows_lib
 from tda_jax.data import subsets as subsets_lib
 from tda_jax.evaluation import further_training, retraining
@@ -42,7 +41,7 @@ def train(config, task: Task, workdir: pathlib.Path) -> Run:
     task.recipe,
     task.train,
     keys,
-    frozen=of_each(task.frozen, config.members),
+    frozen=trees.repeated(task.frozen, config.members),
     checkpoints=config.checkpoints,
     directory=workdir / 'train',
     progress=True,
@@ -232,14 +231,6 @@ def claim(config, workdir, stage, **settings):
     record.plain(scored.plain(inputs)),
     holder,
   )
-
-
-def of_each(frozen, count):
-  """What is frozen for one model, for each of `count`; None: nothing."""
-  if frozen is None:
-    return None
-  each = lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x)))
-  return jax.tree.map(each, frozen)
 
 
 def key(seed, name):

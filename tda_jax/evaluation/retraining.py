@@ -465,8 +465,7 @@ def _stack(models, j, frozen):
   stack = models.members_at(j)
   if frozen is None:
     return stack
-  each = lambda x: jnp.broadcast_to(x, (len(j), *jnp.shape(x)))
-  return stack._replace(frozen=jax.tree.map(each, frozen))
+  return stack._replace(frozen=trees.repeated(frozen, len(j)))
 
 
 @functools.partial(jax.jit, static_argnames='problem')
