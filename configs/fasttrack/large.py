@@ -16,7 +16,7 @@ def get_config(arg=None):
   a = arguments.parse(arg, smoke=False)
   c = base.config('large')
   c.data.train = 100_000
-  c.tracing.controls = 0  # to judge all sentences takes an hour a claim
+  c.tracing.controls = 0  # each judges all sentences
   if a['smoke']:
     base.smoke(c)
     c.tracing.controls = 0

@@ -2,7 +2,7 @@
 
 from ml_collections import config_dict
 
-from configs import ensembles
+from configs import checkpoints, ensembles
 
 FIXTURES = 'tests/models/data'  # tiny checkpoints of random weights
 FIRST_ORDER = {
@@ -21,7 +21,7 @@ def config(setting: str) -> config_dict.ConfigDict:
   c.members = 2  # models trained on all rows
   c.checkpoints = 6  # C snapshots of each, for methods that follow training
   c.batch_size = 64  # rows scored at once; rows of a block on disk
-  c.embedding = ''  # folder of all-MiniLM-L6-v2, for a row of its cosines
+  c.embedding = ''  # 'minilm', or a folder of it, for a row of its cosines
   c.data = config_dict.create(
     name='reviews',  # or a file of documents: .txt, .jsonl, .parquet
     seed=0,  # of the split
@@ -109,17 +109,9 @@ def checkpoint(c: config_dict.ConfigDict, path: str, rank: int) -> None:
   """Makes the model one that was trained, whose tokenizer cuts the texts.
 
   Args:
-    path: of its folder or GGUF file; one of `experiments.shared.networks.GET` has a
-      command that gets it.
-    rank: of LoRA adapters; 0: the whole model is fine-tuned.
+    path, rank: see `checkpoints.model`.
   """
-  c.model = config_dict.create(
-    kind='checkpoint',
-    path=path,
-    lora={'rank': rank, 'alpha': 2.0 * max(rank, 1), 'targets': ('*/kernel',)},
-    remat=False,  # a block's values are computed again, not kept
-    leave_out=(),  # parameters of a whole model that no row is scored by
-  )
+  c.model = checkpoints.model(path, rank)
   del c.data.vocabulary
   c.lora.training = c.training.to_dict()
 

