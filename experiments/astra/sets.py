@@ -5,6 +5,7 @@ is that of config.damping_grid with the best LDS on the validation subsets. What
 model predicts is kept in <workdir>/sets/SETTING/NAME/DAMPING/SPLIT/MEMBER.
 """
 
+import functools
 import logging
 import pathlib
 import time
@@ -17,7 +18,7 @@ from experiments.shared import scored as scored_lib
 from experiments.shared import stages
 from experiments.shared.findings import RESAMPLES, SIZES, Finding, Truth
 from experiments.shared.scored import Scored
-from tda_jax import door, trees
+from tda_jax import door, parallel, trees
 from tda_jax.evaluation import lds
 from tda_jax.methods import registry, sets
 from tda_jax.methods.fitted import about_inputs
@@ -122,15 +123,22 @@ def _kept(method, task, runs, count, subsets, seed, folder):
       **about_inputs(task.problem, entered),
     }
     shape = len(subsets), trees.count(entered.queries)
-    store = store_lib.create(folder / str(e), shape, len(subsets), about)
-    file = folder / str(e) / 'facts.json'
-    if not (file.exists() and store_lib.done(store).all()):
+    create = functools.partial(
+      store_lib.create, folder / str(e), shape, len(subsets), about
+    )
+    store, file = parallel.in_turn(create), folder / str(e) / 'facts.json'
+    done = file.exists() and store_lib.done(store).all()
+    parallel.barrier()  # all have looked before one writes
+    if not done:
       begun = time.monotonic()
       with warnings.catch_warnings():  # tables have the residuals
         warnings.simplefilter('ignore', door.NotConverged)
         (found,) = sets.by_member(method, *given, subsets, key)
-      store_lib.write(store, 0, found.values)
-      record.write_json(file, _facts(found, time.monotonic() - begun))
+      facts_of = _facts(found, time.monotonic() - begun)
+      if parallel.owner():
+        store_lib.write(store, 0, found.values)
+        record.write_json(file, facts_of)
+      parallel.barrier()
     predicted.append(store_lib.read(store))
     facts.append(record.read_json(file))
   return np.stack(predicted), facts

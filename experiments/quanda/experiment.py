@@ -21,6 +21,7 @@ from experiments.shared import (
 from experiments.shared import scored as scored_lib
 from experiments.shared import settings as settings_lib
 from experiments.shared.findings import Truth
+from tda_jax import parallel
 from tda_jax.data import rows as rows_lib
 from tda_jax.storage import record
 
@@ -58,7 +59,8 @@ def by_chance(
   own = config.to_dict()
   inputs = {key: own[key] for key in own if key not in ('methods', 'method')}
   file = folder / 'values.json'
-  if record.begin(folder, inputs) and file.exists():
+  done = parallel.in_turn(lambda: record.begin(folder, inputs))
+  if done and file.exists():
     return {m: np.array(v) for m, v in record.read_json(file).items()}
   found = {}
   for seed in range(config.chance):
