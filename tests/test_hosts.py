@@ -315,7 +315,7 @@ def test_training_that_was_killed_goes_on_with_other_hosts(tmp_path):
   shutil.copytree(tmp_path / 'killed', tmp_path / 'again')
   for name, processes in (('killed', 1), ('again', 3)):
     steps = counted(tmp_path, TRAINED, name, processes)
-    assert 0 < sum(steps) < 5 * 120 and all(steps[:2])
+    assert 0 < sum(steps) < 5 * 120  # one part of two may have been done
     assert_same_files(tmp_path, name, 'alone', processes)
 
 
