@@ -15,10 +15,24 @@ from tda_jax.tracing import candidates, index
 from tda_jax.tracing.judges import client, endpoint, entailment, kept
 from tda_jax.tracing.judges.judge import Judge
 
-SEEN, UNSEEN = (
-  tuple(range(8)),
-  (0, 1, 2, 3),
-)  # words that a judge has learnt from
+
+class Words(NamedTuple):
+  """Numbers of the templates that a judge meets before ours, in which are all 8.
+
+  Attributes:
+    learnt: of the statements that it learns from.
+    weighed: of the statements by which its threshold is chosen. Words that it has
+      learnt say nothing about others: of those it is less sure.
+  """
+
+  learnt: tuple[int, ...]
+  weighed: tuple[int, ...]
+
+
+WORDS = {
+  'fasttrack': Words(tuple(range(8)), tuple(range(8))),
+  'fasttrack, unseen words': Words((0, 1, 2), (3,)),
+}
 
 
 class Encoder(NamedTuple):
@@ -111,10 +125,9 @@ def judges_of(
       to, own.model, folder=workdir / 'answers' / 'endpoint'
     )
     return {'fasttrack': Judged(judge, 0.5, {}, 0.0)}
-  names = {'fasttrack': SEEN, 'fasttrack, unseen words': UNSEEN}
   return {
-    name: _trained(config, model, templates, workdir)
-    for name, templates in names.items()
+    name: _trained(config, model, words, workdir)
+    for name, words in WORDS.items()
   }
 
 
@@ -133,11 +146,10 @@ def searched(config, sentences, model: Encoder, folder) -> candidates.Search:
   return candidates.search(made, model.encode)
 
 
-def _trained(config, model, templates, workdir) -> Judged:
+def _trained(config, model, words: Words, workdir) -> Judged:
   """A judge that learnt from countries that no claim is about."""
-  own, stage = config.judge, f'judges/{len(templates)}_words'
-  made = _corpus(config, templates)
-  search = searched(config, made.sentences, model, workdir / f'{stage}_index')
+  own, stage = config.judge, f'judges/{len(words.learnt)}_words'
+  made, search = _corpus(config, words.learnt, model, workdir)
   cut = max(1, round(len(made.claims) * (1 - own.held_out)))
   pairs, supports = taught(config, made, search, range(cut))
   work = functools.partial(
@@ -152,28 +164,39 @@ def _trained(config, model, templates, workdir) -> Judged:
     directory=workdir / stage,
   )
   trained = timing.timed(workdir, stage, work)
+  made, search = _corpus(
+    config, {*words.learnt, *words.weighed}, model, workdir
+  )
   held, truth, missed = held_out(
-    config, made, search, range(cut, len(made.claims))
+    config, made, search, range(cut, len(made.claims)), words.weighed
   )
   trained = entailment.calibrated(trained, held, truth)
   likely = entailment.probabilities(trained, held)
   threshold = entailment.threshold(likely, truth, missed)
   judge = kept.kept(
-    entailment.judge(trained), workdir / 'answers' / f'{len(templates)}_words'
+    entailment.judge(trained),
+    workdir / 'answers' / f'{len(words.learnt)}_words',
   )
   quality = quality_of(likely, truth, threshold)
   return Judged(judge, threshold, quality, timing.on(workdir, stage))
 
 
-def _corpus(config, templates) -> claims_lib.Corpus:
-  """Claims and sentences about the countries that no claim of ours is about."""
-  return claims_lib.corpus(
+def _corpus(
+  config, templates, model, workdir
+) -> tuple[claims_lib.Corpus, candidates.Search]:
+  """Claims and sentences about the countries that no claim of ours is about.
+
+  For all templates claims are about the same facts, in the same order.
+  """
+  made = claims_lib.corpus(
     config.judge.sentences,
     config.judge.claims,
     seed=config.data.seed + 1,
     countries=claims_lib.parted(config.data.seed)[1],
     templates=templates,
   )
+  folder = workdir / f'judges/{len(templates)}_words_index'
+  return made, searched(config, made.sentences, model, folder)
 
 
 def taught(
@@ -208,21 +231,30 @@ def taught(
 
 
 def held_out(
-  config, corpus: claims_lib.Corpus, search: candidates.Search, claims
+  config,
+  corpus: claims_lib.Corpus,
+  search: candidates.Search,
+  claims,
+  templates,
 ) -> tuple[list[tuple[str, str]], np.ndarray, int]:
   """(pairs, whether they support, positives missed): candidates of other claims.
 
   They are as what the judge will be asked: by the same way, at the same rate of
   positives, on which calibration and threshold depend.
+
+  Args:
+    templates: numbers of the words of statements that count; decoys count too.
   """
   own, pairs, truth = config.tracing, [], []
   settings = {'way': own.way, 'budget': own.budget, 'fuzz': own.fuzz}
+  counts = np.isin(corpus.templates, [*templates, -1])
   for q in claims:
     rows = candidates.candidates(search, corpus.claims[q], **settings).rows
+    rows = rows[counts[rows]]
     pairs += [(corpus.claims[q], corpus.sentences[i]) for i in rows]
     truth.append(corpus.supports[rows, q])
   truth = np.concatenate(truth)
-  missed = corpus.supports[:, [*claims]].sum() - truth.sum()
+  missed = corpus.supports[counts][:, [*claims]].sum() - truth.sum()
   return pairs, truth, int(missed)
 
 

@@ -77,18 +77,22 @@ def test_the_judge_learns_from_other_countries_and_hard_negatives(tmp_path):
   rng = np.random.default_rng(0)
   encode = lambda texts: rng.normal(size=(len(texts), 4))
   model = judges.Encoder(encode, 'random', None)
-  made = judges._corpus(own, judges.UNSEEN)
-  search = judges.searched(own, made.sentences, model, tmp_path / 'index')
+  made, search = judges._corpus(own, range(4), model, tmp_path)
   pairs, supports = judges.taught(own, made, search, range(16))
   ours, others = data_lib.parted(own.data.seed)
   subjects = {f.subject for f in tasks_corpus(own).facts}
   assert subjects <= {*ours} and not subjects & {f.subject for f in made.facts}
   assert {claim for claim, _ in pairs} == {*made.claims[:16]}
   assert len({*pairs}) == len(pairs) and 0.1 < supports.mean() < 0.5
-  held, truth, missed = judges.held_out(own, made, search, range(16, 20))
+  of_claims = range(16, 20)
+  held, truth, missed = judges.held_out(own, made, search, of_claims, range(8))
   assert len(held) == 4 * own.tracing.budget
   assert truth.sum() + missed == made.supports[:, 16:].sum()
   number = {s: i for i, s in enumerate(made.sentences)}
+  new, yes, lost = judges.held_out(own, made, search, of_claims, (3,))
+  told = [made.templates[number[text]] for _, text in new]
+  assert {*told} == {3, -1} and len(new) < len(held)
+  assert yes.sum() + lost == made.supports[made.templates == 3, 16:].sum() > 0
   of = {claim: q for q, claim in enumerate(made.claims)}
   for every, answers in ((pairs, supports), (held, truth)):
     for (claim, text), yes in zip(every, answers, strict=True):
