@@ -28,13 +28,32 @@ if os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] == '1':
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+MOST_MAPPINGS = 30_000  # of memory, of the 65,530 that Linux gives a process
+
+
+@pytest.fixture(autouse=True)
+def _let_programs_go(request):
+  """Frees compiled programs within a module whose slow tests compile too many."""
+  yield
+  slow = request.node.get_closest_marker('slow') is not None
+  if slow and _mappings() > MOST_MAPPINGS:
+    jax.clear_caches()
+
 
 @pytest.fixture(scope='module', autouse=True)
-def _let_programs_go():
+def _let_programs_of_a_module_go():
   """Frees a module's compiled programs when its tests are done.
 
-  Each takes a few memory mappings, and Linux gives a process 65,530: a worker
-  that kept those of every module was at 64,966 by the end, or died.
+  Each takes a few memory mappings: a worker that kept those of every module was at
+  64,966 by the end, or died.
   """
   yield
   jax.clear_caches()
+
+
+def _mappings() -> int:
+  """Memory mappings of this process; 0 where Linux does not tell."""
+  try:
+    return pathlib.Path('/proc/self/maps').read_bytes().count(b'\n')
+  except OSError:
+    return 0

@@ -235,14 +235,17 @@ METHODS = {
   'logra': tda.logra(0.1, rank=(16, 16)),
   'trak': tda.trak(4),
   'datainf': tda.influence(tda.datainf(0.1)),
-  'exact': tda.influence(tda.exact(1.0)),
+  # In bfloat16 a damping of 1 diverges, which is refused.
+  'exact': tda.influence(tda.exact(10.0)),
   'trackstar': tda.trackstar(0.1, rank=(16, 16)),
   'similarity': tda.similarity(pool='mean'),
 }
 # Where solutions are as near as CG's tolerance, of the largest score; else 1e-4.
 LOOSE = {'cg': 1e-3, 'cg_ekfac': 3e-3}
-# Each form of the blocks has its own matrices, and so other random projections.
-DRAWN = ('trak',)
+# Each form of the blocks has its own matrices, and so other random projections: where
+# the embedding is a layer too, whose rank is above 16, of trackstar as well; and there
+# the last dense layer, which similarity reads, is one block's or the stack's.
+DIFFERENT = {False: ('trak',), True: ('trak', 'trackstar', 'similarity')}
 
 
 @pytest.mark.parametrize(
@@ -390,7 +393,7 @@ def test_every_form_of_a_model_has_the_same_scores(name, tied):
       METHODS[name], problem, params, TRAIN, QUERIES
     )
   one = scores['float32', False]
-  if name in DRAWN:
+  if name in DIFFERENT[tied]:
     return
   most = LOOSE.get(name, 1e-4) * np.abs(one).max()
   near(scores['float32', True], one, rtol=0, atol=most)
