@@ -197,11 +197,14 @@ def rotated(
 ) -> dict[str, jax.Array]:
   """A parameter tree in the eigenbasis: {layer: Q_Aᵀ V Q_S [*stack, I, O]}."""
   return {
-    name: _rotate(
-      block.inputs, layers_lib.matrix(layers[name], vector), block.outputs
-    )
+    name: in_basis(block, layers_lib.matrix(layers[name], vector))
     for name, block in blocks.items()
   }
+
+
+def in_basis(block: Block, matrix: jax.Array) -> jax.Array:
+  """One layer's matrix W in the eigenbasis: Q_Aᵀ W Q_S [*stack, I, O]."""
+  return _rotate(block.inputs, matrix, block.outputs)
 
 
 def unrotated(

@@ -67,7 +67,12 @@ def laplace_influence(
 
     def one(number):
       noise = covariance.normal(jax.random.fold_in(draw_key, number), roots)
-      moved = {name: root * noise[name] for name, root in roots.items()}
+      # Symmetric roots: with noise in the basis itself, draws would change with
+      # the signs of its vectors, which rounding decides.
+      moved = {
+        name: root * blocks_lib.in_basis(state.blocks[name], noise[name])
+        for name, root in roots.items()
+      }
       there = blocks_lib.unrotated(state.blocks, layers, moved, run.params)
       return jax.tree.map(jnp.add, run.params, there)
 
