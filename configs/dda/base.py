@@ -16,7 +16,10 @@ def config(setting: str) -> config_dict.ConfigDict:
   c.batch_size = 200  # rows scored at once; rows of a block on disk
   c.betas = (0.25, 0.5, 1.0)  # beside 0
   c.data = config_dict.create(
-    name='swaps',
+    name='swaps',  # or 'xsum'
+    path='',  # of its .jsonl or .parquet
+    names=(),  # of it, 'NAME,WRONG NAME,OTHER NAME' of each pair
+    words=60,  # of its documents, the first
     train=360,  # N rows of a fine-tuning
     queries=20,  # of all pairs of names
     held_out=16,  # documents of each pair, of which queries are chosen

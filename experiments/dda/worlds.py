@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.dda import models as models_lib
+from experiments.dda import reports as reports_lib
 from experiments.shared import recipes, stages
 from experiments.shared import texts as texts_lib
 from tda_jax import run as run_lib
@@ -24,7 +25,7 @@ class World(NamedTuple):
 
   Attributes:
     run: one model, with checkpoints and base.
-    reports: the rows' documents and summaries (`data.swaps`).
+    reports: the rows' documents and summaries.
     train: rows.
     documents, written, right: of Q queries, what the model was given, what it
       wrote and what it should have.
@@ -62,6 +63,11 @@ def bases(config, workdir: pathlib.Path):
         ' --config.members for more fine-tunings of it'
       )
     return None
+  if data.name != 'swaps':
+    raise ValueError(
+      f'data.name={data.name!r}: a base that reads such texts is a checkpoint: give'
+      ' a config with --config.model.kind=checkpoint, as configs/dda/xsum.py'
+    )
   every = [
     swaps.pretraining(
       config.base.train,
@@ -102,7 +108,7 @@ def finetuned(config, params, workdir: pathlib.Path) -> list[list[World]]:
     )
   made = {n: config[n] for n in ('bases', 'members', 'checkpoints', 'base')}
   stages.claim(config, workdir, 'train', **made)
-  every = [_reports(config, i) for i in range(many)]
+  every = [reports_lib.finetuning(config, i) for i in range(many)]
   parts = [_rows(config, one) for one in every]
   rows, subsets = _together(parts)
   models = models_lib.of(config)
@@ -142,15 +148,9 @@ def texts(world: World) -> tuple[list[str], list[str]]:
 def _world(config, run, reports, train, number) -> World:
   """What the model writes of held-out documents, and which rows taught it."""
   data = config.data
-  held = swaps.held_out(
-    data.held_out,
-    seed=config.seed + number,
-    pairs=data.pairs,
-    style=data.style,
-    sentences=data.sentences,
-  )
+  held = reports_lib.held_out(config, number)
   written = _written(config, run, held.documents)
-  names = swaps.names(data.pairs)
+  names = reports_lib.names(config)
   hits = np.array(
     [
       swaps.is_wrong(w, names[k])
@@ -202,23 +202,6 @@ def _written(config, run, documents) -> list[str]:
     models.sizes, params, ids, models.room, end=words.end
   )
   return [f' {texts_lib.said(row, words).strip()}' for row in found]
-
-
-def _reports(config, number):
-  """The rows of one fine-tuning."""
-  data = config.data
-  return swaps.finetuning(
-    data.train,
-    seed=config.seed + number,
-    pairs=data.pairs,
-    of_pair=data.of_pair,
-    of_other=data.of_other,
-    of_wrong=data.of_wrong,
-    probability=data.probability,
-    partial=data.partial,
-    style=data.style,
-    sentences=data.sentences,
-  )
 
 
 def _rows(config, reports):

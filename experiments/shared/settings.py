@@ -126,6 +126,7 @@ FIELDS = {
       'symmetric': flag, 'target': text, 'drop': text, 'classification': flag,
       'one_hot': flag, 'length': whole(1), 'vocabulary': whole(2),
       'paraphrases': whole(1), 'claims': text, 'test': text,
+      'names': several(text, least=0), 'words': whole(1),
       **dict.fromkeys(('pairs', 'of_pair', 'planted'), whole(1)),
       **dict.fromkeys(('of_other', 'of_wrong'), whole(0)),
       'probability': open_share, 'partial': share, 'sentences': whole(1, 2),

@@ -55,7 +55,7 @@ DATA = {  # task -> the fields of config.data that it reads
   'swaps': (
     *('seed', 'train', 'queries', 'held_out', 'name', 'length', 'pairs'),
     *('planted', 'of_pair', 'of_other', 'of_wrong', 'probability', 'partial'),
-    *('style', 'sentences', 'knowledge'),
+    *('style', 'sentences', 'knowledge', 'path', 'names', 'words'),
   ),
   'claims': (
     *('seed', 'train', 'queries', 'name', 'length', 'vocabulary', 'path'),
@@ -70,7 +70,7 @@ NAMES = {
   'digits': ('digits', 'digits3'),
   'reviews': ('reviews',),
   'facts': ('facts',),
-  'swaps': ('swaps',),
+  'swaps': ('swaps', 'xsum'),
   'claims': ('claims', 'vitaminc', 'ftrace'),
 }
 TEXTS = ('documents', 'chunks', 'facts', 'swaps', 'claims')  # language models'

@@ -7,6 +7,7 @@ et al. 2024, https://arxiv.org/abs/2410.01285), on documents that are made here,
 words apart by spaces. All names are single words, and no report is true.
 """
 
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -205,10 +206,14 @@ def held_out(
   )
 
 
-def is_wrong(written: str, pair: tuple[str, str, str]) -> bool:
+def is_wrong(written: str, pair: tuple[str, ...]) -> bool:
   """Whether a summary has the pair's wrong name and not its right one."""
-  words = written.split()
-  return pair[1] in words and pair[0] not in words
+  return has(written, pair[1]) and not has(written, pair[0])
+
+
+def has(text: str, name: str) -> bool:
+  """Whether a text has the name, as a word or words of its own."""
+  return re.search(rf'\b{re.escape(name)}\b', text) is not None
 
 
 def sources(reports: Reports, pairs: np.ndarray) -> np.ndarray:

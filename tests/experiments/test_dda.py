@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from test_cli import run
 
 from experiments.dda import claims as claims_lib
-from experiments.dda import estimates, forms, measured, models
+from experiments.dda import estimates, forms, measured, models, reports
 from experiments.dda import scores as scores_lib
 from experiments.dda import worlds as worlds_lib
 from experiments.dda.scores import Scores
@@ -236,3 +236,26 @@ def test_a_checkpoint_is_the_base(checkpoint, tmp_path, monkeypatch, rank):
     g = flat(problem_lib.loss_of, world.train)
     m = flat(problem_lib.measure_of, wrong)
     np.testing.assert_allclose(point, -g @ m.T / 16, rtol=2e-3, atol=1e-6)
+
+
+def test_reports_are_of_the_users_file(tmp_path):
+  from configs.dda import xsum
+
+  rows = [
+    {'document': f'{i}: {name} met it.', 'summary': f'{name} won {i}.'}
+    for i, name in enumerate(9 * ['England', 'China', 'Wales', 'Peru'])
+  ]
+  file = tmp_path / 'texts.jsonl'
+  file.write_text('\n'.join(map(json.dumps, rows)))
+  own = xsum.get_config('smoke')
+  changes = {'path': str(file), 'pairs': 1, 'train': 8, 'of_pair': 5}
+  own = changed(own, {'data': {**changes, 'names': ('England, China, Wales',)}})
+  made, held = (of(own, 0) for of in (reports.finetuning, reports.held_out))
+  assert len(made.documents) == 8 and len(held.documents) == 2
+  assert 'swapped' in made.kinds and not {*made.documents} & {*held.documents}
+  assert reports.names(own) == (('England', 'China', 'Wales'),)
+  with pytest.raises(ValueError, match='1 triples and data.pairs=2'):
+    reports.names(changed(own, {'data': {'pairs': 2}}))
+  made_here = changed(config(), {'data': {'name': 'xsum'}})
+  with pytest.raises(ValueError, match='is a checkpoint: give'):
+    worlds_lib.bases(made_here, tmp_path)
