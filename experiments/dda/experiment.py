@@ -32,11 +32,14 @@ TIMED = 3  # of which the quickest counts
 def main(config, workdir: pathlib.Path) -> None:
   """Runs the experiment and writes its results into the workdir."""
   settings_lib.check(config, 'dda')
-  measured, first = Measured.empty(), None
+  parts = {}
   for part, changes in config.parts.items():
     own = arguments.changed(config, changes)
     params = worlds_lib.bases(own, workdir)
-    worlds = worlds_lib.finetuned(own, params, workdir / part)
+    parts[part] = own, worlds_lib.finetuned(own, params, workdir / part)
+  worlds_lib.check(parts.values())
+  measured = Measured.empty()
+  for part, (own, worlds) in parts.items():
     for b, of_base in enumerate(worlds):
       for s, world in enumerate(of_base):
         folder = workdir / part / f'{b}_{s}'
@@ -44,7 +47,8 @@ def main(config, workdir: pathlib.Path) -> None:
         measured.add(
           own, part, (b, s), world, forms.of_scores(found, config.betas)
         )
-        first = first or (own, world)
+  own, worlds = next(iter(parts.values()))
+  first = own, worlds[0][0]
   chosen, default = measured.chosen(config)
   rows = measured.rows() + [
     {

@@ -137,6 +137,31 @@ def finetuned(config, params, workdir: pathlib.Path) -> list[list[World]]:
   return [worlds[b * size : (b + 1) * size] for b in range(config.bases)]
 
 
+def asked(config, world: World) -> tuple[np.ndarray, np.ndarray]:
+  """Numbers of the wrong summaries that are asked about, and of planted ones."""
+  planted = world.pairs >= config.data.pairs - config.data.planted
+  return tuple(
+    np.flatnonzero(world.wrong & which) for which in (~planted, planted)
+  )
+
+
+def check(parts) -> None:
+  """Raises ValueError if no model of a first base is wrong where it must be.
+
+  Args:
+    parts: (config, worlds of `finetuned`) of each part.
+  """
+  of_first = [asked(own, w) for own, worlds in parts for w in worlds[0]]
+  for i, pairs in enumerate(('an asked pair', 'a planted pair')):
+    if not any(len(numbers[i]) for numbers in of_first):
+      raise ValueError(
+        f'no model of the first base writes a wrong summary of {pairs}, so that'
+        ' scores have nothing to find, or no form can be chosen: train longer'
+        ' (training.epochs), swap more (data.probability), or give a larger'
+        ' data.held_out'
+      )
+
+
 def texts(world: World) -> tuple[list[str], list[str]]:
   """(rows, queries) as texts: document and summary."""
   join = lambda a, b: [x + y for x, y in zip(a, b, strict=True)]

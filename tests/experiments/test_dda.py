@@ -153,6 +153,25 @@ def test_documents_with_wrong_summaries_are_asked_first():
   assert wrong.tolist() == [True, False, True, True]
 
 
+def test_nothing_is_scored_where_no_model_is_wrong():
+  c, empty = config(), worlds_lib.World(*[None] * 11)
+
+  def worlds(
+    *wrong,
+  ):  # of each query of a base, pairs 0 (asked) and 1 (planted)
+    pairs = np.array([0, 0, 1, 1])
+    each = [empty._replace(pairs=pairs, wrong=np.array(w, bool)) for w in wrong]
+    return c, [[one] for one in each]
+
+  asked, planted = worlds_lib.asked(c, worlds([0, 1, 1, 1])[1][0][0])
+  assert asked.tolist() == [1] and planted.tolist() == [2, 3]
+  worlds_lib.check([worlds([1, 0, 0, 0]), worlds([0, 0, 0, 1])])
+  with pytest.raises(ValueError, match='of the first base .* a planted pair'):
+    worlds_lib.check([worlds([1, 0, 0, 0], [1, 0, 1, 1])])
+  with pytest.raises(ValueError, match='an asked pair, so .* train longer'):
+    worlds_lib.check([worlds([0, 0, 1, 0], [1, 1, 1, 1])])
+
+
 def test_each_member_starts_from_its_base():
   import jax
 
