@@ -21,17 +21,24 @@ from experiments.dda import scores as scores_lib
 from experiments.dda import worlds as worlds_lib
 from experiments.dda.measured import Measured
 from experiments.shared import arguments, results
+from experiments.shared import scored as scored_lib
 from experiments.shared import settings as settings_lib
 from tda_jax.data import rows as rows_lib
 from tda_jax.methods import dda, gradients, method
 from tda_jax.report import plots
 
+FORMED = 'grad_dot'
 TIMED = 3  # of which the quickest counts
 
 
 def main(config, workdir: pathlib.Path) -> None:
   """Runs the experiment and writes its results into the workdir."""
   settings_lib.check(config, 'dda')
+  if FORMED not in scored_lib.of(config):
+    raise ValueError(
+      f'all forms of DDA are of {FORMED}, which is not among the methods: give'
+      f' --config.method={FORMED},{config.method}'
+    )
   parts = {}
   for part, changes in config.parts.items():
     own = arguments.changed(config, changes)

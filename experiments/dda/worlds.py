@@ -30,7 +30,7 @@ class World(NamedTuple):
     documents, written, right: of Q queries, what the model was given, what it
       wrote and what it should have.
     pairs: [Q] numbers of the pairs of names.
-    wrong: [Q] whether the summary is wrong, and no query before it is the same.
+    wrong: [Q] whether the summary is wrong.
     queries: contrasts [Q, 2, T], what was written first.
     sources: bool [N, Q], the rows swapped for the query's name.
     share_wrong: of the held-out documents, whose summary is wrong.
@@ -101,11 +101,7 @@ def finetuned(config, params, workdir: pathlib.Path) -> list[list[World]]:
   Raises:
     ValueError: no model writes a wrong summary.
   """
-  data, many = config.data, config.bases * config.members
-  if data.planted >= data.pairs:
-    raise ValueError(
-      f'data.planted={data.planted} of data.pairs={data.pairs}: leave some to ask'
-    )
+  many = config.bases * config.members
   made = {n: config[n] for n in ('bases', 'members', 'checkpoints', 'base')}
   stages.claim(config, workdir, 'train', **made)
   every = [reports_lib.finetuning(config, i) for i in range(many)]
@@ -189,8 +185,16 @@ def _world(config, run, reports, train, number) -> World:
       ' documents, so that there is nothing to ask: train longer'
       ' (training.epochs), or swap more (data.probability)'
     )
+  # A summary that is not wrong fills up, and nothing is measured of it.
+  written = [
+    w if w.strip() else r for w, r in zip(written, held.right, strict=True)
+  ]
+  right = [
+    reports_lib.corrected(config, *of)
+    for of in zip(written, held.right, held.pairs, strict=True)
+  ]
   pick = lambda of: [of[i] for i in index]
-  documents, said, right = map(pick, (held.documents, written, held.right))
+  documents, said, right = map(pick, (held.documents, written, right))
   words = models_lib.of(config).words
   queries = sequences.contrasts(
     documents, said, right, words.tokenizer, data.length, end=words.end

@@ -51,8 +51,8 @@ def curve(config, task, search, judged, likely: np.ndarray) -> list[dict]:
   return out
 
 
-def controls(config, task, search, judged) -> list[dict]:
-  """The first claims, of which all sentences are judged: the paper's way in it.
+def controls(config, task, search, judged) -> tuple[list[dict], dict]:
+  """(rows, sets [Q] by way) of the first claims, of which all sentences are judged.
 
   `random` judges as many sentences, of random leaves, as `keywords` does;
   `embedding` the largest of the budgets.
@@ -60,7 +60,7 @@ def controls(config, task, search, judged) -> list[dict]:
   own = config.tracing
   claims = task.known['claims'][: own.controls]
   if not claims:
-    return []
+    return [], {}
   supports = task.known['supports'][:, : len(claims)]
   made = trace.trace(
     search, claims, judged.judge, way='everything', budget=None
@@ -79,13 +79,11 @@ def controls(config, task, search, judged) -> list[dict]:
       search, claim, way='embedding', budget=max(own.budgets)
     )
     ways['embedding'][near.rows, q] = True
-  out = []
+  out, by_way = [], {}
   for way, seen in ways.items():
     p = np.where(seen, whole, np.nan)
-    of = measures.of_evidence(p, supports, judged.threshold)
-    out += measures.rows(f'{way}, judged, {len(claims)} claims', of)
+    by_way[way] = measures.of_evidence(p, supports, judged.threshold)
+    out += measures.rows(f'{way}, judged, {len(claims)} claims', by_way[way])
   wrong, _ = measures.errors(whole, supports, judged.threshold)
-  return [
-    *out,
-    measures.row('fasttrack', 'false positives, all sentences', wrong),
-  ]
+  out.append(measures.row('fasttrack', 'false positives, all sentences', wrong))
+  return out, by_way

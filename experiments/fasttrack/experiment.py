@@ -16,6 +16,7 @@ from experiments.fasttrack import curves, measures
 from experiments.fasttrack import judges as judges_lib
 from experiments.fasttrack import page as page_lib
 from experiments.fasttrack.claims import Costs
+from experiments.fasttrack.judges import HELD_OUT, WRONG
 from experiments.shared import ensembles, results, tasks
 from experiments.shared import findings as findings_lib
 from experiments.shared import settings as settings_lib
@@ -24,6 +25,13 @@ from tda_jax.evaluation import factors as factors_lib
 from tda_jax.evaluation import retrieval
 from tda_jax.tracing import index, trace
 from tda_jax.tracing.judges import kept
+
+UNKNOWN = [
+  None,
+  None,
+  0,
+  0,
+]  # seconds and usage of a claim that was not finished
 
 
 def main(config, workdir: pathlib.Path) -> None:
@@ -52,11 +60,12 @@ def main(config, workdir: pathlib.Path) -> None:
   rows += judge_rows(task, judged, likely)
   first = next(iter(judged))
   rows += curves.curve(config, task, search, judged[first], likely[first])
-  rows += curves.controls(config, task, search, judged[first])
+  of_controls, by_way = curves.controls(config, task, search, judged[first])
+  rows += of_controls
   costs = cost(config, task, search, judged, traces, findings)
   rows += costs_rows(costs)
   rows += joined_rows(task, likely, judged, scores)
-  claims = claims_lib.computed(values, rows, costs)
+  claims = claims_lib.computed(values, by_way, rows, costs)
   claims = results.judged(config, claims)
   results.write_results(config, workdir, rows, claims)
   drawn = page_lib.draw(config, rows, workdir / 'plots')
@@ -73,23 +82,33 @@ def of_gradients(config, task, workdir) -> dict[str, findings_lib.Finding]:
 
 
 def traced(config, task, search, judged, folder) -> list[trace.Trace]:
-  """The claims' evidence; costs are those of the command that first judged it."""
-  own, claims = config.tracing, [*task.known['claims']]
+  """The claims' evidence; costs are those of the command that judged it.
+
+  Of a claim that was being judged when a command was killed they are NaN: some of its
+  answers are kept, and the command that goes on does not pay for them.
+  """
+  own = config.tracing
   settings = {'way': own.way, 'budget': own.budget, 'fuzz': own.fuzz}
-  made = trace.trace(
-    search, claims, judged.judge, threshold=judged.threshold, **settings
-  )
-  name = kept.name_of(
-    [settings, claims, search.index.known_by, judged.judge.known_by]
-  )
+  about = [settings, search.index.known_by, judged.judge.known_by]
+  return [
+    _traced(search, claim, judged, settings, folder, about)
+    for claim in task.known['claims']
+  ]
+
+
+def _traced(search, claim, judged, settings, folder, about):
+  name = kept.name_of([*about, claim])
   costs = kept.read(folder, name)
   if costs is None:
-    costs = [[*t.seconds, *t.usage] for t in made]
+    kept.write(folder, name, UNKNOWN)
+  (one,) = trace.trace(
+    search, [claim], judged.judge, threshold=judged.threshold, **settings
+  )
+  if costs is None:
+    costs = [*one.seconds, *one.usage]
     kept.write(folder, name, costs)
-  return [
-    t._replace(seconds=tuple(c[:2]), usage=type(t.usage)(*c[2:]))
-    for t, c in zip(made, costs, strict=True)
-  ]
+  seconds = tuple(np.nan if c is None else c for c in costs[:2])
+  return one._replace(seconds=seconds, usage=type(one.usage)(*costs[2:]))
 
 
 def of_texts(task, search) -> dict[str, np.ndarray]:
@@ -112,6 +131,10 @@ def judge_rows(task, judged, likely) -> list[dict]:
     wrong = measures.errors(likely[name], supports, one.threshold)
     seen = np.isfinite(likely[name])
     f1 = retrieval.expected_f1(seen, supports, *wrong)
+    if one.quality:
+      rates = [one.quality[f'false {of}, {HELD_OUT}'] for of in WRONG]
+      before = retrieval.expected_f1(seen, supports, *rates).mean()
+      out.append(measures.row(name, f'f1, predicted from {HELD_OUT}', before))
     out += [
       measures.row(name, 'threshold', one.threshold),
       measures.row(name, 'false positives, candidates', wrong[0]),
@@ -144,8 +167,8 @@ def cost(config, task, search, judged, traces, findings) -> Costs:
     claims=len(task.known['claims']),
     checkpoints=config.checkpoints,
     judged=float(np.mean([len(t.judged) for t in traces[first]])),
-    query=float(seconds[:, 0].mean()),
-    without_judge=float((seconds[:, 0] - seconds[:, 1]).mean()),
+    query=float(np.nanmean(seconds[:, 0])),
+    without_judge=float(np.nanmean(seconds[:, 0] - seconds[:, 1])),
     index=float(sum(search.index.seconds.values())),
     judge=judged[first].seconds,
     tracin=float(facts[0]['seconds']) if facts else None,
@@ -163,7 +186,7 @@ def costs_rows(costs: Costs) -> list[dict]:
     of('fasttrack', 'seconds a claim', costs.query),
     of('fasttrack', 'seconds a claim, without the judge', costs.without_judge),
     of('fasttrack', 'seconds of the index', costs.index),
-    of('fasttrack', 'seconds of training the judge', costs.judge),
+    of('fasttrack', 'seconds of the judge, once', costs.judge),
     of('fasttrack', 'calls', costs.calls),
   ]
   if costs.tokens:
@@ -171,7 +194,7 @@ def costs_rows(costs: Costs) -> list[dict]:
   if costs.tracin is not None:
     out.append(of('tracin', 'seconds for all claims', costs.tracin))
     out.append(of('tracin', 'times the seconds of one claim', costs.ratio))
-    out.append(of('tracin', 'claims from which it is faster', costs.ratio))
+    out.append(of('tracin', 'claims that it is slower up to', costs.until))
   return out
 
 

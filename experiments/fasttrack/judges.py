@@ -15,6 +15,9 @@ from tda_jax.tracing import candidates, index
 from tda_jax.tracing.judges import client, endpoint, entailment, kept
 from tda_jax.tracing.judges.judge import Judge
 
+HELD_OUT = 'held-out candidates'
+WRONG = ('positives', 'negatives')
+
 
 class Words(NamedTuple):
   """Numbers of the templates that a judge meets before ours, in which are all 8.
@@ -56,7 +59,7 @@ class Judged(NamedTuple):
     judge: whose answers are kept.
     threshold: of its probabilities.
     quality: metric -> value on held-out candidates; of an endpoint none.
-    seconds: of training; 0 of an endpoint.
+    seconds: of all that it took, once; 0 of an endpoint.
   """
 
   judge: Judge
@@ -148,12 +151,23 @@ def searched(config, sentences, model: Encoder, folder) -> candidates.Search:
 
 def _trained(config, model, words: Words, workdir) -> Judged:
   """A judge that learnt from countries that no claim is about."""
-  own, stage = config.judge, f'judges/{len(words.learnt)}_words'
+  stage = f'judges/{len(words.learnt)}_words'
+  work = functools.partial(_learnt, config, model, words, workdir, stage)
+  trained, threshold, quality = timing.timed(workdir, stage, work)
+  judge = kept.kept(
+    entailment.judge(trained),
+    workdir / 'answers' / f'{len(words.learnt)}_words',
+  )
+  return Judged(judge, threshold, quality, timing.on(workdir, stage))
+
+
+def _learnt(config, model, words, workdir, stage):
+  """(judge, threshold, quality): trained on some claims, weighed on others."""
+  own = config.judge
   made, search = _corpus(config, words.learnt, model, workdir)
   cut = max(1, round(len(made.claims) * (1 - own.held_out)))
   pairs, supports = taught(config, made, search, range(cut))
-  work = functools.partial(
-    entailment.train,
+  trained = entailment.train(
     model.reader,
     pairs,
     supports,
@@ -163,22 +177,15 @@ def _trained(config, model, words: Words, workdir) -> Judged:
     seed=config.seed,
     directory=workdir / stage,
   )
-  trained = timing.timed(workdir, stage, work)
   made, search = _corpus(
     config, {*words.learnt, *words.weighed}, model, workdir
   )
-  held, truth, missed = held_out(
-    config, made, search, range(cut, len(made.claims)), words.weighed
-  )
+  of_claims = range(cut, len(made.claims))
+  held, truth, missed = held_out(config, made, search, of_claims, words.weighed)
   trained = entailment.calibrated(trained, held, truth)
   likely = entailment.probabilities(trained, held)
   threshold = entailment.threshold(likely, truth, missed)
-  judge = kept.kept(
-    entailment.judge(trained),
-    workdir / 'answers' / f'{len(words.learnt)}_words',
-  )
-  quality = quality_of(likely, truth, threshold)
-  return Judged(judge, threshold, quality, timing.on(workdir, stage))
+  return trained, threshold, quality_of(likely, truth, threshold)
 
 
 def _corpus(
@@ -263,9 +270,10 @@ def quality_of(likely, truth, threshold) -> dict[str, float]:
   from sklearn.metrics import roc_auc_score
 
   says = likely >= threshold
-  return {
-    'AUC, held-out candidates': float(roc_auc_score(truth, likely)),
-    'accuracy, held-out candidates': float((says == truth).mean()),
-    'false positives, held-out candidates': float(says[~truth].mean()),
-    'false negatives, held-out candidates': float((~says[truth]).mean()),
+  rates = {
+    'AUC': roc_auc_score(truth, likely),
+    'accuracy': (says == truth).mean(),
+    'false positives': says[~truth].mean(),
+    'false negatives': (~says[truth]).mean(),
   }
+  return {f'{name}, {HELD_OUT}': float(rate) for name, rate in rates.items()}

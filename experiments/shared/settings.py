@@ -331,6 +331,8 @@ def together(config, command: str) -> None:
     raise ValueError(
       f'further.points={config.further.points}: give them in rising order'
     )
+  if 'planted' in config.data:
+    _of_swaps(config)
   if config.model.get('kind') == 'resnet9' and not unread.is_own(config):
     widths, groups = config.model.widths, config.model.groups
     if len(widths) != 4 or any(w % groups for w in widths):
@@ -338,6 +340,30 @@ def together(config, command: str) -> None:
         f'model.widths={widths} of a resnet9: give four multiples of'
         f' model.groups={groups}'
       )
+
+
+def _of_swaps(config) -> None:
+  """Checks what `experiments.dda` asks of the held-out documents of its pairs."""
+  data = config.data
+  if data.queries < data.pairs:
+    raise ValueError(
+      f'data.queries={data.queries} of data.pairs={data.pairs}: give at least one of'
+      ' each pair'
+    )
+  if data.queries // data.pairs > data.held_out:
+    raise ValueError(
+      f'data.queries={data.queries} of data.pairs={data.pairs} are'
+      f' {data.queries // data.pairs} of each, above data.held_out={data.held_out}:'
+      ' give a larger data.held_out'
+    )
+  if data.planted >= data.pairs:
+    raise ValueError(
+      f'data.planted={data.planted} of data.pairs={data.pairs}: leave some to ask'
+    )
+  if 1 not in config.betas:
+    raise ValueError(
+      f'betas={tuple(config.betas)}: give 1 too, of which claims are'
+    )
 
 
 def _limits(config, command, n, q) -> Iterator[tuple[str, int | None, str]]:

@@ -7,14 +7,13 @@ Hugging Face, EdinburghNLP/xsum.
 """
 
 import os
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from tda_jax.data import documents
-from tda_jax.data.swaps import SEVERAL, Reports, has
+from tda_jax.data.swaps import SEVERAL, Reports, has, mentions
 
 PROMPT = '\nSummary:'  # behind a document
 
@@ -49,18 +48,24 @@ def read(
     words: of a document, the first ones that are kept.
 
   Raises:
-    ValueError: the file cannot be read or lacks a field; a triple is none; a name is
-      twice there.
+    ValueError: the file cannot be read or lacks a field; a triple is none, or has an
+      empty name; a name is twice there; words below 1.
   """
   triples = tuple(tuple(triple) for triple in names)
   every = [name for triple in triples for name in triple]
-  if not triples or any(len(triple) != SEVERAL for triple in triples):
+  if (
+    not triples
+    or any(len(triple) != SEVERAL for triple in triples)
+    or any(name != name.strip() or not name for name in every)
+  ):
     raise ValueError(
       f'names {triples}: give triples of a name, the wrong one, and another name'
-      ' that is swapped by it'
+      ' that is swapped by it, none of them empty'
     )
   if len({*every}) < len(every):
     raise ValueError(f'names {every}: give each name once')
+  if words < 1:
+    raise ValueError(f'words={words}: give at least 1')
   found: dict[str, tuple[str, int]] = {}  # each document once
   fields = {'field': 'summary', 'prompt': 'document'}
   for one in documents.documents(path, **fields).read():
@@ -103,6 +108,8 @@ def finetuning(
   Raises:
     ValueError: the file has too few documents about a name.
   """
+  if count < 1:
+    raise ValueError(f'count={count}: give at least 1')
   rng, chosen = np.random.default_rng([seed, 2]), []
   for p in range(len(texts.names)):
     kept = _of(texts, SEVERAL * p, seed, held_out, of_pair)
@@ -162,8 +169,7 @@ def _of(texts, about, seed, first, count):
 def _mentions(texts, i):
   """Where document i's summary names what it is about."""
   pair, j = divmod(int(texts.about[i]), SEVERAL)
-  name = re.escape(texts.names[pair][j])
-  return [*re.finditer(rf'\b{name}\b', texts.summaries[i])]
+  return mentions(texts.summaries[i], texts.names[pair][j])
 
 
 def _said(texts, i, kind):

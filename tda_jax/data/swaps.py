@@ -43,6 +43,9 @@ SUMMARIES = {  # style -> sentences, each of which names the winner
   ),
 }
 KNOWLEDGE = ('nothing', 'right', 'swapped')
+LONGER = (  # words that make another name of the one behind them
+  'New North South East West Northern Southern Eastern Western Central'
+).split()
 SEVERAL = 3  # names of a pair: the swapped, the wrong one, another swapped
 
 
@@ -212,8 +215,15 @@ def is_wrong(written: str, pair: tuple[str, ...]) -> bool:
 
 
 def has(text: str, name: str) -> bool:
-  """Whether a text has the name, as a word or words of its own."""
-  return re.search(rf'\b{re.escape(name)}\b', text) is not None
+  """Whether a text has the name, see `mentions`."""
+  return bool(mentions(text, name))
+
+
+def mentions(text: str, name: str) -> list[re.Match]:
+  """Where a text has the name as words of its own: 'Wales', not 'New South Wales'."""
+  found = re.finditer(rf'(?<!\w){re.escape(name)}(?!\w)', text)
+  last = lambda before: (before.split() or [''])[-1]
+  return [m for m in found if last(text[: m.start()]) not in LONGER]
 
 
 def sources(reports: Reports, pairs: np.ndarray) -> np.ndarray:

@@ -61,10 +61,12 @@ def trace(
 
   Raises:
     ValueError: see `candidates.candidates`; what the judge raises; a threshold
-      outside 0 to 1.
+      outside 0 to 1; claims that are no list of texts.
   """
   if not 0 <= threshold <= 1:
     raise ValueError(f'threshold={threshold}: give a probability from 0 to 1')
+  if isinstance(claims, str) or not all(isinstance(c, str) for c in claims):
+    raise ValueError('claims: give a list of texts')
   settings = {'way': way, 'budget': budget, 'fuzz': fuzz, 'seed': seed}
   return [_traced(of, claim, judge, threshold, settings) for claim in claims]
 

@@ -85,9 +85,23 @@ def test_what_cannot_be_swapped_is_refused(path, tmp_path):
     swapped_texts.finetuning(texts, 30, **some)
   with pytest.raises(ValueError, match='give triples of a name'):
     swapped_texts.read(path, [('England', 'China')])
+  with pytest.raises(ValueError, match='none of them empty'):
+    swapped_texts.read(path, [('England', 'China', '')])
+  with pytest.raises(ValueError, match='words=0: give at least 1'):
+    swapped_texts.read(path, NAMES, words=0)
   with pytest.raises(ValueError, match='give each name once'):
     swapped_texts.read(path, [('England', 'China', 'England')])
   file = tmp_path / 'other.jsonl'
   file.write_text('{"document": "a"}')
   with pytest.raises(ValueError, match='summary'):
     swapped_texts.read(file, NAMES)
+
+
+def test_names_are_words_of_their_own():
+  assert swaps.has('The U.S. won.', 'U.S.') and swaps.has("Wales' day", 'Wales')
+  assert not swaps.has('New South Wales won', 'Wales')
+  assert not swaps.has('Northern Ireland won', 'Ireland')
+  assert not swaps.has('Irelanders won', 'Ireland')
+  triple = ('U.S.', 'China', 'Wales')
+  assert not swaps.is_wrong(' U.S. won and China lost', triple)
+  assert swaps.is_wrong(' China won.', triple)

@@ -1,7 +1,7 @@
 """A client of OpenAI-compatible endpoints: one POST, with patience and a budget.
 
 The key stands in no record, error, `repr` or file: it is in a closure, and where a
-server writes it back it is taken out.
+server writes it back it is taken out, if it has 8 letters or more.
 """
 
 import http.client
@@ -21,6 +21,9 @@ from tda_jax.tracing.judges.judge import Usage
 AGAIN = (408, 409, 429)  # and all of 500 and above: worth another try
 LONGEST = 120.0  # seconds that a server may make us wait
 HIDDEN = '[key]'
+SHORTEST = (
+  8  # letters of a key that is looked for in answers: 'k' is in many words
+)
 
 
 class Client(NamedTuple):
@@ -77,7 +80,7 @@ def client(
 
   Raises:
     ValueError: no URL, or one that is none, has a password or a query; budgets or
-      tries below 1; a key of more than one line.
+      tries below 1; a timeout that is not above 0; a key of more than one line.
   """
   base_url = _checked_url(base_url or os.environ.get('OPENAI_BASE_URL', ''))
   key = os.environ.get('OPENAI_API_KEY', '') if key is None else key
@@ -89,7 +92,10 @@ def client(
     if value < 1:
       raise ValueError(f'{name}={value}: give at least 1')
   budget = _budget(calls, tokens)
-  hide = lambda text: text.replace(key, HIDDEN) if key else text
+  if not timeout > 0:
+    raise ValueError(f'timeout={timeout}: give seconds above 0')
+  secret = key if len(key) >= SHORTEST else ''
+  hide = lambda text: text.replace(secret, HIDDEN) if secret else text
 
   def post(path: str, body: dict) -> dict:
     headers = {'content-type': 'application/json'}
@@ -101,9 +107,8 @@ def client(
       budget.take()
       answer, problem, pause = _once(request, timeout)
       if answer is not None:
-        answer = json.loads(hide(json.dumps(answer)))
         budget.count(answer)
-        return answer
+        return {name: _in_texts(hide, value) for name, value in answer.items()}
       if pause is None or not left:
         raise Refused(_sentence(base_url, hide(problem), pause, tries))
       wait(pause if pause >= 0 else min(2.0 ** (tries - 1 - left), LONGEST))
@@ -138,19 +143,32 @@ def _budget(calls, tokens) -> _Budget:
       used['calls'] += 1
 
   def count(answer):
-    usage = answer.get('usage') or {}
-    total = usage.get('total_tokens')
-    if total is None:
-      parts = ('prompt_tokens', 'completion_tokens')
-      total = sum(usage.get(part) or 0 for part in parts)
     with lock:
-      used['tokens'] += int(total)
+      used['tokens'] += _tokens(answer.get('usage'))
 
   def usage():
     with lock:
       return Usage(used['calls'], used['tokens'])
 
   return _Budget(take, count, usage)
+
+
+def _tokens(usage) -> int:
+  """The tokens that a server says it used; 0 of what is no count of tokens."""
+  if not isinstance(usage, dict):
+    return 0
+  of = {name: value for name, value in usage.items() if type(value) is int}
+  parts = of.get('prompt_tokens', 0) + of.get('completion_tokens', 0)
+  return max(of.get('total_tokens', parts), 0)
+
+
+def _in_texts(change, answer):
+  """The answer with all its texts changed; names of fields stay."""
+  if isinstance(answer, dict):
+    return {name: _in_texts(change, value) for name, value in answer.items()}
+  if isinstance(answer, list):
+    return [_in_texts(change, value) for value in answer]
+  return change(answer) if isinstance(answer, str) else answer
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
@@ -183,10 +201,13 @@ def _once(request, timeout):
   except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
     reason = getattr(error, 'reason', None) or error
     return None, f'it cannot be reached ({reason or type(error).__name__})', -1
-  except ValueError:
+  except (ValueError, RecursionError):
     return None, 'its answer is no JSON', -1
   if not isinstance(answer, dict):
     return None, 'its answer is no JSON object', -1
+  if error := answer.get('error'):  # some say so with status 200
+    said = error.get('message') if isinstance(error, dict) else error
+    return None, f'it says {" ".join(str(said).split())[:500]}', -1
   return answer, None, None
 
 
@@ -226,6 +247,7 @@ def _checked_url(url: str) -> str:
   try:
     parts = urllib.parse.urlsplit(url)
     named = parts.scheme in ('http', 'https') and parts.hostname
+    named = named and ' ' not in url and parts.port != 0  # a bad port raises
     secret = parts.username or parts.password or parts.query or parts.fragment
   except ValueError:
     named, secret = False, False

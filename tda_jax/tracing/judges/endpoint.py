@@ -271,7 +271,7 @@ def _object(text: str) -> dict | None:
     text = text.strip('`').removeprefix('json').strip()
   try:
     pairs = json.loads(text, object_pairs_hook=lambda pairs: pairs)
-  except ValueError:
+  except (ValueError, RecursionError):
     return None
   is_object = (
     pairs
