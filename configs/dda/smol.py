@@ -19,11 +19,12 @@ from experiments.shared import arguments
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False)
   c = base.config('smol')
-  c.bases, c.members, c.checkpoints, c.batch_size = 1, 1, 3, 8
+  c.bases, c.members, c.checkpoints, c.batch_size = 1, 2, 3, 8
   c.model = checkpoints.model(checkpoints.SMOLLM2, rank=8)
-  c.data.update(train=96, queries=8, held_out=8, length=72, pairs=2)
+  c.data.update(train=144, queries=12, held_out=8, length=72, pairs=3)
   c.data.update(of_pair=24, of_other=6, of_wrong=6, probability=0.8)
-  c.training.update(batch_size=8, epochs=3, weight_decay=0.0)
+  # After three epochs one swap is learnt and another not at all.
+  c.training.update(batch_size=8, epochs=6, weight_decay=0.0)
   c.parts = {'adapters': {}}
   c.methods = {
     'grad_dot': {'kind': 'grad_dot'},
@@ -32,7 +33,8 @@ def get_config(arg=None):
   }
   c.report.queries = 2
   if a['smoke']:
-    c.data.update(train=16, queries=2, held_out=2)
+    c.members = 1
+    c.data.update(train=16, queries=2, held_out=2, pairs=2)
     c.data.update(of_pair=6, of_other=1, of_wrong=1)
     c.training.epochs = 1
     c.checkpoints = 1

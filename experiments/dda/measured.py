@@ -39,7 +39,7 @@ class Measured(NamedTuple):
     self, config, part: str, at: tuple[int, int], world: World, scored: dict
   ) -> None:
     """Adds all forms of one world; `at` are the numbers of base and fine-tuning."""
-    asked, planted = worlds_lib.asked(config, world)
+    asked, planted = worlds_lib.parted(config, world)
     _put(self.wrong, part, at, np.array([world.share_wrong]))
     for name, scores in scored.items():
       each = retrieval.auc(scores, world.sources)

@@ -133,7 +133,7 @@ def finetuned(config, params, workdir: pathlib.Path) -> list[list[World]]:
   return [worlds[b * size : (b + 1) * size] for b in range(config.bases)]
 
 
-def asked(config, world: World) -> tuple[np.ndarray, np.ndarray]:
+def parted(config, world: World) -> tuple[np.ndarray, np.ndarray]:
   """Numbers of the wrong summaries that are asked about, and of planted ones."""
   planted = world.pairs >= config.data.pairs - config.data.planted
   return tuple(
@@ -147,7 +147,7 @@ def check(parts) -> None:
   Args:
     parts: (config, worlds of `finetuned`) of each part.
   """
-  of_first = [asked(own, w) for own, worlds in parts for w in worlds[0]]
+  of_first = [parted(own, w) for own, worlds in parts for w in worlds[0]]
   for i, pairs in enumerate(('an asked pair', 'a planted pair')):
     if not any(len(numbers[i]) for numbers in of_first):
       raise ValueError(

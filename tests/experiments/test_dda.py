@@ -163,7 +163,7 @@ def test_nothing_is_scored_where_no_model_is_wrong():
     each = [empty._replace(pairs=pairs, wrong=np.array(w, bool)) for w in wrong]
     return c, [[one] for one in each]
 
-  asked, planted = worlds_lib.asked(c, worlds([0, 1, 1, 1])[1][0][0])
+  asked, planted = worlds_lib.parted(c, worlds([0, 1, 1, 1])[1][0][0])
   assert asked.tolist() == [1] and planted.tolist() == [2, 3]
   worlds_lib.check([worlds([1, 0, 0, 0]), worlds([0, 0, 0, 1])])
   with pytest.raises(ValueError, match='of the first base .* a planted pair'):
