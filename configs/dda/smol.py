@@ -5,9 +5,9 @@
 
 Argument: `:smoke`, a few rows. The base is the checkpoint with adapters off. 144 rows,
 two pairs of names to ask for and one that is planted, two fine-tunings of three
-checkpoints; an hour and a half on two cores, beside other work. Another decoder: `--config.model.path=FOLDER` (Llama, Mistral, Qwen2 or
-GPT-2, with its tokenizer.json, or a .gguf file); more: `--config.data.train=360
---config.data.pairs=5 --config.members=3`.
+checkpoints; an hour and a half on two cores, beside other work. Another decoder:
+`--config.model.path=FOLDER` (Llama, Mistral, Qwen2 or GPT-2, with its tokenizer.json, or
+a .gguf file); more: `--config.data.train=360 --config.data.pairs=5 --config.members=3`.
 """
 
 from configs import checkpoints
