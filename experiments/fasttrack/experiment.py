@@ -147,11 +147,11 @@ def judge_rows(task, judged, likely) -> list[dict]:
   ]
 
 
-def _of_errors(what, seen, supports):
+def _of_errors(what, candidates, supports):
   """F1 by the false positives of a judge, and those that the paper's F1 allows."""
   name = f'a judge of {what} with 5% false negatives'
   f1 = lambda rate: float(
-    retrieval.expected_f1(seen, supports, rate, 0.05).mean()
+    retrieval.expected_f1(candidates, supports, rate, 0.05).mean()
   )
   out = [
     measures.row(name, f'f1 at {100 * rate:g}% false positives', f1(rate))
