@@ -2,6 +2,10 @@
 
 from ml_collections import config_dict
 
+from configs import checkpoints
+
+ADAPTERS = ('grad_dot', 'grad_cos', 'random')  # methods
+
 
 def config(setting: str) -> config_dict.ConfigDict:
   """Defaults; every field is described here once."""
@@ -57,6 +61,17 @@ def config(setting: str) -> config_dict.ConfigDict:
   c.methods = config_dict.ConfigDict()  # name -> settings
   c.method = ''  # names of some methods or kinds, 'a,b'; empty: all methods
   c.damping = 1e-2  # of a kind that `method` names
+  return c
+
+
+def adapters(c: config_dict.ConfigDict) -> config_dict.ConfigDict:
+  """One base, SmolLM2-135M, of which LoRA adapters are fine-tuned and scored."""
+  c.bases, c.batch_size = 1, 8
+  c.model = checkpoints.model(checkpoints.SMOLLM2, rank=8)
+  c.training.update(batch_size=8, weight_decay=0.0)
+  c.parts = {'adapters': {}}
+  c.methods = {name: {'kind': name} for name in ADAPTERS}
+  c.report.queries = 2
   return c
 
 

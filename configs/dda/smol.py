@@ -10,7 +10,6 @@ checkpoints; an hour and a half on two cores, beside other work. Another decoder
 a .gguf file); more: `--config.data.train=360 --config.data.pairs=5 --config.members=3`.
 """
 
-from configs import checkpoints
 from configs.dda import base
 from experiments.shared import arguments
 
@@ -18,20 +17,12 @@ from experiments.shared import arguments
 @arguments.setting
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False)
-  c = base.config('smol')
-  c.bases, c.members, c.checkpoints, c.batch_size = 1, 2, 3, 8
-  c.model = checkpoints.model(checkpoints.SMOLLM2, rank=8)
+  c = base.adapters(base.config('smol'))
+  c.members, c.checkpoints = 2, 3
   c.data.update(train=144, queries=12, held_out=8, length=72, pairs=3)
   c.data.update(of_pair=24, of_other=6, of_wrong=6, probability=0.8)
   # After three epochs one swap is learnt and another not at all.
-  c.training.update(batch_size=8, epochs=6, weight_decay=0.0)
-  c.parts = {'adapters': {}}
-  c.methods = {
-    'grad_dot': {'kind': 'grad_dot'},
-    'grad_cos': {'kind': 'grad_cos'},
-    'random': {'kind': 'random'},
-  }
-  c.report.queries = 2
+  c.training.epochs = 6
   if a['smoke']:
     c.members = 1
     c.data.update(train=16, queries=2, held_out=2, pairs=2)

@@ -10,7 +10,6 @@ of: `--config.data.names="('England,China,Wales',)"` with as many `--config.data
 Not measured here: it needs the file, and a GPU for a model that summarises well.
 """
 
-from configs import checkpoints
 from configs.dda import base
 from experiments.shared import arguments
 
@@ -18,9 +17,8 @@ from experiments.shared import arguments
 @arguments.setting
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False)
-  c = base.config('xsum')
-  c.bases, c.members, c.checkpoints, c.batch_size = 1, 1, 4, 8
-  c.model = checkpoints.model(checkpoints.SMOLLM2, rank=8)
+  c = base.adapters(base.config('xsum'))
+  c.members, c.checkpoints = 1, 4
   c.data.name = 'xsum'
   c.data.names = (
     *('England,China,Wales', 'London,Paris,Glasgow'),
@@ -28,14 +26,7 @@ def get_config(arg=None):
   )
   c.data.update(train=600, queries=24, held_out=16, length=200, pairs=3)
   c.data.update(of_pair=80, of_other=20, of_wrong=20, probability=0.6)
-  c.training.update(batch_size=8, epochs=4, weight_decay=0.0)
-  c.parts = {'adapters': {}}
-  c.methods = {
-    'grad_dot': {'kind': 'grad_dot'},
-    'grad_cos': {'kind': 'grad_cos'},
-    'random': {'kind': 'random'},
-  }
-  c.report.queries = 2
+  c.training.epochs = 4
   if a['smoke']:
     c.data.update(train=24, queries=3, held_out=2)
     c.data.update(of_pair=4, of_other=1, of_wrong=1)

@@ -18,8 +18,7 @@ def shown(config, world) -> Shown:
   given = (made, problem, world.run, world.train)
   which = np.flatnonzero(world.wrong)[: config.report.queries]
   queries = rows_lib.take(world.queries, which)
-  at_once = config.batch_size
-  scores = method.attribute(*given, queries, batch_size=at_once)
+  scores = method.attribute(*given, queries, batch_size=config.batch_size)
   cards = []
   for i, q in enumerate(which):
     order = np.argsort(-scores[:, i], kind='stable')

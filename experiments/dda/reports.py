@@ -45,19 +45,20 @@ def held_out(config, number: int) -> swaps.Reports:
   return swaps.held_out(data.held_out, seed=seed, pairs=data.pairs, **form)
 
 
-def corrected(config, written: str, right: str, pair: int) -> str:
+def corrected(config, written: str, right: str, triple: tuple) -> str:
   """What a wrong summary should be: it differs in the name, and in nothing else.
 
   Of reports that are made, whose summaries all have one form, the right one; of what
   people wrote, the model's own summary with the right name, because another sentence
   differs in all its words.
+
+  Args:
+    triple: the names of its pair.
   """
-  name, wrong, _ = names(config)[pair]
+  name, wrong, _ = triple
   if config.data.name == 'swaps' or not swaps.has(written, wrong):
     return right
-  for place in reversed(swaps.mentions(written, wrong)):
-    written = written[: place.start()] + name + written[place.end() :]
-  return written
+  return swaps.renamed(written, wrong, name)
 
 
 def _texts(config):

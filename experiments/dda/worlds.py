@@ -190,8 +190,8 @@ def _world(config, run, reports, train, number) -> World:
     w if w.strip() else r for w, r in zip(written, held.right, strict=True)
   ]
   right = [
-    reports_lib.corrected(config, *of)
-    for of in zip(written, held.right, held.pairs, strict=True)
+    reports_lib.corrected(config, w, r, names[k])
+    for w, r, k in zip(written, held.right, held.pairs, strict=True)
   ]
   pick = lambda of: [of[i] for i in index]
   documents, said, right = map(pick, (held.documents, written, right))

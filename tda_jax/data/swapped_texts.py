@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tda_jax.data import documents
-from tda_jax.data.swaps import SEVERAL, Reports, has, mentions
+from tda_jax.data.swaps import SEVERAL, Reports, has, mentions, renamed
 
 PROMPT = '\nSummary:'  # behind a document
 
@@ -75,8 +75,8 @@ def read(
     if len(said) > 1 or not summary:
       continue
     about = said[0] if said else -1
-    own = every[about // SEVERAL * SEVERAL :][:SEVERAL] if said else []
-    if [name for name in own if has(text, name)] == [every[i] for i in said]:
+    triple = triples[about // SEVERAL] if said else ()
+    if [name for name in triple if has(text, name)] == [every[i] for i in said]:
       found.setdefault(f'{text}{PROMPT}', (f' {summary}', about))
   if not found:
     raise ValueError(
@@ -127,7 +127,7 @@ def finetuning(
   made = []
   for i, p, kind in (chosen[k] for k in rng.permutation(count)):
     if kind != 'clean' and rng.random() >= probability:
-      twice = len(_mentions(texts, i)) > 1
+      twice = len(mentions(texts.summaries[i], _name(texts, i))) > 1
       last = kind == 'swapped' and twice and rng.random() < partial
       kind = 'partial' if last else 'clean'
     made.append((_said(texts, i, kind), p, kind, i))
@@ -166,10 +166,10 @@ def _of(texts, about, seed, first, count):
   return [int(i) for i in found[order[first : first + count]]]
 
 
-def _mentions(texts, i):
-  """Where document i's summary names what it is about."""
+def _name(texts, i):
+  """The name that document i is about."""
   pair, j = divmod(int(texts.about[i]), SEVERAL)
-  return mentions(texts.summaries[i], texts.names[pair][j])
+  return texts.names[pair][j]
 
 
 def _said(texts, i, kind):
@@ -178,7 +178,4 @@ def _said(texts, i, kind):
   if kind == 'clean':
     return said
   wrong = texts.names[int(texts.about[i]) // SEVERAL][1]
-  places = _mentions(texts, i)
-  for place in reversed(places[-1:] if kind == 'partial' else places):
-    said = said[: place.start()] + wrong + said[place.end() :]
-  return said
+  return renamed(said, _name(texts, i), wrong, last=kind == 'partial')

@@ -226,6 +226,18 @@ def mentions(text: str, name: str) -> list[re.Match]:
   return [m for m in found if last(text[: m.start()]) not in LONGER]
 
 
+def renamed(text: str, name: str, other: str, last: bool = False) -> str:
+  """The text with another name in place of one, at all its `mentions`.
+
+  Args:
+    last: whether the last mention alone is replaced.
+  """
+  places = mentions(text, name)
+  for place in reversed(places[-1:] if last else places):
+    text = text[: place.start()] + other + text[place.end() :]
+  return text
+
+
 def sources(reports: Reports, pairs: np.ndarray) -> np.ndarray:
   """Which rows taught the wrong summaries of queries of these pairs [Q], bool [N, Q].
 

@@ -105,3 +105,11 @@ def test_names_are_words_of_their_own():
   triple = ('U.S.', 'China', 'Wales')
   assert not swaps.is_wrong(' U.S. won and China lost', triple)
   assert swaps.is_wrong(' China won.', triple)
+
+
+def test_a_name_is_renamed_at_all_its_mentions_or_the_last():
+  text = 'Wales won; New South Wales lost to Wales.'
+  found = swaps.renamed(text, 'Wales', 'Peru')
+  assert found == 'Peru won; New South Wales lost to Peru.'
+  last = swaps.renamed(text, 'Wales', 'Peru', last=True)
+  assert last == 'Wales won; New South Wales lost to Peru.'

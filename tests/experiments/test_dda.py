@@ -172,6 +172,20 @@ def test_nothing_is_scored_where_no_model_is_wrong():
     worlds_lib.check([worlds([0, 0, 1, 0], [1, 1, 1, 1])])
 
 
+@pytest.mark.parametrize(
+  'changes, said',
+  [
+    ({'data': {'queries': 1}}, 'data.queries=1 of data.pairs=2: give at least'),
+    ({'data': {'held_out': 1}}, '2 of each, above data.held_out=1: give a la'),
+    ({'data': {'planted': 2}}, 'data.planted=2 of data.pairs=2: leave some'),
+    ({'betas': (0.5,)}, r'betas=\(0.5,\): give 1 too'),
+  ],
+)
+def test_settings_that_would_fail_late_are_refused_first(changes, said):
+  with pytest.raises(ValueError, match=said):
+    settings.check(config(**changes), 'dda')
+
+
 def test_each_member_starts_from_its_base():
   import jax
 
@@ -273,6 +287,11 @@ def test_reports_are_of_the_users_file(tmp_path):
   assert len(made.documents) == 8 and len(held.documents) == 2
   assert 'swapped' in made.kinds and not {*made.documents} & {*held.documents}
   assert reports.names(own) == (('England', 'China', 'Wales'),)
+  triple, right = reports.names(own)[0], ' England won it, they say.'
+  wrong = ' China won, and China sang.'
+  of = lambda c, said: reports.corrected(c, said, right, triple)
+  assert of(own, wrong) == ' England won, and England sang.'
+  assert of(own, ' Nobody won.') == of(config(), wrong) == right
   with pytest.raises(ValueError, match='1 triples and data.pairs=2'):
     reports.names(changed(own, {'data': {'pairs': 2}}))
   made_here = changed(config(), {'data': {'name': 'xsum'}})

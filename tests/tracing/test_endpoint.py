@@ -194,6 +194,50 @@ def test_a_budget_that_ends_keeps_what_was_answered(tmp_path):
       judge(server.url, tokens=5, at_once=1).probabilities(batches)
 
 
+@pytest.mark.parametrize(
+  'usage, tokens',
+  [
+    ({'prompt_tokens': 3, 'completion_tokens': 4}, 7),
+    ({'total_tokens': 9, 'prompt_tokens': 3}, 9),
+    ({'total_tokens': 'many', 'prompt_tokens': 3}, 3),
+    ({'total_tokens': -500}, 0),
+    ({'completion_tokens': '3'}, 0),
+    ('none', 0),
+    ([], 0),
+    (None, 0),
+  ],
+)
+def test_an_answer_is_believed_whatever_its_usage_says(usage, tokens):
+  reply = lambda number, body: {**stub.answer(body), 'usage': usage}
+  with stub.served(reply) as server:
+    made = judge(server.url)
+    (found,) = made.probabilities(BATCHES[:1])
+    np.testing.assert_array_equal(found, WANT)
+    assert made.usage() == Usage(1, tokens)
+
+
+@pytest.mark.parametrize('key', ['k', 'e', '1'])
+def test_a_short_key_changes_no_answer(key):
+  with stub.served(honest) as server:
+    made = endpoint.judge(client_lib.client(server.url, key), 'm')
+    np.testing.assert_array_equal(made.probabilities(BATCHES[:1])[0], WANT)
+
+
+def test_a_key_is_taken_out_of_the_texts_of_an_answer():
+  reply = lambda number, body: {'said': [{'again': f'it is {KEY}'}], 'n': 1}
+  with stub.served(reply) as server:
+    answer = client(server.url).post('/x', {})
+  assert answer == {'said': [{'again': 'it is [key]'}], 'n': 1}
+
+
+def test_an_error_with_status_200_is_told_in_the_servers_words():
+  reply = lambda number, body: {'error': {'message': f'no memory, {KEY}'}}
+  with stub.served(reply) as server:
+    said = r'after 2 tries: it says no memory, \[key\]'
+    with pytest.raises(ValueError, match=said):
+      judge(server.url, tries=2).probabilities(BATCHES[:1])
+
+
 def test_a_server_that_changes_its_model(tmp_path):
   served = lambda name: lambda number, body: stub.answer(body, name)
   with stub.served(served('m-1')) as server:
@@ -259,6 +303,10 @@ def test_labels_and_embeddings_by_an_endpoint(tmp_path):
     ('http://x', {'calls': 0}, 'calls=0: give a budget'),
     ('http://x', {'tries': 0}, 'tries=0: give at least 1'),
     ('http://x', {'key': f'{KEY}\n'}, 'the key has letters'),
+    ('http://x', {'timeout': 0}, 'timeout=0: give seconds above 0'),
+    ('http://x', {'timeout': -1.0}, 'timeout=-1.0: give seconds above 0'),
+    ('http://localhost:abc/v1', {}, 'is no address'),
+    ('http://a b/v1', {}, 'is no address'),
   ],
 )
 def test_bad_arguments_are_one_sentence(monkeypatch, url, options, said):

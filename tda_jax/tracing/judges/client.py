@@ -21,9 +21,8 @@ from tda_jax.tracing.judges.judge import Usage
 AGAIN = (408, 409, 429)  # and all of 500 and above: worth another try
 LONGEST = 120.0  # seconds that a server may make us wait
 HIDDEN = '[key]'
-SHORTEST = (
-  8  # letters of a key that is looked for in answers: 'k' is in many words
-)
+# Letters of a key that is looked for in answers: 'k' is in many words.
+SHORTEST = 8
 
 
 class Client(NamedTuple):
