@@ -11,7 +11,14 @@ from jax.flatten_util import ravel_pytree
 from test_cli import run
 
 from experiments.dda import claims as claims_lib
-from experiments.dda import estimates, forms, measured, models, reports
+from experiments.dda import (
+  estimates,
+  experiment,
+  forms,
+  measured,
+  models,
+  reports,
+)
 from experiments.dda import scores as scores_lib
 from experiments.dda import worlds as worlds_lib
 from experiments.dda.scores import Scores
@@ -184,6 +191,12 @@ def test_nothing_is_scored_where_no_model_is_wrong():
 def test_settings_that_would_fail_late_are_refused_first(changes, said):
   with pytest.raises(ValueError, match=said):
     settings.check(config(**changes), 'dda')
+
+
+def test_the_method_that_forms_are_of_is_asked_for(tmp_path):
+  with pytest.raises(ValueError, match='method=grad_dot,grad_cos'):
+    experiment.main(config(method='grad_cos'), tmp_path)
+  assert not [*tmp_path.iterdir()]
 
 
 def test_each_member_starts_from_its_base():

@@ -251,6 +251,8 @@ def test_a_trace_has_its_evidence_and_its_reasons(search):
     ({'budget': 0}, 'budget=0 sentences'),
     ({'threshold': 2}, 'threshold=2: give'),
     ({'claims': ['']}, 'the claim is empty'),
+    ({'claims': 'We saw Oslo.'}, 'claims: give a list of texts'),
+    ({'claims': [None]}, 'claims: give a list of texts'),
     ({'judge': judge_lib.of_function(lambda b: [[0.5]] * len(b), 'j')}, 'one probab'),
     ({'judge': judge_lib.of_function(lambda b: [[2.0] * len(s) for _, s in b], 'j')}, 'from 0 to 1'),
     ({'judge': judge_lib.of_function(lambda b: [[np.nan] * len(s) for _, s in b], 'j')}, 'from 0 to 1'),
