@@ -35,32 +35,35 @@ def shown(config, task, runs, findings) -> Shown | None:
   asked = rows_lib.take(task.queries, which)
   surprise = problem_lib.terms(problem, run.params, asked)
   goes_on = _continued(config, task, run, which)
+  chosen = [_strongest(scores[:, q], config.report.evidence) for q in which]
+  rows = np.unique(chosen)
+  by_token = scoring.token_scores(
+    method,
+    task.problem,
+    run,
+    task.train,
+    asked,
+    rows=rows,
+    key=jax.random.fold_in(stages.key(config.seed, 'scores'), 0),
+    batch_size=config.batch_size,
+  )
   cards = []
   for q in which:
-    chosen = _strongest(scores[:, q], config.report.evidence)
-    by_token = scoring.token_scores(
-      method,
-      task.problem,
-      run,
-      task.train,
-      rows_lib.take(task.queries, slice(q, q + 1)),
-      rows=chosen,
-      key=jax.random.fold_in(stages.key(config.seed, 'scores'), 0),
-      batch_size=config.batch_size,
-    )[..., 0]
-    most = np.abs(by_token).max() or 1.0
+    carried = by_token[np.searchsorted(rows, chosen[q]), ..., q]
+    most = np.abs(carried).max() or 1.0
     found = [
       Evidence(
         Example(int(i), '', tokens=_words(task, 'train', i, of / most)),
         scores[i, q],
       )
-      for i, of in zip(chosen, by_token, strict=True)
+      for i, of in zip(chosen[q], carried, strict=True)
     ]
     unlikely = -np.asarray(surprise[q]) / (np.asarray(surprise[q]).max() or 1.0)
-    asked = _words(task, 'queries', q, unlikely)
     cards.append(
       Query(
-        Example(int(q), goes_on[q][0], tokens=asked),
+        Example(
+          int(q), goes_on[q][0], tokens=_words(task, 'queries', q, unlikely)
+        ),
         goes_on[q][1],
         [one for one in found if one.score > 0],
         [one for one in found if one.score < 0][::-1],
