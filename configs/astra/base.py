@@ -100,6 +100,7 @@ def config(setting: str) -> config_dict.ConfigDict:
   c.damping = 1e-3  # of a kind that `method` names
   c.claims = ()  # experiments.astra.claims
   c.paper_damping = 0.0  # marked in plots
+  c.paper_repeats = 0  # R of the paper, to which LDS are corrected; 0: none
   c.report = config_dict.create(queries=12, evidence=6)
   return c
 

@@ -17,7 +17,7 @@ DAMPING = 0.0017
 @arguments.setting
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False, ablation='')
-  c = paper.config('concrete', DAMPING, solver_members=5)
+  c = paper.config('concrete', DAMPING, solver_members=10)
   c.task = 'experiments.shared.tasks:table'
   c.data.update(name='concrete', train=896, queries=103)
   c.model.update(widths=(128, 128, 128), init='torch')  # He init diverges
@@ -32,12 +32,12 @@ def get_config(arg=None):
   c.choose.exact = {'kind': 'exact', 'members': 1}
   c.methods.exact = {'kind': 'exact', 'damping': DAMPING}
   c.methods.exact_chosen = {'kind': 'exact', 'damping': 'chosen:exact'}
-  c.methods.cg.tolerance = 1e-3
+  c.methods.cg.update(tolerance=1e-3, members=2)
+  c.methods.neumann.members = c.methods.astra_source.members = 5
   c.methods.trak.projection_dim = 512
   c.methods.exact_source = {
     'kind': 'source',
     'solver': {'kind': 'exact'},
-    'members': 5,
   }
   c.methods.unrolled.members = 5
   c.methods.astra = {

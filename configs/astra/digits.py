@@ -63,6 +63,7 @@ def get_config(arg=None):
     'fewer_steps_than_neumann',
     'converged_beats_early_stopped',
     'sets_beat_scores',
+    'digits_ceiling',
   )
   c.choose = {
     'exact': {'kind': 'exact', 'members': 1},
@@ -78,12 +79,12 @@ def get_config(arg=None):
       'damping': 'chosen:ekfac',
       'residual': True,
     },
-    'neumann': {'kind': 'neumann', 'damping': damping, 'reports': 4},
+    'neumann': {'kind': 'neumann', 'damping': damping, 'reports': 8},
     'astra_paper': {
       'kind': 'astra',
       'damping': damping,
       'step_per_damping': 0.1,
-      'reports': 4,
+      'reports': 8,
     },
     'astra': refined,
     'cg': {'kind': 'cg', 'damping': damping, 'tolerance': 3e-3},

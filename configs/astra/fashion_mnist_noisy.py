@@ -23,6 +23,7 @@ def get_config(arg=None):
     'paper_damping',
     'damping',
     'damping_grid',
+    'choose',
     'methods',
     'claims',
   ):

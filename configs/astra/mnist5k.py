@@ -17,7 +17,7 @@ DAMPING = 1e-3
 @arguments.setting
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False, ablation='')
-  c = paper.config('mnist5k', DAMPING, solver_members=3)
+  c = paper.config('mnist5k', DAMPING, solver_members=5)
   c.task = 'experiments.shared.tasks:images'
   c.members = 5
   c.data.update(name='mnist5k', train=2000, queries=200)
@@ -25,6 +25,8 @@ def get_config(arg=None):
   c.training.update(epochs=20)
   c.truth.update(subsets=50, repeats=5, members_at_once=25)
   c.methods.trak.projection_dim = 512
+  c.methods.cg.members = 1
+  c.methods.neumann.members = c.methods.astra_source.members = 3
   some = {'memory_limit': 5e8, 'members': 3}  # the largest third of the dual
   c.methods.exact = {'kind': 'exact', 'damping': DAMPING, **some}
   c.choose.exact = {'kind': 'exact', **some, 'members': 1}

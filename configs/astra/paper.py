@@ -15,29 +15,31 @@ def config(setting: str, damping: float, solver_members: int):
   c.paper_damping = c.damping = damping
   few = {'members': solver_members}
   c.damping_grid = tuple(damping * f for f in (0.1, 0.3, 1.0, 3.0, 10.0))
-  c.choose = {'ekfac': {'kind': 'ekfac', 'members': 1}}
+  stopped = {'kind': 'astra', 'step_per_damping': 0.1}
+  c.choose = {
+    'ekfac': {'kind': 'ekfac', 'members': 1},
+    'astra_paper': {**stopped, 'members': 1},
+  }
   c.methods = {
       **base.FIRST_ORDER,
       'ekfac': {'kind': 'ekfac', 'damping': damping},
       'ekfac_chosen': {'kind': 'ekfac', 'damping': 'chosen:ekfac'},
       'neumann': {
-          'kind': 'neumann', 'damping': damping, 'reports': 4, **few,
+          'kind': 'neumann', 'damping': damping, 'reports': 8, **few,
       },
-      'astra_paper': {
-          'kind': 'astra', 'damping': damping, 'step_per_damping': 0.1,
-          'reports': 4, **few,
-      },
+      'astra_paper': {**stopped, 'damping': damping, 'reports': 8, **few},
+      'astra_chosen': {**stopped, 'damping': 'chosen:astra_paper', **few},
       'cg': {'kind': 'cg', 'damping': damping, 'tolerance': 1e-2, **few},
       'trak': {'kind': 'trak', 'projection_dim': 4096},
       **base.TRAINING,
       'astra_source': {
-          'kind': 'source', 'solver': {'kind': 'astra', 'step_per_damping': 0.1},
-          **few,
+          'kind': 'source', 'solver': stopped, **few,
       },
       'unrolled': {'kind': 'unrolled', 'members': 1},
   }  # fmt: skip
   c.claims = (
     'astra_beats_ekfac',
+    'astra_beats_ekfac_chosen',
     'gain_grows_with_ensembling',
     'fewer_steps_than_neumann',
     'converged_beats_early_stopped',

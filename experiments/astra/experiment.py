@@ -2,7 +2,8 @@
 
 Trains an ensemble, retrains models on random halves of the rows, scores all
 pairs with every method of the config, predicts what each subset does, and tells
-which scores and predictions agree with the retrained models: a table, results.json, plots and report.html in the workdir.
+which scores and predictions agree with the retrained models: a table, results.json,
+plots and report.html in the workdir.
 """
 
 import pathlib
@@ -10,7 +11,14 @@ import pathlib
 from experiments.astra import claims as claims_lib
 from experiments.astra import page as page_lib
 from experiments.astra import sets as sets_lib
-from experiments.shared import ensembles, results, rules, stages, tasks
+from experiments.shared import (
+  dampings,
+  ensembles,
+  results,
+  rules,
+  stages,
+  tasks,
+)
 from experiments.shared import findings as findings_lib
 from experiments.shared import settings as settings_lib
 
@@ -26,7 +34,8 @@ def main(config, workdir: pathlib.Path) -> None:
   findings = findings_lib.measure(config, task, models, truth, workdir)
   sets = sets_lib.measured(config, task, models, truth, workdir)
   both = {**findings, **sets}
-  rows = findings_lib.rows(both, truth)
+  rows = findings_lib.rows(both, truth) + dampings.rows(config, workdir)
+  rows += findings_lib.of_repeats_rows(both, truth, config.paper_repeats)
   if config.left_out.rows:
     left, effects = stages.left_out(config, task, workdir)
     rows += findings_lib.left_out_rows(findings, left, effects)

@@ -1,25 +1,24 @@
 """Predictions of sets: what training on a subset does, as rows of their own.
 
 Each entry of config.sets has the arguments of `tda_jax.newton`. A damping 'chosen'
-is that of config.damping_grid with the best LDS on the validation subsets. What each
-model predicts is kept in <workdir>/sets/SETTING/NAME/DAMPING/SPLIT/MEMBER.
+is the one with the best LDS on the validation subsets, of config.damping_grid and
+beyond it (`dampings.BEYOND`). What each model predicts is kept in <workdir>/sets/SETTING/NAME/DAMPING/SPLIT/MEMBER.
 """
 
 import functools
-import logging
 import pathlib
 import time
 import warnings
 
 import numpy as np
 
+from experiments.shared import dampings, stages
 from experiments.shared import findings as findings_lib
 from experiments.shared import scored as scored_lib
-from experiments.shared import stages
 from experiments.shared.findings import RESAMPLES, SIZES, Finding, Truth
 from experiments.shared.scored import Scored
 from tda_jax import door, parallel, trees
-from tda_jax.evaluation import lds
+from tda_jax.evaluation import lds, tuning
 from tda_jax.methods import registry, sets
 from tda_jax.methods.fitted import about_inputs
 from tda_jax.storage import fingerprint, record
@@ -84,17 +83,19 @@ def _damping(config, scored, task, runs, count, workdir) -> float:
   if given != 'chosen':
     return given
   subsets, outcomes = stages.truth(config, task, workdir, 'validation')
-  curve, count = {}, min(count, VALIDATED)
-  for damping in config.damping_grid:
+  count = min(count, VALIDATED)
+
+  def value(damping):
     folder = _folder(config, workdir, scored.name, damping) / 'validation'
     method = _newton(scored, damping)
     predicted, _ = _kept(
       method, task, runs, count, subsets, config.seed, folder
     )
     found = lds.of_predictions(predicted.mean(0), outcomes.mean(1))
-    curve[damping] = float(found.mean())
-  best = max(curve, key=curve.__getitem__)
-  logging.info('damping of %s: %s of %s', scored.name, best, curve)
+    return float(found.mean())
+
+  best, curve = tuning.best(value, config.damping_grid, beyond=dampings.BEYOND)
+  dampings.log_choice(scored.name, best, curve)
   file = _folder(config, workdir, scored.name, best).parent / 'chosen.json'
   record.write_json(file, {'chosen': best, 'validation_lds': curve})
   return best

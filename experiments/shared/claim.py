@@ -3,17 +3,19 @@
 import numpy as np
 
 from tda_jax.evaluation import bootstrap
+from tda_jax.report import verdicts
 
 
 def claim(claim: str, source: str, expected: str, observed: str, holds) -> dict:
-  """A claim as results.json has it."""
-  return {
+  """A claim as results.json has it, with its verdict."""
+  made = {
     'claim': claim,
     'source': source,
     'expected': expected,
     'observed': observed,
     'holds': bool(holds),
   }
+  return {**made, 'verdict': verdicts.verdict(made)}
 
 
 def signed(estimate: bootstrap.Estimate) -> str:

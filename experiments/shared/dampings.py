@@ -11,11 +11,13 @@ from experiments.shared import scores as scores_lib
 from experiments.shared import stages
 from experiments.shared.scored import Scored
 from experiments.shared.tasks import Task
-from tda_jax import trees
+from tda_jax import parallel, trees
 from tda_jax.curvature import gram
 from tda_jax.evaluation import tuning
 from tda_jax.run import Run
 from tda_jax.storage import record
+
+BEYOND = 6  # dampings that are tried beyond an end of the grid
 
 
 def chosen(config, task: Task, runs: Run, workdir) -> dict[str, float]:
@@ -24,6 +26,7 @@ def chosen(config, task: Task, runs: Run, workdir) -> dict[str, float]:
   'mean_square' is `gram.mean_square_gradient`; an entry of config.choose is the
   damping of the best validation LDS: scores of the first members, on subsets
   that the reported figures do not use, kept in chosen.json with the whole curve.
+  Where it is an end of config.damping_grid, up to `BEYOND` further ones are tried.
   """
   methods = scored_lib.of(config).values()
   wanted = {n for s in methods for n in scored_lib.references(s.settings)}
@@ -45,12 +48,40 @@ def chosen(config, task: Task, runs: Run, workdir) -> dict[str, float]:
       config.damping_grid,
       subsets,
       outcomes,
+      beyond=BEYOND,
     )
-    logging.info('damping of %s: %s of %s', name, best[name], curves[name])
+    log_choice(name, best[name], curves[name])
   record.write_json(
     workdir / 'chosen.json', {'chosen': best, 'validation_lds': curves}
   )
   return best
+
+
+def rows(config, workdir) -> list[dict]:
+  """Result rows: 1 for each chosen damping that is an end of those tried."""
+  file = workdir / 'chosen.json'
+  kept = parallel.in_turn(
+    lambda: record.read_json(file) if file.exists() else {'chosen': {}}
+  )
+  curves = kept.get('validation_lds', {})
+  return [
+    {'method': name, 'metric': 'damping_at_end', 'value': 1.0, 'n': None}
+    for name, best in kept['chosen'].items()
+    if name in config.choose
+    and tuning.at_edge(best, {float(d): of for d, of in curves[name].items()})
+  ]
+
+
+def log_choice(name: str, best: float, curve: dict[float, float]) -> None:
+  """Logs what was chosen, and whether it is an end of what was tried."""
+  logging.info('damping of %s: %s of %s', name, best, curve)
+  if tuning.at_edge(best, curve):
+    logging.warning(
+      'the best damping of %s, %s, is an end of those tried: a better one may lie'
+      ' beyond, give another --config.damping_grid',
+      name,
+      best,
+    )
 
 
 def _validated(config, name, settings, task, runs, workdir, damping):

@@ -229,6 +229,20 @@ def rows(findings: dict[str, Finding], true: Truth) -> list[dict]:
   return out
 
 
+def of_repeats_rows(findings, true: Truth, repeats: int) -> list[dict]:
+  """Result rows: the LDS to expect of that number of repeats (`lds_single@R`)."""
+  top = reliability.ceiling(true.outcomes, resamples=RESAMPLES)
+  if not repeats or not top.estimate.value > 0:
+    return []
+  factor, out = repeats / true.outcomes.shape[1], []
+  for name, f in findings.items():
+    for kind in ('single', 'ensemble')[: 1 + (f.members > 1)]:
+      found = reliability.of_repeats(getattr(f, kind), top, factor)
+      metric = f'lds_{kind}@{repeats}'
+      out.append(results.row(name, metric, found, f.members))
+  return out
+
+
 def residual(f: Finding) -> float | None:
   """Mean relative residual at the end of the solve; None if not measured."""
   ends = [x['residual'][-1] for x in f.facts if x.get('residual')]

@@ -106,6 +106,7 @@ FIELDS = {
   'damping': POSITIVE,
   'damping_grid': several(POSITIVE),
   'paper_damping': number(least=0),
+  'paper_repeats': whole(0),
   'claims': several(text, least=0),
   'plotted': several(text, least=0),
   'pictured': whole(1),

@@ -84,11 +84,13 @@ LANGUAGE = ('decoder', 'checkpoint')
 FILE = ('target', 'drop', 'classification', 'one_hot')  # of a user's table
 OTHERS = {  # fields of a config that another experiment reads
   'efficient_ensembles': (
-    *('claims', 'left_out', 'same_run', 'paper_damping', 'choose'),
+    *('claims', 'left_out', 'same_run', 'choose'),
+    *('paper_damping', 'paper_repeats'),
     *('damping_grid', 'sets'),
   ),
   'own': (
-    *('claims', 'left_out', 'same_run', 'paper_damping', 'choose'),
+    *('claims', 'left_out', 'same_run', 'choose'),
+    *('paper_damping', 'paper_repeats'),
     *('damping_grid', 'sets'),
   ),
 }

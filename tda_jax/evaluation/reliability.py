@@ -94,6 +94,34 @@ def ceiling(
   return Ceiling(bootstrap.within(estimate, 0.0, 1.0), ceilings, ceilings**2)
 
 
+def of_repeats(
+  estimate: bootstrap.Estimate, ceiling: Ceiling, factor: float
+) -> bootstrap.Estimate:
+  """The LDS to expect where outcomes are means of `factor` times as many repeats.
+
+  The noise of outcomes lowers every LDS by the same factor, the ceiling, so that
+  figures of different numbers of repeats are compared by LDS · c(R′) / c(R).
+
+  Args:
+    estimate: the LDS of R repeats.
+    ceiling: of the same outcomes.
+    factor: R′ / R.
+
+  Raises:
+    ValueError: the ceiling is 0, so that the outcomes hold no signal.
+  """
+  now = ceiling.per_query.mean()
+  if not now > 0:
+    raise ValueError(
+      'the ceiling of these outcomes is 0: they hold no signal, and what an LDS'
+      ' would be with more repeats is not known'
+    )
+  then = np.sqrt(spearman_brown(ceiling.reliability, factor)).mean()
+  scale = then / now
+  value, low, high, resampled = (scale * of for of in estimate[:4])
+  return bootstrap.Estimate(value, low, high, resampled, estimate.drawn)
+
+
 def spearman_brown(r: np.ndarray, factor: float = 2.0) -> np.ndarray:
   """Reliability of a test `factor` times as long, from that of one, r.
 

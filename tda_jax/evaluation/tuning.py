@@ -12,6 +12,8 @@ def best_damping(
   dampings: Sequence[float],
   subsets: np.ndarray,
   outcomes: np.ndarray,
+  *,
+  beyond: int = 0,
 ) -> tuple[float, dict[float, float]]:
   """(the damping with the best LDS, damping -> LDS of all that were tried).
 
@@ -20,11 +22,41 @@ def best_damping(
 
   Args:
     scores_of: damping -> [E, N, Q], for example of `scoring.score`.
-    dampings: which to try.
+    dampings, beyond: see `best`.
     subsets, outcomes: [M, n] and [M, R, Q], from `evaluation.retraining`.
   """
-  curve = {}
-  for damping in dampings:
+
+  def value(damping):
     mean = scores_of(damping).mean(0)
-    curve[damping] = float(lds.lds(mean, outcomes.mean(1), subsets).mean())
-  return max(curve, key=curve.__getitem__), curve
+    return float(lds.lds(mean, outcomes.mean(1), subsets).mean())
+
+  return best(value, dampings, beyond=beyond)
+
+
+def best(
+  value_of: Callable[[float], float],
+  dampings: Sequence[float],
+  *,
+  beyond: int = 0,
+) -> tuple[float, dict[float, float]]:
+  """(the damping of the largest value, damping -> value of all that were tried).
+
+  Args:
+    dampings: which to try.
+    beyond: how many more to try where the best is the smallest or the largest of
+      them: as far from it as it is from its neighbour, in logarithms.
+  """
+  curve = {damping: value_of(damping) for damping in dampings}
+  highest = lambda: max(curve, key=curve.__getitem__)
+  for _ in range(beyond):
+    if not at_edge(highest(), curve):
+      break
+    order = sorted(curve)
+    end, neighbour = order[:2] if highest() == order[0] else order[:-3:-1]
+    curve[end * end / neighbour] = value_of(end * end / neighbour)
+  return highest(), curve
+
+
+def at_edge(damping: float, curve: dict[float, float]) -> bool:
+  """Whether the damping is the smallest or largest of several that were tried."""
+  return len(curve) > 1 and damping in (min(curve), max(curve))

@@ -216,17 +216,19 @@ def _check_settings(steps, reports, repeats, step_size, step_per_damping):
 
 def _solution(x, end: Refinement, how: Descent, tolerance, shift) -> Solution:
   """The Solution with parameters x, from where the rounds ended."""
-  reported = jnp.arange(len(end.trace))
+  residuals = end.trace.residual
+  reported = jnp.arange(len(residuals))
   steps_each = how.steps // how.reports
   return Solution(
     x,
-    residuals=end.trace,
+    residuals=residuals,
     steps=jnp.minimum(reported, end.done * how.reports) * steps_each,
-    converged=end.trace[-1] < tolerance,
+    converged=residuals[-1] < tolerance,
     # Diverged: the residual is 10 × its start and above 10. The noise of
     # minibatches does not reach that.
-    diverged=~(end.trace[-1] <= 10 * jnp.maximum(end.trace[0], 1.0)),
+    diverged=~(residuals[-1] <= 10 * jnp.maximum(residuals[0], 1.0)),
     damping=jnp.asarray(shift, jnp.float32),
+    objectives=end.trace.objective,
   )
 
 

@@ -114,6 +114,8 @@ class Solution(NamedTuple):
     converged: [Q], False where a solver stopped short of its tolerance.
     diverged: [Q], True where the iterates grew instead of converging.
     damping: the number that was used (its mean, where it differs by layer).
+    objectives: [T, Q], (½ xᵀ(A + damping)x − vᵀx) / ‖v‖², which a descent lowers;
+      None where the solver does not measure it.
   """
 
   x: PyTree
@@ -122,6 +124,7 @@ class Solution(NamedTuple):
   converged: jax.Array
   diverged: jax.Array
   damping: jax.Array
+  objectives: jax.Array | None = None
 
 
 def inverse(fit: Fit, solve: Solve, scale: Scale | None = None) -> Inverse:
@@ -235,6 +238,7 @@ def with_residual(
     return solution._replace(
       residuals=jnp.concatenate([solution.residuals, residual[None]]),
       steps=jnp.concatenate([solution.steps, jnp.zeros(1, jnp.int32)]),
+      objectives=None,
     )
 
   return inverse(inner.fit, solve)._replace(fits_as=inner)

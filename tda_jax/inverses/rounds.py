@@ -28,12 +28,21 @@ class Descent(NamedTuple):
   reports: int  # how often a round measures its residual
 
 
+class Progress(NamedTuple):
+  """How far solutions x of (A + damping)x = v are, over all rows; leaves [..., Q]."""
+
+  residual: jax.Array  # ‖v − (A + damping)x‖ / ‖v‖
+  objective: (
+    jax.Array
+  )  # (½ xᵀ(A + damping)x − vᵀx) / ‖v‖², which falls to the end
+
+
 class Refinement(NamedTuple):
   """Where the rounds stand, for Q queries."""
 
   solution: PyTree  # x, a stack [Q, ...]
   residual: PyTree  # v − (A + damping)x over all rows, a stack [Q, ...]
-  trace: jax.Array  # [1 + rounds·reports, Q] relative residuals, start first
+  trace: Progress  # leaves [1 + rounds·reports, Q], start first
   done: int | jax.Array  # number of rounds done
   shorter: jax.Array  # [Q] whether the last round shortened the residual
 
@@ -67,42 +76,58 @@ def refined(
   """
   norms = trees.norms(v)
   norms = jnp.where(norms == 0, 1.0, norms)
+  reports = 1 + rounds * how.reports
+
+  def progress(x, residual):
+    # xᵀ(A + damping)x = vᵀx − xᵀr, of which r is known
+    descended = trees.dots(x, v) + trees.dots(x, residual)
+    return Progress(trees.norms(residual) / norms, -0.5 * descended / norms**2)
 
   def unfinished(state):
-    again = jnp.any(state.trace[-1] >= tolerance) & jnp.any(state.shorter)
+    unsolved = jnp.any(state.trace.residual[-1] >= tolerance)
+    again = unsolved & jnp.any(state.shorter)
     return (state.done < rounds) & ((state.done == 0) | again)
 
   def refine(state):
     first = state.done * how.steps
-    dx, rest, lengths = _descend(how, system, state.residual, first)
+    so_far = lambda dx, rest: progress(trees.add(state.solution, dx), rest)
+    dx, rest, found = _descend(how, system, state.residual, first, so_far)
     # The first round is the algorithm itself, whose noise may lengthen the
     # residual of a good start; it always counts.
-    shorter = (state.done == 0) | (lengths[-1] < trees.norms(state.residual))
+    lengths = trees.norms(rest), trees.norms(state.residual)
+    shorter = (state.done == 0) | (lengths[0] < lengths[1])
     x = trees.where(shorter, trees.add(state.solution, dx), state.solution)
     residual = trees.where(shorter, rest, state.residual)
-    lengths = lengths.at[-1].set(trees.norms(residual))
-    at = jnp.arange(len(state.trace))
+    at = jnp.arange(reports)
     before = state.done * how.reports  # where the last round's end stands
-    new = (lengths / norms)[jnp.clip(at - before, 0, how.reports)]
-    fresh = (at > before) | (state.done == 0)
-    trace = jnp.where(fresh[:, None], new, state.trace)
+    fresh = ((at > before) | (state.done == 0))[:, None]
+
+    def traced(reported, end, earlier):
+      new = reported.at[-1].set(end)[jnp.clip(at - before, 0, how.reports)]
+      return jnp.where(fresh, new, earlier)
+
+    trace = jax.tree.map(traced, found, progress(x, residual), state.trace)
     return Refinement(x, residual, trace, state.done + 1, shorter)
 
+  zeros = jnp.zeros((reports, len(norms)), norms.dtype)
   start = Refinement(
     solution=jax.tree.map(jnp.zeros_like, v),
     residual=v,
-    trace=jnp.zeros((1 + rounds * how.reports, len(norms)), norms.dtype),
+    trace=Progress(zeros, zeros),
     done=0,
     shorter=jnp.ones(len(norms), bool),
   )
   return jax.lax.while_loop(unfinished, refine, start)
 
 
-def _descend(how: Descent, system: Product, v: PyTree, first: jax.Array):
-  """One round: (mean x of the runs, v − system(x), norms [1 + reports, Q]).
+def _descend(
+  how: Descent, system: Product, v: PyTree, first: jax.Array, progress: Callable
+):
+  """One round: (mean x of the runs, v − system(x), Progress [1 + reports, Q]).
 
   Args:
     first: number of its first step, among those of all rounds.
+    progress: (x, v − system(x)) -> their Progress.
   """
 
   def followed(iterate, ks):
@@ -121,7 +146,7 @@ def _descend(how: Descent, system: Product, v: PyTree, first: jax.Array):
     iterates = jax.lax.map(lambda one: followed(one, ks), state.iterates)
     x = jax.tree.map(lambda leaf: leaf.mean(0), iterates.solution)
     residual = trees.add(v, system(x), -1.0)
-    return Round(iterates, x, residual), trees.norms(residual)
+    return Round(iterates, x, residual), progress(x, residual)
 
   x = trees.scaled(how.start, how.precondition(v))
   residual = trees.add(v, system(x), -1.0)
@@ -131,6 +156,7 @@ def _descend(how: Descent, system: Product, v: PyTree, first: jax.Array):
   )
   iterates = Iterate(jnp.arange(how.repeats), solutions, momenta)
   ks = jnp.arange(how.steps).reshape(how.reports, -1)
-  end, lengths = jax.lax.scan(until_report, Round(iterates, x, residual), ks)
-  lengths = jnp.concatenate([trees.norms(residual)[None], lengths])
-  return end.solution, end.residual, lengths
+  begun = progress(x, residual)
+  end, later = jax.lax.scan(until_report, Round(iterates, x, residual), ks)
+  found = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), begun, later)
+  return end.solution, end.residual, found

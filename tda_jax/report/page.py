@@ -13,7 +13,8 @@ import jinja2
 import matplotlib.image
 import numpy as np
 
-from tda_jax.report import table
+from tda_jax import parallel
+from tda_jax.report import table, verdicts
 from tda_jax.report.cards import Query
 from tda_jax.storage import files
 
@@ -44,7 +45,8 @@ def write(
 ) -> str:
   """Writes the page; empty parts are left out.
 
-  The queries come first: readers ask why the model answered as it did.
+  The queries come first: readers ask why the model answered as it did. Of several
+  hosts the first writes, whose plots are there.
 
   Args:
     facts: name -> text, number or list of them; a dict is folded away.
@@ -62,6 +64,8 @@ def write(
   Raises:
     ValueError: a plot is not there.
   """
+  if not parallel.owner():
+    return str(path)
   metrics, methods = table.by_method(list(rows))
   return render(
     path,
@@ -150,7 +154,7 @@ def _environment():
   environment.filters.update(
     number=table.number,
     interval=table.interval,
-    verdict=table.verdict,
+    verdict=verdicts.verdict,
     png=png,
     signed=_signed,
     error=_error,

@@ -9,6 +9,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from tda_jax.report import verdicts
+
 LOG_WIDTH = 160  # columns where the output is no terminal
 
 
@@ -140,27 +142,23 @@ def print_results(
 def print_claims(
   claims: list[dict], title: str = 'Claims', console: Console | None = None
 ) -> None:
-  """Prints claims of results.json: what was expected, seen, and if it holds."""
+  """Prints claims of results.json: what was expected, seen, and the verdict."""
   console = console or _console()
   table = Table(title=title, box=box.SIMPLE_HEAD, title_justify='left')
-  table.add_column('holds')
+  table.add_column('verdict')
   for name in ('claim', 'source', 'expected', 'observed'):
     table.add_column(name, overflow='fold')
   for claim in claims:
+    said = verdicts.verdict(claim)
     table.add_row(
-      verdict(claim['holds']),
+      said,
       *(
         Text(number(claim[name]))
         for name in ('claim', 'source', 'expected', 'observed')
       ),
-      style='red' if claim['holds'] is False else None,
+      style='red' if said == verdicts.DOES_NOT else None,
     )
   console.print(table)
-
-
-def verdict(holds: bool | None) -> str:
-  """'holds', 'fails', or 'open' where it was not computed."""
-  return 'open' if holds is None else 'holds' if holds else 'fails'
 
 
 def _results(metrics, methods, title, separator):

@@ -284,8 +284,10 @@ def _solver_facts(prepared):
   solution, left_out = prepared.solution, prepared.left_out
   if solution is None:
     return {}
+  objectives = solution.objectives
   return {
     **({} if left_out is None else {'left_out': np.asarray(left_out).max()}),
+    **({} if objectives is None else {'objective': np.mean(objectives, 1)}),
     'damping': float(solution.damping),
     'steps': np.asarray(solution.steps),
     'residual': np.asarray(solution.residuals).mean(1),

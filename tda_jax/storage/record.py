@@ -243,13 +243,14 @@ def results(
     path: the file.
     rows: dicts with `method`, `metric`, `value` and any of `low`, `high`, `n`,
       `seconds`, `peak_mb`; what is left out becomes null.
-    claims: dicts with `claim`, `source`, `expected`, `observed`, `holds`.
+    claims: dicts with `claim`, `source`, `expected`, `observed`, `holds` and, if
+      it is known, `verdict`.
 
   Raises:
     ValueError: a field is missing or unknown.
   """
   _fields(rows, 'result', ROW[:3], ROW)
-  _fields(claims, 'claim', CLAIM, CLAIM)
+  _fields(claims, 'claim', CLAIM, (*CLAIM, 'verdict'))
   content = {
     'experiment': experiment,
     'setting': setting,

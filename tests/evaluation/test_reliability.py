@@ -38,6 +38,26 @@ def test_more_repeats_raise_the_ceiling_as_the_formula_says():
   assert many.estimate.value > few.estimate.value + 0.1
 
 
+def test_an_lds_of_few_repeats_foretells_that_of_many():
+  expected, outcomes = world(1.5, 24)
+  guess = expected + 0.8 * np.random.default_rng(1).normal(size=expected.shape)
+  few = outcomes[:, :4]
+  of = lambda outcomes: bootstrap.of_queries(
+    agreement.spearman(guess, outcomes.mean(axis=1)), resamples=50
+  )
+  top = reliability.ceiling(few, resamples=2)
+  foretold = reliability.of_repeats(of(few), top, 24 / 4)
+  many = of(outcomes)
+  assert foretold.value == pytest.approx(many.value, abs=0.015)
+  assert many.value > of(few).value + 0.1
+  assert foretold.low < many.value < foretold.high
+  same = reliability.of_repeats(of(few), top, 1.0)
+  assert same[:3] == pytest.approx(of(few)[:3])
+  nothing = top._replace(per_query=np.zeros(120), reliability=np.zeros(120))
+  with pytest.raises(ValueError, match='hold no signal'):
+    reliability.of_repeats(of(few), nothing, 2.0)
+
+
 def test_pure_noise_and_no_noise():
   expected, outcomes = world(1.0, 4, queries=40)
   noise = outcomes - expected[:, None]

@@ -15,6 +15,7 @@ import pytest
 
 from configs.astra import digits
 from experiments import attribute
+from tda_jax.report import verdicts
 from tda_jax.storage import scores
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -66,7 +67,9 @@ def test_astra_smoke_writes_everything(smoke):
   methods = {row['method'] for row in results['rows']}
   assert {'exact', 'cg', 'astra', 'ekfac', 'grad_dot'} <= methods
   assert results['claims'] and all(
-    isinstance(c['holds'], bool) for c in results['claims']
+    c['verdict'] in verdicts.VERDICTS
+    and c['holds'] == (c['verdict'] == 'holds')
+    for c in results['claims']
   )
   facts = json.loads((workdir / 'run.json').read_text())
   assert facts['config']['members'] == 2 and facts['jax']

@@ -198,6 +198,35 @@ def test_rounds_stop_at_the_tolerance_and_residuals_fall():
   assert found.steps[-1] < 200 * 12
 
 
+@pytest.mark.parametrize('rounds', [1, 3])
+def test_a_descent_reports_the_objective_of_its_solution(rounds):
+  t = tiny.classification()
+  found = solve(
+    descent.astra(
+      DAMPING,
+      precondition=EXACT(),
+      steps=8,
+      reports=2,
+      rounds=rounds,
+      tolerance=1e-9,
+    ),
+    t,
+    v := tiny.vectors(t),
+  )
+  system = np.asarray(tiny.dense_ggn(t, t.train), np.float64)
+  system = system + DAMPING * np.eye(len(system))
+  x, b = (tiny.flat(of).astype(np.float64) for of in (found.x, v))
+  want = (0.5 * ((x @ system) * x).sum(1) - (b * x).sum(1)) / (b * b).sum(1)
+  assert (
+    found.objectives.shape == found.residuals.shape == (1 + 2 * rounds, len(b))
+  )
+  np.testing.assert_allclose(found.objectives[-1], want, rtol=1e-4)
+  best = -0.5 * (np.linalg.solve(system, b.T).T * b).sum(1) / (b * b).sum(1)
+  assert (
+    np.asarray(found.objectives) > best * (1 + 1e-5)
+  ).all()  # best is below 0
+
+
 def test_a_round_that_lengthens_the_residual_is_left_out():
   """A step so long that each round multiplies what is left by more than 1."""
   t = tiny.classification()

@@ -170,7 +170,7 @@ def test_verdicts_and_the_best(tmp_path):
   page.write(path, title='t', facts={}, rows=ROWS, claims=CLAIMS)
   content = path.read_text()
   assert re.search(r'class="holds">holds</td><td>A &gt; B', content)
-  assert re.search(r'class="fails">fails</td><td>B &gt; A', content)
+  assert re.search(r'class="fails">does not</td><td>B &gt; A', content)
   best = re.findall(r'<td class="n best">([^<]*)', content)
   assert best == ['0.610']  # the ceiling is no method
   assert 'peak MB' not in content and 'Plots' not in content

@@ -98,5 +98,5 @@ def test_claims_say_whether_they_hold():
   table.print_claims(claims, console=console)
   text = console.export_text()
   assert 'paper, Fig. [2]' in text and '0.100' in text
-  for i, word in enumerate(('holds', 'fails', 'open')):
+  for i, word in enumerate(('holds', 'does not', 'open')):
     assert re.search(rf'{word} +claim {i}', text)
