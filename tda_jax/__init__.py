@@ -56,6 +56,7 @@ from tda_jax.problem import (
 from tda_jax.run import Run
 from tda_jax.scoring import (
   fit,
+  parameter_scores,
   rescored,
   score,
   self_influence,
@@ -177,6 +178,7 @@ __all__ = [
   'source',
   'Supporters',
   'supporters',
+  'parameter_scores',
   'token_scores',
   'top_k',
   'tracin',

@@ -1,9 +1,9 @@
 """The front door: checks and converts what users give.
 
 Every verb (`attribute`, `score`, `top_k`, `rescored`, `self_influence`,
-`token_scores`, `predict_sets`, `train`, `outcomes`, `leave_one_out`,
-`further_training`) and the command line call this before any work. Rows become arrays of JAX's types, keys
-become typed keys, parameters become a `Run`. Input that is wrong or ambiguous
+`token_scores`, `parameter_scores`, `predict_sets`, `train`, `outcomes`,
+`leave_one_out`, `further_training`) and the command line call this before any work.
+Rows become arrays of JAX's types, keys become typed keys, parameters become a `Run`. Input that is wrong or ambiguous
 raises a ValueError of one sentence that names the problem and the cure.
 """
 

@@ -1,4 +1,4 @@
-"""Scores by token: exactly the rows' scores, split."""
+"""Scores by token and by parameter: exactly the rows' scores, split."""
 
 import functools
 
@@ -132,6 +132,67 @@ def test_queries_of_low_rank_are_no_one_vector_of_a_tied_leaf(monkeypatch):
   method = tda.influence(tda.cg(0.1, tolerance=1e-3), query_rank=1)
   with pytest.raises(ValueError, match='applied more than once.*query_rank='):
     token_scores(method, model(tied=True))
+
+
+def parameter_scores(method, t, **kwargs):
+  return tda.parameter_scores(
+    method, t.problem, t.params, t.train, t.queries, key=KEY, **kwargs
+  )
+
+
+@pytest.mark.parametrize(
+  'name', [n if n == 'ekfac' else pytest.param(n, marks=SLOW) for n in METHODS]
+)
+@pytest.mark.filterwarnings('ignore:query_rank')
+def test_parameters_add_up_to_the_rows(name):
+  t, method = model(), METHODS[name]
+  if method.vectors is None:
+    with pytest.raises(ValueError, match='has no one vector .* its parameters'):
+      parameter_scores(method, t)
+    return
+  got, want = parameter_scores(method, t, batch_size=4), attribute(method, t)
+  assert {*got} == {*t.params}
+  most = np.abs(want).max()
+  np.testing.assert_allclose(sum(got.values()), want, atol=1e-5 * most)
+  by_layer = parameter_scores(
+    method, t, stacked=('lay*',), rows=np.array([5, 2])
+  )
+  assert {*got} - {*by_layer} == {'layers'}
+  layers = by_layer['layers/0'] + by_layer['layers/1']
+  np.testing.assert_allclose(layers, got['layers'][[5, 2]], atol=1e-5 * most)
+
+
+def test_they_are_products_with_the_gradient_in_each_parameter():
+  t = model(tied=True)
+  t = t._replace(problem=PROBLEM._replace(as_leaf=('embed',)))
+  got = parameter_scores(tda.grad_dot(), t, stacked=('layers',))
+  of = lambda function, rows: jax.vmap(
+    jax.grad(lambda p, row: function(t.problem.outputs(p, row), row)), (None, 0)
+  )(t.params, rows)
+  losses, measures = (
+    of(t.problem.loss, t.train),
+    of(t.problem.measure, t.queries),
+  )
+  split = lambda tree: {
+    'embed': tree['embed'],
+    'scale': tree['scale'],
+    **{f'layers/{k}': tree['layers'][:, k] for k in range(2)},
+  }
+  losses, measures = split(losses), split(measures)
+  assert {*got} == {*losses}
+  for name, found in got.items():
+    a, b = (of[name].reshape(len(of[name]), -1) for of in (losses, measures))
+    want = -a @ b.T / N
+    np.testing.assert_allclose(found, want, atol=1e-5 * np.abs(want).max())
+
+
+def test_stacked_parameters_are_checked():
+  for patterns, words in (
+    (('blocks/*',), r"'blocks/\*' matches no parameter: .* \['embed'"),
+    (('*',), "'scale' of shape .* no axis of layers before its own"),
+  ):
+    with pytest.raises(ValueError, match=words):
+      parameter_scores(tda.grad_dot(), model(), stacked=patterns)
 
 
 def test_batches_and_chosen_rows_do_not_change_them():
