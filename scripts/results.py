@@ -6,7 +6,9 @@ Each JSON file is the results.json of a run, with a `run` object that says where
 it comes from. RESULTS.md says for each paper what stands and what does not;
 results/PAPER.md has every figure. No figure is typed in: the words of findings
 are in scripts/findings.toml, those on what differs in the READMEs of experiments/,
-whose tables are made here too, between two marks, as those of README.
+whose tables are made here too, between two marks, as those of README. Which files are
+of older code than the present is printed and in no page, which would be out of date
+with the next commit.
 """
 
 import json
@@ -16,7 +18,7 @@ import sys
 import tomllib
 from typing import NamedTuple
 
-from scripts import figures, verdicts
+from scripts import figures, stale, verdicts
 from scripts.cells import (
   cell,
   command,
@@ -380,6 +382,7 @@ def main() -> None:
     sys.exit(f'error: {error}')
   for path, text in pages.items():
     path.write_text(text)
+  print(stale.table(stale.ages()))
 
 
 if __name__ == '__main__':

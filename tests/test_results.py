@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from scripts import cells, figures, results
+from scripts import cells, figures, results, stale
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAPERS = [name for name, paper in results.FINDINGS.items() if paper['link']]
@@ -62,6 +62,15 @@ def test_all_pages_are_what_the_files_say():
   """`make results` after a change of results/*.json or of the scripts."""
   for path, text in results.made().items():
     assert path.read_text() == text, path
+
+
+def test_results_of_older_code_are_printed(monkeypatch, capsys):
+  of = stale.Result('astra_digits', [], ['a' * 40], False, 60.0)
+  monkeypatch.setattr(results, 'made', dict)
+  monkeypatch.setattr(stale, 'ages', lambda: [stale.Age(of, ['b.py'])])
+  results.main()
+  line = capsys.readouterr().out.splitlines()[1]
+  assert line.split() == ['astra_digits', 'a' * 7, '1', '1', 'b.py']
 
 
 def test_what_stands_is_a_page_to_read():
