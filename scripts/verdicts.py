@@ -80,8 +80,8 @@ def shown(claim: dict) -> str:
     )
   # A difference has its sign; a share or an AUC has none.
   sign = '+' if re.search(r'= |^[+-]', str(claim['observed'])) else ''
-  low, high = f'{seen.low:{sign}.3f}', f'{seen.high:{sign}.3f}'
-  return f'{seen.value:{sign}.3f} [{low}, {high}]'
+  form = f'{sign}.3f' if '.' in str(claim['observed']) else f'{sign}.0f'
+  return f'{seen.value:{form}} [{seen.low:{form}}, {seen.high:{form}}]'
 
 
 def _line(claims: dict[str, list[dict]]) -> Line:

@@ -80,7 +80,7 @@ def main(config, workdir: pathlib.Path) -> None:
     table.print_results(part_rows(name, found[name]))
   rows = [row for name in found for row in part_rows(name, found[name])]
   rows += [r for name in found for r in correlation_rows(name, found[name])]
-  claims = claims_lib.computed(found, parts, config.false_rate)
+  claims = claims_lib.computed(found, parts)
   claims = results.judged(config, claims)
   results.write_results(config, workdir, rows, claims, tabled=False)
   drawn = plots_lib.draw(config, found, workdir)
@@ -202,18 +202,23 @@ def accuracies(task: Task, runs: Run) -> dict[str, float]:
 
 
 def part_rows(name: str, part: Part) -> list[dict]:
-  """mean_p and relative deviation with limits, mean_p_t, mean σ, shares.
+  """Numbers of each method's pairs, three of them with limits; accuracies.
 
-  'low noise' is the share of pairs whose p of the code is below .05, as the
-  paper has it; 'significant' that of the t-test at config.false_rate.
+  'noise share' is that of pairs with |μ| at most σ, 'low noise' that of pairs
+  whose p of the code is below .05, as the paper has it. Neither depends on the
+  number of seeds; 'significant', of the t-test at config.false_rate, grows with it.
   """
   out = []
   for method, by_code in part.by_code.items():
     cell = {'method': f'{name}: {method}', 'n': len(part.scores[method])}
     scores = part.scores[method]
-    mean_p, relative = (
+    mean_p, noise, relative = (
       dict(zip(('value', 'low', 'high'), measure(scores), strict=True))
-      for measure in (claims_lib.mean_p, claims_lib.relative_deviation)
+      for measure in (
+        claims_lib.mean_p,
+        claims_lib.noise_share,
+        claims_lib.relative_deviation,
+      )
     )
     by_text = part.by_text[method]
     out += [
@@ -225,6 +230,7 @@ def part_rows(name: str, part: Part) -> list[dict]:
         'value': float(by_code.deviation.mean()),
       },
       {**cell, 'metric': 'relative deviation', **relative},
+      {**cell, 'metric': 'noise share', **noise},
       {
         **cell,
         'metric': 'low noise',

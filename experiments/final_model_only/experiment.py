@@ -58,8 +58,9 @@ def main(config, workdir: pathlib.Path) -> None:
     agreed = compared(scores[0][left], effects, facts['seconds'])
     agreed_by[name] = agreed._replace(scored=scored)
   points = config.further.points
-  rows = result_rows(agreed_by, points)
-  claims = claims_lib.computed(agreed_by, points, config.plotted)
+  turn = turn_of_truth(effects)
+  rows = result_rows(agreed_by, points, turn)
+  claims = claims_lib.computed(agreed_by, points, config.plotted, turn)
   claims = results.judged(config, claims)
   results.write_results(config, workdir, rows, claims)
   drawn = draw(config, agreed_by, workdir / 'plots')
@@ -89,9 +90,38 @@ def compared(scores, effects, seconds: float) -> Found:
   return Found(by_point, by_seeds, seconds)
 
 
-def result_rows(agreed_by: dict[str, Found], points) -> list[dict]:
+def turn_of_truth(effects) -> np.ndarray | None:
+  """How far further training turns the truth from its first point to its last.
+
+  Cosine of the last effects of half the seeds with the last of the others, less
+  that of the first with the last of the others, so that noise of seeds is no
+  turn; mean of both ways, [Q]. At 0 or below, the first effects say of the last
+  all that the last themselves do, and no method's agreement has a cause to decay.
+
+  Args:
+    effects: [L, R, T, Q]. None where there is one seed or one point.
+  """
+  seeds, points = effects.shape[1:3]
+  if seeds < 2 or points < 2:
+    return None
+  halves = effects[:, : seeds // 2].mean(1), effects[:, seeds // 2 :].mean(1)
+  return np.mean(
+    [
+      agreement.cosine(one[:, -1], other[:, -1])
+      - agreement.cosine(one[:, 0], other[:, -1])
+      for one, other in (halves, halves[::-1])
+    ],
+    axis=0,
+  )
+
+
+def result_rows(agreed_by: dict[str, Found], points, turn) -> list[dict]:
   """Means over queries with their 95% bootstrap intervals."""
   out = []
+  if turn is not None:
+    metric = f'turn, epoch {points[0]:g} to {points[-1]:g}'
+    value = bootstrap.of_queries(turn)
+    out.append(results.row('ground truth', metric, value, len(turn)))
   for name, f in agreed_by.items():
     for metric, values in f.by_point.items():
       for point, value in zip(points, values, strict=True):

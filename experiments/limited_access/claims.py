@@ -2,14 +2,15 @@
 measured.
 
 LDS is compared resample by resample, for the mean over the methods that both
-proxies have; flips in pairs over queries.
+proxies have; flips in pairs over queries. Proxies are compared with a control of
+their own hyperparameters, since these alone change the LDS; a pair of which that
+is not so has no claim.
 """
-
-from itertools import pairwise
 
 import numpy as np
 
-from experiments.limited_access.proxies import RANDOM, Key
+from experiments.limited_access import proxies
+from experiments.limited_access.proxies import RANDOM, TARGET, Key
 from experiments.shared import claim as claims
 from experiments.shared.findings import Finding
 from tda_jax.evaluation import bootstrap
@@ -29,7 +30,8 @@ def computed(
     wrong: (proxy, method) -> result row of the AUC of wrong labels.
   """
   return [
-    *_falls(config, findings),
+    *_access(config, findings),
+    *_hyperparameters(config, findings),
     *_distillation(config, findings),
     *_unseen(config, findings),
     *_detection(config, wrong),
@@ -72,26 +74,38 @@ def flip_row(name: str, flips: np.ndarray) -> dict:
   }
 
 
-def _falls(config, findings):
-  """LDS falls with the distance of the proxy, step by step and in all."""
-  steps = dict.fromkeys(
-    pair for chain in config.falls for pair in pairwise(chain)
-  )
-  out = [
-    _lds_claim(f'{a} > {b}, mean of methods', gap(findings, a, b))
-    for a, b in steps
-  ]
-  ends = dict.fromkeys((chain[1], chain[-1]) for chain in config.falls)
-  for a, b in ends:
-    for name in _methods(findings, a):
-      out.append(_lds_claim(f'{a} > {b}, {name}', gap(findings, a, b, name)))
+def _access(config, findings):
+  """The target's access is better than a proxy's, of the same hyperparameters."""
+  out = []
+  for control, proxy in config.controlled:
+    if not proxies.controlled(config, control, proxy):
+      continue  # they differ in more, or in nothing
+    claim = f'{control} > {proxy}'
+    both = gap(findings, control, proxy)
+    out.append(_lds_claim(f'{claim}, mean of methods', both))
+    for name in _methods(findings, control):
+      only = gap(findings, control, proxy, name)
+      out.append(_lds_claim(f'{claim}, {name}', only))
   return _measured(out)
+
+
+def _hyperparameters(config, findings):
+  """What a proxy's hyperparameters alone give, with all of the target's access."""
+  return _measured(
+    _lds_claim(
+      f'hyperparameters alone: {control} > {TARGET}',
+      gap(findings, control, TARGET),
+      'ours',
+    )
+    for control in sorted(proxies.controls(config))
+  )
 
 
 def _distillation(config, findings):
   return _measured(
     _lds_claim(f'distillation helps: {a} > {b}', gap(findings, a, b))
     for a, b in config.distilled
+    if proxies.same_but(config, a, b, 'training.distillation')
   )
 
 
@@ -135,14 +149,14 @@ def _brittle(flipped):
   return out
 
 
-def _lds_claim(claim, difference):
+def _lds_claim(claim, difference, source=PAPER):
   """The claim, or None where it was not measured."""
   if difference is None:
     return None
   d = difference
   observed = claims.spanned(d.value, d.low, d.high)
   return claims.claim(
-    claim, PAPER, 'LDS difference above 0', observed, d.low > 0
+    claim, source, 'LDS difference above 0', observed, d.low > 0
   )
 
 

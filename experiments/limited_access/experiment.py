@@ -81,7 +81,7 @@ def check(config) -> None:
   names_of = {*config.proxies}
   scores = {label((p, m)) for p in names_of for m in methods} | {'random'}
   for field, names, known in (
-    ('falls', {p for chain in config.falls for p in chain}, names_of),
+    ('controlled', {p for pair in config.controlled for p in pair}, names_of),
     ('distilled', {p for pair in config.distilled for p in pair}, names_of),
     ('unseen', {*config.unseen}, names_of),
     ('mislabelled.methods', {*config.mislabelled.methods}, methods),

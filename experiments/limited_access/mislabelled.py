@@ -31,8 +31,12 @@ def measured(
   )
   wrong = noisy['y'] != target.train['y']
   folder = workdir / 'mislabelled'
+  controls = proxies.controls(config)  # which no claim on labels needs
   proxies_by_name = proxies.relabelled(
-    proxies_by_name, noisy, settings.fraction, folder
+    {n: p for n, p in proxies_by_name.items() if n not in controls},
+    noisy,
+    settings.fraction,
+    folder,
   )
   out = {}
   for proxy_name, proxy in proxies_by_name.items():

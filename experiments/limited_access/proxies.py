@@ -2,7 +2,8 @@
 
 Scenarios of Zhang et al. 2025: S0 the target itself; S1 its architecture and its
 outputs are known; S2 its architecture only; S3 its outputs only; S4 nothing; S5
-models that were never trained on the rows.
+models that were never trained on the rows. A control has the target's access, S0,
+and a proxy's hyperparameters: they alone change how well scores predict.
 """
 
 import copy
@@ -98,12 +99,45 @@ def relabelled(
 def config_of(config, name: str):
   """The config with the fields that the proxy `name` changes.
 
-  The target's seed is not known to others: proxies share another one, so that
-  those that differ by distillation only have the same initialisation.
+  The target's seed is known to its controls and not to others: proxies share
+  another one, so that those that differ by distillation only have the same
+  initialisation.
   """
   changed = arguments.changed(config, config.proxies.get(name, {}))
-  changed.seed = config.seed + (name != TARGET)
+  changed.seed = config.seed + (name not in {TARGET, *controls(config)})
   return changed
+
+
+def controls(config) -> set[str]:
+  """Names of the proxies that others are held against."""
+  return {control for control, _ in config.controlled}
+
+
+def controlled(config, control: str, proxy: str) -> bool:
+  """Whether `control` tells what the proxy lacks, and not how it was trained.
+
+  It is the target but for its hyperparameters, which are those of the proxy; and
+  the proxy is another model than by its seed alone.
+  """
+  distilled = config_of(config, control).training.distillation.alpha > 0
+  apart = ('seed', 'model', 'training.distillation')
+  return (
+    same_but(config, control, TARGET, 'training')
+    and not distilled
+    and same_but(config, control, proxy, *apart)
+    and not same_but(config, control, proxy, 'seed')
+  )
+
+
+def same_but(config, a: str, b: str, *fields: str) -> bool:
+  """Whether two proxies differ in these fields, and those under them, at most."""
+
+  def rest(name):
+    every = arguments.flat(config_of(config, name))
+    under = tuple(f'{field}.' for field in fields)
+    return {k: v for k, v in every if not f'{k}.'.startswith(under)}
+
+  return rest(a) == rest(b)
 
 
 def with_answers(target: Proxy, rows: dict) -> dict:

@@ -117,7 +117,7 @@ FIELDS = {
   'betas': several(POSITIVE),
   'chance_retrained': whole(1),
   'examples': whole(0),
-  'falls': several(several(text, 2), least=0),
+  'controlled': several(several(text, 2, 2), least=0),
   'distilled': several(several(text, 2), least=0),
   'unseen': several(text, least=0),
   **_under('data', {

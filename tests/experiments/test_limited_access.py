@@ -21,7 +21,9 @@ from tda_jax.methods import registry as methods
 from tda_jax.training import distill
 
 SMOKE = 'configs/limited_access/mnist5k.py:smoke'
-PROXIES = ('s0_target', 's1_width', 's4_logistic', 's5_held_out', 's5_init')
+PROXIES = (
+    's0_target', 's0_width', 's1_width', 's2_width', 's5_held_out', 's5_init',
+)  # fmt: skip
 
 
 def config(setting='mnist5k', arg='smoke'):
@@ -48,7 +50,8 @@ def test_it_writes_everything(smoke):
     assert (f'{proxy}/grad_dot', 'lds_ensemble') in found
     followed = (f'{proxy}/tracin', 'lds_ensemble') in found
     assert followed == (proxy != 's5_init')  # which has no checkpoints
-    assert (f'{proxy}/grad_dot', 'mislabel_auc') in found
+    labels = (f'{proxy}/grad_dot', 'mislabel_auc') in found
+    assert labels == (proxy != 's0_width')  # a control, of no claim on labels
   for metric in ('lds_ensemble', 'mislabel_auc', 'flip_rate'):
     assert ('random', metric) in found
   assert ('s0_target/grad_dot', 'flip_rate') in found
@@ -57,9 +60,10 @@ def test_it_writes_everything(smoke):
     assert row.get('low') is None or row['low'] <= row['value'] <= row['high']
   claims = {claim['claim'] for claim in results['claims']}
   assert {
-    's0_target > s1_width, mean of methods',
-    's1_width > s4_logistic, tracin',
-    'distillation helps: s1_width > s4_logistic',
+    's0_width > s1_width, mean of methods',
+    's0_width > s2_width, tracin',
+    'hyperparameters alone: s0_width > s0_target',
+    'distillation helps: s1_width > s2_width',
     's5_init stays above random',
     's1_width/grad_dot finds wrong labels',
     'removing the top of s0_target/grad_dot flips more than random rows',
@@ -109,12 +113,16 @@ def test_settings_are_whole(setting):
     a, b = (proxies.config_of(c, name) for name in (a, b))
     a.training.distillation.alpha = 0.0
     assert a == b
+  # Every proxy that is not the target's network has a control.
+  assert {p for _, p in c.controlled} >= {
+    p for p in c.proxies if p[:2] in ('s1', 's2', 's3', 's4')
+  } - {'s2_same'}
 
 
 @pytest.mark.parametrize(
   'field, names, message',
   [
-    ('falls', (('s0_target', 's9'),), 'falls names s9: this config has s0'),
+    ('controlled', (('s0_width', 's9'),), 'controlled names s9: this config'),
     ('unseen', ('s5',), 'unseen names s5'),
     ('mislabelled.methods', ('cg',), 'mislabelled.methods names cg'),
     ('brittleness.scores', ('s1_same/ekfak',), 'names s1_same/ekfak'),
@@ -196,7 +204,9 @@ def found():
   outcomes = np.stack([effect[s].sum(0) for s in subsets])
   outcomes = outcomes[:, None] + rng.normal(size=(30, 3, 20))
   truth = Truth(subsets, outcomes, reliability.ceiling(outcomes).estimate)
-  noise = {'s0_target': 0, 's1_width': 1, 's4_logistic': 3, 's5_init': 8}
+  noise = {
+    's0_target': 2, 's0_width': 0, 's1_width': 3, 's2_width': 1, 's5_init': 2.5
+  }  # fmt: skip
   scores = {
     (name, method): effect + sigma * rng.normal(size=(2, 40, 20))
     for name, sigma in noise.items()
@@ -217,39 +227,95 @@ def test_claims_are_computed(found):
     (p, 'grad_dot'): {
       'method': f'{p}/grad_dot', 'value': 0.6, 'low': low, 'high': 0.7
     }
-    for p, low in (('s1_width', 0.55), ('s4_logistic', 0.45), ('s5_init', 0.55))
+    for p, low in (('s1_width', 0.55), ('s2_width', 0.45), ('s5_init', 0.55))
   }  # fmt: skip
   claims = claims_lib.computed(c, methods_, flips, aucs)
   held = {claim['claim']: claim['holds'] for claim in claims}
-  assert held['s0_target > s1_width, mean of methods']
-  assert held['s1_width > s4_logistic, grad_dot']
+  assert held['s0_width > s1_width, mean of methods']
+  assert held['s0_width > s2_width, grad_dot']
+  assert held['hyperparameters alone: s0_width > s0_target']
+  assert not held['distillation helps: s1_width > s2_width']
   assert held['s5_init stays above random']
   assert held['s1_width/grad_dot finds wrong labels']
-  assert not held['s4_logistic/grad_dot finds wrong labels']
+  assert not held['s2_width/grad_dot finds wrong labels']
   assert 's5_init/grad_dot finds wrong labels' not in held
   assert held[
     'removing the top of s0_target/grad_dot flips more than random rows'
   ]
   assert not any('s5_held_out' in claim for claim in held)  # not measured
-  with c.unlocked():
-    c.distilled = (('s4_logistic', 's1_width'),)
+  c.distilled = (('s2_width', 's1_width'),)
   claims = claims_lib.computed(c, methods_, {}, {})
   held = {claim['claim']: claim['holds'] for claim in claims}
-  assert not held['distillation helps: s4_logistic > s1_width']
+  assert held['distillation helps: s2_width > s1_width']
+
+
+CHANGES = {
+  'of the target itself': lambda c: c.update(
+    controlled=(('s0_target', 's1_width'),)
+  ),
+  'of other hyperparameters': lambda c: c.proxies.s1_width.training.update(
+    learning_rate=0.1
+  ),
+  'of another network': lambda c: c.proxies.s0_width.update(
+    model={'widths': (4,)}
+  ),
+  'of a control that is distilled': lambda c: (
+    c.proxies.s0_width.training.update(distillation={'alpha': 0.5})
+  ),
+  'of a proxy that differs by its seed': lambda c: setattr(
+    c.proxies, 's1_width', c.proxies.s0_width
+  ),
+}
+
+
+@pytest.mark.parametrize('what', CHANGES)
+def test_no_access_is_claimed_of_pairs(what, found):
+  """That differ in more than access, or in nothing but the seed."""
+  c = config()
+  c.controlled = (('s0_width', 's1_width'),)
+  of = lambda c: {
+    claim['claim'] for claim in claims_lib.computed(c, found[1], {}, {})
+  }
+  claim = 's0_width > s1_width, mean of methods'
+  assert claim in of(c)
+  with c.unlocked():
+    CHANGES[what](c)
+  assert not [name for name in of(c) if name.startswith('s0_') and '>' in name]
+
+
+def test_distillation_is_claimed_of_pairs_that_differ_by_nothing_else(found):
+  c = config()
+  of = lambda c: {
+    claim['claim'] for claim in claims_lib.computed(c, found[1], {}, {})
+  }
+  claim = 'distillation helps: s1_width > s2_width'
+  assert claim in of(c)
+  c.proxies.s2_width.training.epochs = 5
+  assert claim not in of(c)
+
+
+def test_a_control_has_the_targets_seed_and_the_hyperparameters_of_its_proxies():
+  c = config(arg=None)
+  target = proxies.config_of(c, 's0_target')
+  for control, proxy in c.controlled:
+    assert proxies.controlled(c, control, proxy)
+    own = proxies.config_of(c, control)
+    assert (own.seed, own.model) == (target.seed, target.model)
+    assert own.training != target.training
 
 
 def test_the_mean_over_methods_is_of_those_that_both_have(found):
   _, methods_ = found
-  both = claims_lib.gap(methods_, 's0_target', 's1_width')
+  both = claims_lib.gap(methods_, 's0_width', 's1_width')
   single = [
-    claims_lib.gap(methods_, 's0_target', 's1_width', name)
+    claims_lib.gap(methods_, 's0_width', 's1_width', name)
     for name in ('grad_dot', 'tracin')
   ]
   assert both.value == pytest.approx(np.mean([s.value for s in single]))
   some = {k: v for k, v in methods_.items() if k != ('s1_width', 'tracin')}
-  left = claims_lib.gap(some, 's0_target', 's1_width')
+  left = claims_lib.gap(some, 's0_width', 's1_width')
   assert left.value == single[0].value
-  assert claims_lib.gap(methods_, 's0_target', 's9_none') is None
+  assert claims_lib.gap(methods_, 's0_width', 's9_none') is None
 
 
 def test_plot(found, tmp_path):
