@@ -107,6 +107,8 @@ us from summaries of the paper only. Every claim and figure, with command, commi
 hardware, is in the page named under the title.
 """
 
+COUNTS = 'How many claims stand; a claim is one finding in one setting, often of one method.\n'
+
 
 def render(folder: pathlib.Path) -> str:
   """RESULTS.md: what stands of each paper, of all result files in `folder`.
@@ -118,7 +120,7 @@ def render(folder: pathlib.Path) -> str:
   papers = by_paper(folder)
   if not papers:
     return INTRODUCTION + '\nNo run is committed yet.\n'
-  parts = [INTRODUCTION, summary(papers)]
+  parts = [INTRODUCTION, headlines(papers), COUNTS, summary(papers)]
   for name, runs in papers.items():
     paper = FINDINGS[name]
     link = f'[The paper]({paper["link"]}), ' if paper['link'] else ''
@@ -173,6 +175,22 @@ def summary(papers: dict[str, list[dict]]) -> str:
     counts = [found.count(v) for v in verdicts.VERDICTS]
     title = FINDINGS[name]['title']
     out.append((title, len(runs), len(found), *counts))
+  return table(out) + '\n'
+
+
+def headlines(papers: dict[str, list[dict]]) -> str:
+  """What each paper is known for, what came of it here, and why."""
+  out = head('paper', 'what it is known for', 'verdict', 'why')
+  for name, runs in papers.items():
+    title = FINDINGS[name]['title']
+    for finding, claims in grouped(name, runs):
+      if 'headline' not in finding:
+        continue
+      every = [claim for of in claims.values() for claim in of]
+      verdict = verdicts.counted(every)
+      cells = (title, finding['says'], verdict, finding['headline'])
+      out.append(tuple(map(cell, cells)))
+      title = ''
   return table(out) + '\n'
 
 

@@ -79,6 +79,22 @@ def test_what_stands_is_a_page_to_read():
   )  # eight papers
 
 
+def test_the_first_table_has_what_each_of_the_eight_papers_is_known_for():
+  lines = (ROOT / 'RESULTS.md').read_text().splitlines()
+  start = next(
+    i for i, line in enumerate(lines) if line.startswith('| paper |')
+  )
+  rows = [split(line) for line in lines[start + 2 : lines.index('', start)]]
+  titles = [row[0] for row in rows if row[0]]
+  papers = [n for n in PAPERS if n != 'language']  # which is of many papers
+  assert titles == [results.FINDINGS[name]['title'] for name in papers]
+  assert len(titles) == 8
+  for _, known, verdict, why in rows:
+    assert known and re.search('hold|undecided|does not', verdict)
+    assert why.endswith('.') and len(why) > 40
+    assert not re.search(r'[.]\d', why)  # a figure could go out of date
+
+
 def test_every_committed_claim_is_counted():
   lines = (ROOT / 'RESULTS.md').read_text().splitlines()
   start = lines.index('| :--- | ---: | ---: | ---: | ---: | ---: |')
