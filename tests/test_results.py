@@ -75,7 +75,7 @@ def test_results_of_older_code_are_printed(monkeypatch, capsys):
 
 def test_what_stands_is_a_page_to_read():
   assert (
-    len((ROOT / 'RESULTS.md').read_text().splitlines()) <= 260
+    len((ROOT / 'RESULTS.md').read_text().splitlines()) <= 280
   )  # eight papers
 
 
