@@ -6,7 +6,7 @@
 
 Arguments: `:cpu`, `:smoke`. LoRA adapters of rank 8 on the matrices of attention and
 perceptrons, 2.4 million parameters; the model itself is frozen. 1,000 reviews of 128
-tokens on a GPU; with `:cpu` 100 of 32 tokens, within an hour on two cores. Another
+tokens on a GPU; with `:cpu` 100 of 32 tokens, about an hour on two cores. Another
 decoder: `--config.model.path=FOLDER` (Llama, Mistral, Qwen2 or GPT-2, with its
 tokenizer.json, or a .gguf file); other texts: `--config.data.name=FILE`; the whole
 model and no adapters: `--config.model.lora.rank=0`.

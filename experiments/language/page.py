@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from experiments.shared import evidence, networks, stages, texts
+from experiments.shared import findings as findings_lib
 from experiments.shared import scores as scores_lib
 from experiments.shared.evidence import Shown
 from tda_jax import problem as problem_lib
@@ -18,13 +19,13 @@ from tda_jax.report.cards import Evidence, Example, Query
 def shown(config, task, runs, findings) -> Shown | None:
   """The first queries, what their rows' tokens carry, and how the model goes on.
 
-  By the first model, and the first method of `evidence.PICTURED` whose scores can
-  be split by token; None: there is none.
+  By the first model and the method `_pictured`, if its scores can be split by token;
+  None: there is none.
   """
-  names = [name for name in evidence.PICTURED if name in findings]
-  if not names or 'words' not in (task.shown or {}):
+  name = _pictured(findings)
+  if name is None or 'words' not in (task.shown or {}):
     return None
-  name, run = names[0], run_lib.member(runs, 0)
+  run = run_lib.member(runs, 0)
   finding = findings[name]
   method = scores_lib.method_of(finding.scored, task)
   if method.vectors is None:
@@ -74,6 +75,13 @@ def shown(config, task, runs, findings) -> Shown | None:
     'score': evidence.UNITS.get(finding.unit, f'In the unit {finding.unit}.'),
   }
   return Shown(cards, name, told)
+
+
+def _pictured(findings) -> str | None:
+  """The first of `evidence.PICTURED` whose solution beats none, residual 1."""
+  solved = lambda f: (findings_lib.residual(f) or 0.0) < 1
+  of = (n for n in evidence.PICTURED if n in findings and solved(findings[n]))
+  return next(of, None)
 
 
 def _strongest(scores, count):

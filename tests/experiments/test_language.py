@@ -174,6 +174,17 @@ def test_the_page_shows_words_by_what_they_carry(smoke):
   assert [w for _, w in words][:4] == [0.0, 0.0, 1.0, 2.0]
 
 
+def test_a_solve_that_got_nowhere_is_not_shown():
+  def found(*residuals):
+    facts = [{'residual': [2.0, end]} for end in residuals]
+    return findings_lib.Finding((), None, None, [], [], len(facts), facts, None)
+
+  cg, ekfac = found(0.5, 3.0), found()
+  assert page_lib._pictured({'cg': cg, 'ekfac': ekfac}) == 'ekfac'
+  assert page_lib._pictured({'ekfac': ekfac, 'cg': found(0.5)}) == 'cg'
+  assert page_lib._pictured({'cg': cg, 'trak': ekfac}) is None
+
+
 def test_a_short_document_ends_with_the_end():
   made = tokenizer.trained(['abab'], 260)
   words = texts.Words(made)
