@@ -139,6 +139,10 @@ def run(
         of = FOLDER.replace('FOLDER', str(data.resolve()))
         words = [word.replace(FOLDER, of) for word in words]
       for i, word in enumerate(words):
+        if word == '--workdir':
+          return (
+            'its command has no --workdir=DIR: write it with =, in the file'
+          )
         if word.startswith('--workdir='):
           words[i] = f'--workdir=build/{result.name}'
           made = tree / 'build' / result.name / 'results.json'
@@ -164,6 +168,8 @@ def checkout(root: pathlib.Path, result: stale.Result) -> pathlib.Path:
   tree = root / 'build' / 'rerun' / result.name
   commit = stale.git(root, 'rev-parse', 'HEAD').decode().strip()
   file = tree.with_suffix('.code')
+  if tree.exists() and not own(tree):
+    shutil.rmtree(tree)  # half deleted: git would find the repository around it
   if tree.exists():
     stale.git(tree, 'checkout', '--force', '--detach', commit)
     before = file.read_text() if file.exists() else ''
@@ -178,6 +184,14 @@ def checkout(root: pathlib.Path, result: stale.Result) -> pathlib.Path:
         (tree / 'build' / name).symlink_to(root / 'build' / name)
     file.write_text(stale.digest(tree, result))
   return tree
+
+
+def own(tree: pathlib.Path) -> bool:
+  """Whether the folder is a checkout itself, not one within another."""
+  if not (tree / '.git').is_file():
+    return False
+  top = stale.git(tree, 'rev-parse', '--show-toplevel').decode().strip()
+  return pathlib.Path(top).resolve() == tree.resolve()
 
 
 def removed(root: pathlib.Path, tree: pathlib.Path) -> None:

@@ -106,6 +106,11 @@ def launched(result: Result) -> set[str]:
   """The files that the commands name: the module, and the config."""
   files = set()
   for words in result.commands:
+    if '-m' not in words[:-1]:
+      raise ValueError(
+        f'results/{result.name}.json: its command starts no module, {words}: write'
+        ' the command `python -m MODULE ...` that made it'
+      )
     module = words[words.index('-m') + 1].replace('.', '/')
     launcher = module.startswith('experiments/') and module.count('/') == 1
     files |= {f'{module}.py', *([f'{module}/__main__.py'] * launcher)}

@@ -36,7 +36,8 @@ def language_modeling(
   whole answer, or of one token, as its mask says. Where the columns of queries are
   [Q, 2, T], it is the contrast of two continuations, log p of the first minus log
   p of the second, in which cancels what all rows teach alike. Labels are drawn
-  from softmax(z_t) where the mask is 1.
+  from softmax(z_t) where the mask is 1, by the position's number in its row: a
+  document that stands elsewhere in a packed row draws others, of one distribution.
 
   Args:
     apply: (params, ids [B, T]) -> logits [B, T, V], each row depending on itself

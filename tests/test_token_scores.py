@@ -189,7 +189,9 @@ def test_they_are_products_with_the_gradient_in_each_parameter():
 def test_stacked_parameters_are_checked():
   for patterns, words in (
     (('blocks/*',), r"'blocks/\*' matches no parameter: .* \['embed'"),
+    ('blocks/*', r"stacked=\['blocks/\*'\]: 'blocks/\*' matches no parameter"),
     (('*',), "'scale' of shape .* no axis of layers before its own"),
+    (('layers', 'head'), "2 of 'layers'|4 of 'head'"),
   ):
     with pytest.raises(ValueError, match=words):
       parameter_scores(tda.grad_dot(), model(), stacked=patterns)

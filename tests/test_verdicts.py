@@ -36,6 +36,9 @@ def claim(observed, expected=ABOVE, holds=False):
     ('p above 0 by 2 SE', '0.6 − 0.5 = +0.055 ± 0.046', UNDECIDED),
     ('p above 0 by 2 SE', '0.5 − 0.7 = -0.242 ± 0.045', DOES_NOT),
     ('p above 0 by 2 SE', '0.5 − 0.6 = -0.060 ± 0.045', UNDECIDED),
+    # Where the spread is not known, nothing is decided.
+    (ABOVE, '-0.100 –', UNDECIDED),
+    (ABOVE, '0.6 − 0.7 = -0.100 ± nan', UNDECIDED),
     # Without an interval, or a threshold, nothing speaks for the claim.
     ('fewer steps to a residual of 0.8', '200 against 50; at 0.8', DOES_NOT),
     ('mean relative residual at most 1e-2', '0.034', DOES_NOT),

@@ -64,7 +64,9 @@ def config(setting: str) -> config_dict.ConfigDict:
   )
   c.qld = config_dict.create(
     methods=(),  # whose top rows are removed; each takes a training a query
+    token_methods=(),  # whose top tokens are removed; likewise
     queries=50,  # the first of them, at most
+    random=20,  # removals of random tokens
   )
   c.damping_grid = (1e-3, 1e-2, 1e-1)
   c.choose = config_dict.ConfigDict()  # methods whose damping is chosen
@@ -132,6 +134,6 @@ def shrink(c: config_dict.ConfigDict) -> config_dict.ConfigDict:
   c.training.update(epochs=2, batch_size=8)
   c.truth.update(subsets=6, validation=4, repeats=2, members_at_once=6)
   c.same_run.update(subsets=6, dropped=0.1)
-  c.qld.queries = 3
+  c.qld.update(queries=3, random=4)
   c.report.update(queries=2, evidence=2)
   return c

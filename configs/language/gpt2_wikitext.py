@@ -72,6 +72,9 @@ def _bergson(c):
   c.same_run.update(subsets=100, dropped=0.01)
   c.damping = 0.1
   c.methods = base.methods(c.damping, batch_size=8)
+  c.qld.methods = (*c.methods, 'bm25', 'embedding')
+  c.qld.token_methods = ('cg', 'ekfac', 'grad_dot')
+  c.qld.random = 3
 
 
 def _bae(c):

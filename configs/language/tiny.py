@@ -26,7 +26,8 @@ def get_config(arg=None):
   c.training.update(learning_rate=1e-3, betas=(0.95, 0.975), eps_root=1e-2)
   c.methods.cg.max_steps = 6
   c.qld.methods = ('unrolled', 'ekfac', 'trackstar', 'bm25')
-  c.qld.queries = 10  # 40 trainings
+  c.qld.token_methods = ('cg', 'ekfac', 'grad_dot')
+  c.qld.update(queries=10, random=10)  # 80 trainings
   if a['smoke']:
     base.smoke(c)
     for name in set(c.methods) - set(SMOKE):

@@ -16,7 +16,7 @@ from experiments.shared.findings import (
 )
 from tda_jax.evaluation import bootstrap, reliability
 
-REPORTS = 8  # of a descent, at least, for a claim about its steps
+REPORTS, MODELS = 8, 3  # at least, for a claim about the steps of a descent
 PAPER = 'ASTRA paper'
 PEERS = 'the package, measured in this setting'
 
@@ -32,17 +32,22 @@ def computed(config, findings: dict[str, Finding], truth: Truth, rows) -> list:
 
 
 def sets_beat_scores(config, findings, truth, rows):
-  """A set's own curvature against the best sum of scores, of as many models."""
+  """A set's own curvature against every sum of scores, of as many models."""
   found = findings['sets_exact']
   sums = {n: f for n, f in findings.items() if f.scored.kind != 'newton'}
+  gaps = {'single': {}, 'ensemble': {}}
+  for name, f in sums.items():
+    gaps['single'][name] = bootstrap.difference(found.single, f.single)
+    models = min(found.members, f.members)
+    if models > 1 and models in found.sizes and models in f.sizes:
+      of = [g.by_size[g.sizes.index(models)] for g in (found, f)]
+      gaps['ensemble'][name] = bootstrap.difference(*of)
   out = []
-  for kind in _kinds(found):
-    value = lambda f: getattr(f, kind)  # noqa: B023
-    equal = [n for n, f in sums.items() if f.members == found.members]
-    if not equal:
+  for kind, of_kind in gaps.items():
+    if not of_kind:
       continue
-    best = max(equal, key=lambda n: value(sums[n]).value)  # noqa: B023
-    d = bootstrap.difference(value(found), value(sums[best]))
+    best = min(of_kind, key=lambda name: of_kind[name].value)  # noqa: B023
+    d = of_kind[best]
     out.append(
       claim(
         f'predictions of sets > {best}, the best sum of scores, {kind}',
@@ -98,13 +103,15 @@ def fewer_steps_than_neumann(config, findings, truth, rows):
   saved, counts = [], []
   for ours, theirs in zip(a.facts, n.facts, strict=False):
     steps = ours['steps']
+    traces = [np.asarray(x.get('objective', np.nan)) for x in (ours, theirs)]
     alike = len(steps) > REPORTS and list(steps) == list(theirs['steps'])
-    if not alike:
+    if not alike or not all(np.isfinite(trace).all() for trace in traces):
       return []
-    goal = max(min(ours['objective']), min(theirs['objective']))
-    first = [_steps_to(steps, x['objective'], goal) for x in (ours, theirs)]
-    counts.append(first)
-    saved.append(first[1] - first[0])
+    goal = max(trace.min() for trace in traces)
+    counts.append([_steps_to(steps, trace, goal) for trace in traces])
+    saved.append(counts[-1][1] - counts[-1][0])
+  if len(saved) < MODELS:
+    return []
   ours, theirs = np.mean(counts, 0)
   return [
     claim(
@@ -314,7 +321,7 @@ def _at_least(what, source, value: bootstrap.Estimate, level, of='') -> dict:
 
 def _steps_to(steps, objectives, goal):
   """The first of the steps whose objective is as low as the goal."""
-  reached = np.asarray(objectives) <= goal + 1e-6 * abs(goal)
+  reached = objectives <= goal + 1e-6 * abs(goal)
   return steps[int(np.argmax(reached))]
 
 

@@ -93,10 +93,12 @@ def compared(scores, effects, seconds: float) -> Found:
 def turn_of_truth(effects) -> np.ndarray | None:
   """How far further training turns the truth from its first point to its last.
 
-  Cosine of the last effects of half the seeds with the last of the others, less
-  that of the first with the last of the others, so that noise of seeds is no
-  turn; mean of both ways, [Q]. At 0 or below, the first effects say of the last
-  all that the last themselves do, and no method's agreement has a cause to decay.
+  One less the cosine of the first and last effects without their noise: that of
+  half the seeds with the other half's, over what either has with itself,
+
+    1 − cos(first, last′) / √(cos(first, first′) · cos(last, last′)),
+
+  [Q]. NaN where either has no more than noise.
 
   Args:
     effects: [L, R, T, Q]. None where there is one seed or one point.
@@ -104,15 +106,15 @@ def turn_of_truth(effects) -> np.ndarray | None:
   seeds, points = effects.shape[1:3]
   if seeds < 2 or points < 2:
     return None
-  halves = effects[:, : seeds // 2].mean(1), effects[:, seeds // 2 :].mean(1)
-  return np.mean(
-    [
-      agreement.cosine(one[:, -1], other[:, -1])
-      - agreement.cosine(one[:, 0], other[:, -1])
-      for one, other in (halves, halves[::-1])
-    ],
-    axis=0,
+  one, other = (
+    effects[:, : seeds // 2].mean(1),
+    effects[:, seeds // 2 :].mean(1),
   )
+  between = lambda s, t: agreement.cosine(one[:, s], other[:, t])
+  across = (between(0, -1) + between(-1, 0)) / 2
+  within = np.maximum(between(0, 0), 0) * np.maximum(between(-1, -1), 0)
+  known = np.sqrt(np.where(within > 0, within, np.nan))
+  return 1 - across / known
 
 
 def result_rows(agreed_by: dict[str, Found], points, turn) -> list[dict]:

@@ -14,14 +14,12 @@ from absl import logging
 
 from experiments.language import claims as claims_lib
 from experiments.language import page as page_lib
+from experiments.language import removed as removed_lib
 from experiments.language import retrieval
 from experiments.shared import ensembles, minilm, results, stages, tasks
 from experiments.shared import findings as findings_lib
 from experiments.shared import settings as settings_lib
 from tda_jax.data import lexical
-from tda_jax.data import rows as rows_lib
-from tda_jax.evaluation import factors as factors_lib
-from tda_jax.evaluation import qld, removal
 from tda_jax.models import encoder
 from tda_jax.report import plots
 
@@ -33,7 +31,7 @@ def main(config, workdir: pathlib.Path) -> None:
     minilm.folder(config.embedding, workdir, 'embedding')
   task = tasks.load(config)
   models = ensembles.trained(config, task, workdir)
-  truth, same_run, rows = None, {}, []
+  truth, same_run, removed, rows = None, {}, {}, []
   if config.truth.subsets:
     truth = findings_lib.truth(config, task, workdir)
     findings = findings_lib.measure(config, task, models, truth, workdir)
@@ -52,12 +50,15 @@ def main(config, workdir: pathlib.Path) -> None:
     kept, outcomes = stages.same_run(config, task, models.runs, workdir)
     rows += findings_lib.same_run_rows(findings, kept, outcomes)
     same_run = findings_lib.same_run(findings, kept, outcomes)
-    rows += removed_rows(config, task, models.runs, findings, outcomes, workdir)
+    removed = removed_lib.measured(
+      config, task, models.runs, findings, outcomes, workdir
+    )
+    rows += removed_lib.rows(removed)
   retrieved = retrieval.measured(task, findings)
   if retrieved:
     right = retrieval.says_right(task, models.runs)
     rows += retrieval.rows(retrieved, right)
-  claims = claims_lib.computed(findings, truth, same_run, retrieved)
+  claims = claims_lib.computed(findings, truth, same_run, retrieved, removed)
   claims = results.judged(config, claims)
   results.write_results(config, workdir, rows, claims)
   drawn = draw(config, findings, truth, same_run, workdir / 'plots')
@@ -86,42 +87,6 @@ def of_texts(config, task, workdir: pathlib.Path) -> dict[str, np.ndarray]:
   embed = encoder.embedder(folder)
   found['embedding'] = lexical.cosine(embed(train), embed(queries))
   return found
-
-
-def removed_rows(
-  config, task, runs, findings, random, workdir: pathlib.Path
-) -> list[dict]:
-  """QLD of the methods that `config.qld` names, of the first model.
-
-  What a query's loss, per token, gains when the rows that a method ranks first
-  are removed from the run, beyond what random rows do; of the first
-  `config.qld.queries` queries, each of which takes a training.
-
-  Args:
-    random: [M, R, Q] outcomes of the runs without random rows.
-  """
-  asked, out = slice(config.qld.queries), []
-  queries = rows_lib.take(task.queries, asked)
-  tokens = np.asarray(queries['mask']).sum(-1)
-  for name in config.qld.methods:
-    if name not in findings:
-      continue
-    scores = factors_lib.per_model(findings[name].factors)[0][:, asked]
-    removed = removal.top(scores, config.same_run.dropped)
-    filtered = removal.without(
-      task.problem,
-      task.recipe,
-      task.train,
-      queries,
-      removed,
-      keys=runs.keys[:1],
-      path=workdir / 'qld' / name,
-      frozen=task.frozen,
-      members_at_once=config.truth.members_at_once,
-    )
-    found = qld.interval(filtered, random[:, :1, asked], tokens, over='queries')
-    out.append(results.row(name, 'qld', found, len(tokens)))
-  return out
 
 
 def draw(config, findings, truth, same_run, folder: pathlib.Path) -> list[str]:

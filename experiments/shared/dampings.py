@@ -28,8 +28,7 @@ def chosen(config, task: Task, runs: Run, workdir) -> dict[str, float]:
   that the reported figures do not use, kept in chosen.json with the whole curve.
   Where it is an end of config.damping_grid, up to `BEYOND` further ones are tried.
   """
-  methods = scored_lib.of(config).values()
-  wanted = {n for s in methods for n in scored_lib.references(s.settings)}
+  wanted = _names(config)
   if 'mean_square' in wanted:
     first = trees.row(runs.params, 0)
     mean = gram.mean_square_gradient(task.problem, first, task.train)
@@ -57,17 +56,26 @@ def chosen(config, task: Task, runs: Run, workdir) -> dict[str, float]:
   return best
 
 
+def _names(config) -> set[str]:
+  """The names that the methods' settings refer to."""
+  methods = scored_lib.of(config).values()
+  return {n for s in methods for n in scored_lib.references(s.settings)}
+
+
 def rows(config, workdir) -> list[dict]:
   """Result rows: 1 for each chosen damping that is an end of those tried."""
   file = workdir / 'chosen.json'
   kept = parallel.in_turn(
     lambda: record.read_json(file) if file.exists() else {'chosen': {}}
   )
-  curves = kept.get('validation_lds', {})
+  curves, wanted = (
+    kept.get('validation_lds', {}),
+    {*config.choose} & _names(config),
+  )
   return [
     {'method': name, 'metric': 'damping_at_end', 'value': 1.0, 'n': None}
     for name, best in kept['chosen'].items()
-    if name in config.choose
+    if name in wanted
     and tuning.at_edge(best, {float(d): of for d, of in curves[name].items()})
   ]
 

@@ -166,7 +166,15 @@ FIELDS = {
   **_under('same_run', {
       'subsets': whole(0), 'dropped': open_share, 'members': whole(0),
   }),
-  **_under('qld', {'methods': several(text, least=0), 'queries': whole(1)}),
+  **_under(
+    'qld',
+    {
+      'methods': several(text, least=0),
+      'token_methods': several(text, least=0),
+      'queries': whole(1),
+      'random': whole(1),
+    },
+  ),
   **_under('further', {
       **TRAINING, 'points': several(POSITIVE), 'rows': whole(2),
       'repeats': whole(1), 'mode': choice(*further_training.MODES),

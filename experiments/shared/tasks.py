@@ -66,8 +66,10 @@ def is_own(config) -> bool:
 
 
 def is_file(config) -> bool:
-  """Whether the data are a user's own file."""
-  return str(config.data.get('name')).endswith(('.csv', '.csv.gz', '.npz'))
+  """Whether the data are a user's own file: a table, or a file of documents."""
+  name, documents = str(config.data.get('name')), f'{__name__}:documents'
+  texts = ('.txt', '.jsonl', '.parquet') if config.task == documents else ()
+  return name.endswith(('.csv', '.csv.gz', '.npz', *texts))
 
 
 def load(config) -> Task:

@@ -61,10 +61,11 @@ def from_pairs(
     places: adds 'segments' and 'positions', for a problem of packed rows.
 
   Raises:
-    ValueError: there are no pairs, or as many prompts as targets are not given; a
-      target or, without `begin`, a prompt is empty; a pair is too long; a token
+    ValueError: there are no pairs, or as many prompts as targets are not given, or
+      one text for many; a target or, without `begin`, a prompt is empty; a pair is too long; a token
       is outside the vocabulary.
   """
+  _check_lists(prompts=prompts, targets=targets)
   if len(prompts) != len(targets) or not len(prompts):
     raise ValueError(
       f'{len(prompts)} prompts and {len(targets)} targets: give at least one pair,'
@@ -101,12 +102,29 @@ def contrasts(
   Args:
     prompts, targets, others: N texts each.
     tokenize, length, options: see `from_pairs`, and what it raises.
+
+  Raises:
+    ValueError: besides, two answers are the same, of which none is preferred.
   """
+  _check_lists(targets=targets, others=others)
+  for i, (target, other) in enumerate(zip(targets, others, strict=False)):
+    if target == other:
+      raise ValueError(
+        f'pair {i} contrasts {target!r} with itself, which is 0 for every model:'
+        ' give another answer, or leave it out'
+      )
   one, other = (
     from_pairs(prompts, answers, tokenize, length, **options)
     for answers in (targets, others)
   )
   return {name: np.stack([one[name], other[name]], 1) for name in one}
+
+
+def _check_lists(**texts):
+  """Raises ValueError for one text where a list of them is meant."""
+  for name, given in texts.items():
+    if isinstance(given, str):
+      raise ValueError(f'{name} is one text: give a list, {name}=[{given!r}]')
 
 
 def from_texts(
@@ -131,6 +149,12 @@ def from_texts(
   """
   if isinstance(texts, str) or not len(texts):
     raise ValueError('texts has no document: give a list of at least one text')
+  for i, text in enumerate(texts):
+    if not isinstance(text, str):
+      raise ValueError(
+        f'text {i} is of type {type(text).__name__}: give texts, and leave out'
+        ' those that are missing'
+      )
   encode = encoder(tokenize, length, vocabulary, begin, end)
   found = [encode(None, text, f'text {i}') for i, text in enumerate(texts)]
   for i, one in enumerate(found):

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tda_jax.data import subsets as subsets_lib
 from tda_jax.evaluation import agreement
 
 RATIOS = tuple(
@@ -38,7 +39,7 @@ class Datamodel(NamedTuple):
     scale: s, what the given scores were multiplied by; 0 without any.
     ratio: ρ, noise over prior, as a share of the mean diagonal of XΣ₀Xᵀ.
     explained: [Q], 1 − leave-one-out error / variance of the outcomes: below 0
-      where the fit predicts worse than the mean.
+      where the fit predicts worse than the mean, NaN where outcomes do not vary.
   """
 
   scores: np.ndarray
@@ -59,8 +60,8 @@ def datamodel(
   """The scores that predict retrained models best, near those that are given.
 
   Args:
-    subsets: [M, n] rows that the models were trained on; take others than those
-      that the scores are judged by.
+    subsets: rows that the models were trained on, numbers [M, n] or bool [M, N];
+      take others than those that the scores are judged by.
     outcomes: [M, R, Q] measures, or [M, Q] averaged over repeats.
     rows: N.
     scores: [N, Q], w₀; None: 0, and Σ₀ = I: the plain datamodel.
@@ -69,11 +70,14 @@ def datamodel(
 
   Raises:
     ValueError: shapes that do not belong together, values that are not finite,
-      rows that do not exist, fewer than 3 subsets, a mix outside 0 to 1.
+      rows that do not exist, fewer than 3 subsets or all the same, a mix outside 0
+      to 1, ratios that are none or not above 0.
   """
   x, y = _checked(subsets, outcomes, rows)
   if not 0 <= mix <= 1:
     raise ValueError(f'mix={mix}: give a share from 0 to 1')
+  if not ratios or not min(ratios) > 0:
+    raise ValueError(f'ratios={ratios}: give numbers above 0 to choose among')
   x = x - x.mean(0)
   y = y - y.mean(0)
   if scores is None:
@@ -133,7 +137,8 @@ def _left_out(values, vectors, pair, weights, ratio) -> _LeftOut:
     float(scale), 0.0
   )  # scores that predict the contrary are no prior
   errors = ((of_y - scale * of_scores) ** 2).mean(0) * weights
-  return _LeftOut(float(errors.mean()), scale, float(ratio), 1 - errors)
+  explained = np.where(weights > 0, 1 - errors, np.nan)
+  return _LeftOut(float(errors.mean()), scale, float(ratio), explained)
 
 
 def _weights(y):
@@ -143,27 +148,40 @@ def _weights(y):
 
 
 def _checked(subsets, outcomes, rows):
-  """(how often each subset has each row [M, N], outcomes [M, Q])."""
-  subsets, outcomes = np.asarray(subsets), np.asarray(outcomes)
-  outcomes = outcomes.mean(1) if outcomes.ndim == 3 else outcomes
-  outcomes = agreement.matrix(outcomes, 'outcomes', 'subsets')
-  if subsets.ndim != 2 or len(subsets) != len(outcomes):
-    raise ValueError(
-      f'outcomes of {len(outcomes)} subsets do not fit subsets of shape'
-      f' {subsets.shape}: give the [M, n] subsets that they were trained on'
-    )
-  if len(subsets) < 3:
-    raise ValueError(
-      f'a datamodel of {len(subsets)} retrained models has nothing to choose its'
-      ' ridge by: give 3 subsets or more'
-    )
-  if subsets.min() < 0 or subsets.max() >= rows:
+  """(whether each subset has each row [M, N], outcomes [M, Q])."""
+  subsets = np.asarray(subsets)
+  if (
+    subsets.dtype != bool
+    and subsets.size
+    and not 0 <= subsets.min() <= subsets.max() < rows
+  ):
     raise ValueError(
       f'subsets name rows {subsets.min()} to {subsets.max()} of {rows}: give the'
       ' number of rows that the subsets were drawn from'
     )
-  counts = np.stack([np.bincount(s, minlength=rows) for s in subsets])
-  return counts.astype(np.float64), outcomes.astype(np.float64)
+  sets = subsets_lib.listed(subsets, rows)
+  outcomes = np.asarray(outcomes)
+  outcomes = outcomes.mean(1) if outcomes.ndim == 3 else outcomes
+  outcomes = agreement.matrix(outcomes, 'outcomes', 'subsets')
+  if len(sets) != len(outcomes):
+    raise ValueError(
+      f'outcomes of {len(outcomes)} subsets do not fit {len(sets)} subsets: give'
+      ' those that they were trained on'
+    )
+  if len(sets) < 3:
+    raise ValueError(
+      f'a datamodel of {len(sets)} retrained models has nothing to choose its'
+      ' ridge by: give 3 subsets or more'
+    )
+  inside = np.zeros((len(sets), rows))
+  for line, numbers in zip(inside, sets, strict=True):
+    line[numbers] = 1
+  if (inside == inside[0]).all():
+    raise ValueError(
+      'all subsets are the same, so that no row is without effect or with: give'
+      ' subsets that differ'
+    )
+  return inside, outcomes.astype(np.float64)
 
 
 def _given(scores, rows, queries):

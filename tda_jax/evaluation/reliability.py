@@ -100,7 +100,8 @@ def of_repeats(
   """The LDS to expect where outcomes are means of `factor` times as many repeats.
 
   The noise of outcomes lowers every LDS by the same factor, the ceiling, so that
-  figures of different numbers of repeats are compared by LDS · c(R′) / c(R).
+  figures of different numbers of repeats are compared by LDS · c(R′) / c(R). The
+  interval is that of the LDS; c(R′) / c(R) has one too, which is not in it.
 
   Args:
     estimate: the LDS of R repeats.
@@ -108,8 +109,11 @@ def of_repeats(
     factor: R′ / R.
 
   Raises:
-    ValueError: the ceiling is 0, so that the outcomes hold no signal.
+    ValueError: the ceiling is 0, so that the outcomes hold no signal; a factor
+      that is not above 0.
   """
+  if not 0 < factor < np.inf:
+    raise ValueError(f'factor={factor}: give R′ / R, a number above 0')
   now = ceiling.per_query.mean()
   if not now > 0:
     raise ValueError(
@@ -119,7 +123,8 @@ def of_repeats(
   then = np.sqrt(spearman_brown(ceiling.reliability, factor)).mean()
   scale = then / now
   value, low, high, resampled = (scale * of for of in estimate[:4])
-  return bootstrap.Estimate(value, low, high, resampled, estimate.drawn)
+  found = bootstrap.Estimate(value, low, high, resampled, estimate.drawn)
+  return bootstrap.within(found, -1.0, 1.0)
 
 
 def spearman_brown(r: np.ndarray, factor: float = 2.0) -> np.ndarray:

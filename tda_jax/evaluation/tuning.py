@@ -1,10 +1,13 @@
 """Chooses a damping by how well its scores predict retrained models (LDS)."""
 
+import logging
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from tda_jax.evaluation import lds
+
+_log = logging.getLogger(__name__)
 
 
 def best_damping(
@@ -44,17 +47,35 @@ def best(
   Args:
     dampings: which to try.
     beyond: how many more to try where the best is the smallest or the largest of
-      them: as far from it as it is from its neighbour, in logarithms.
+      them: as far from it as it is from its neighbour, in logarithms. One at which
+      the solver fails ends that, with a warning.
+
+  Raises:
+    ValueError: none has a value, or what `value_of` raises of `dampings`.
   """
   curve = {damping: value_of(damping) for damping in dampings}
-  highest = lambda: max(curve, key=curve.__getitem__)
   for _ in range(beyond):
-    if not at_edge(highest(), curve):
+    highest, order = _highest(curve), sorted(curve)
+    if not at_edge(highest, curve) or order[0] <= 0:
       break
-    order = sorted(curve)
-    end, neighbour = order[:2] if highest() == order[0] else order[:-3:-1]
-    curve[end * end / neighbour] = value_of(end * end / neighbour)
-  return highest(), curve
+    end, neighbour = order[:2] if highest == order[0] else order[:-3:-1]
+    further = end * end / neighbour
+    try:
+      curve[further] = value_of(further)
+    except ValueError as error:
+      _log.warning('no damping beyond %s is tried: %s', end, error)
+      break
+  return _highest(curve), curve
+
+
+def _highest(curve):
+  """The damping of the largest value."""
+  known = {damping: v for damping, v in curve.items() if not np.isnan(v)}
+  if not known:
+    raise ValueError(
+      f'no damping of {[*curve]} has a value: give others, or outcomes that vary'
+    )
+  return max(known, key=known.__getitem__)
 
 
 def at_edge(damping: float, curve: dict[float, float]) -> bool:

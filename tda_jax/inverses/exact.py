@@ -137,7 +137,7 @@ def _count_that_fits(problem, params, train, memory_limit, factor):
   """
   n = rows_lib.count(train)
   k = num_outputs(problem, params, rows_lib.take(train, 0))
-  most = math.isqrt(int(memory_limit / BYTES[factor]))
+  most = math.isqrt(int(min(memory_limit, 1e18) / BYTES[factor]))
   what = f'the Gram matrix of {n} rows x {k} outputs, with its factor,'
   if n * k <= most or most == 0:
     need = BYTES[factor] * (n * k) ** 2

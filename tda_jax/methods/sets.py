@@ -331,7 +331,8 @@ def _dual(problem, params, train, batch_size, memory_limit) -> _Dual:
   )
   hint = 'give a Kronecker inverse as precondition'
   memory.check(12 * n * k**2, max(memory_limit, 1e9), what, hint)
-  most = math.isqrt(int(memory_limit / 12))  # the matrix, its factor, a block
+  # The matrix, its factor, a block.
+  most = math.isqrt(int(min(memory_limit, 1e18) / 12))
   count = min(n * k, max(most, 1))
   stack = rows_lib.stacked(train, batch_size)
   z = dual.outputs(problem, params, stack)

@@ -324,6 +324,19 @@ def empty(sizes: Sizes, rows: int, length: int) -> PyTree:
   return [(zeros(), zeros()) for _ in range(sizes.blocks)]
 
 
+def check_form(sizes: Sizes, params: PyTree) -> None:
+  """Raises ValueError where blocks are apart and `sizes` scans them, or reversed."""
+  if sizes.scanned != ('blocks' in params):
+    has, cure = (
+      ('apart', 'stacked') if sizes.scanned else ('scanned', 'unstacked')
+    )
+    raise ValueError(
+      f'the parameters are of blocks that are {has}, and sizes.scanned is'
+      f' {sizes.scanned}: give decoder.{cure}(params), or'
+      f' sizes._replace(scanned={not sizes.scanned})'
+    )
+
+
 def stacked(params: PyTree) -> PyTree:
   """Parameters of scanned blocks, from those of blocks apart."""
   rest = {n: x for n, x in params.items() if not n.startswith('block_')}

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tda_jax import given as given_lib
 from tda_jax.models import decoder
 from tda_jax.models.decoder import Sizes
 from tda_jax.trees import Array, PyTree
@@ -54,10 +55,12 @@ def generate(
       computed once all rows have ended.
 
   Raises:
-    ValueError: an empty prompt; lengths that do not fit; an id that the model does
-      not have; a temperature without a
-      key, or below 0; prompt and steps are longer than the model's context.
+    ValueError: no prompt, or an empty one; ids that are no whole numbers; lengths
+      that do not fit; an id that the model does not have; a temperature without a
+      key, or below 0; prompt and steps are longer than the model's context; the
+      parameters are of blocks apart where `sizes` scans them, or the reverse.
   """
+  _check(sizes, params, steps, end)
   ids, lengths = _padded(prompts, lengths)
   if lengths.shape != ids.shape[:1]:
     raise ValueError(
@@ -81,9 +84,7 @@ def generate(
       f'temperature={temperature} {"is below 0" if temperature < 0 else "draws"}:'
       ' give 0 for the most likely token, or a number above 0 and a key'
     )
-  if steps < 1:
-    raise ValueError(f'steps={steps}: give at least 1')
-  key = jax.random.key(0) if key is None else key
+  key = jax.random.key(0) if key is None else given_lib.as_key(key)
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(len(ids)))
   out = _generated(
     sizes,
@@ -99,9 +100,26 @@ def generate(
   return np.asarray(out)
 
 
+def _check(sizes, params, steps, end):
+  """Raises ValueError for what no prompt can be continued with."""
+  if not isinstance(steps, int | np.integer) or steps < 1:
+    raise ValueError(f'steps={steps}: give at least 1, a whole number')
+  if end is not None and not 0 <= end < sizes.vocabulary:
+    raise ValueError(
+      f'end={end} is no id of the model, whose are 0 to {sizes.vocabulary - 1}:'
+      ' give the id at which its texts end, or None'
+    )
+  decoder.check_form(sizes, params)
+
+
 def _padded(prompts, lengths) -> tuple[np.ndarray, np.ndarray]:
   """(ids [B, P], lengths [B]) of lists or an array."""
   if isinstance(prompts, np.ndarray | jax.Array):
+    if prompts.ndim != 2 or not _whole(prompts):
+      raise ValueError(
+        f'prompts are {prompts.dtype}{list(prompts.shape)}: give ids [B, P], whole'
+        ' numbers'
+      )
     ids = np.asarray(prompts, np.int32)
     if lengths is None:
       return ids, np.full(len(ids), ids.shape[1], np.int32)
@@ -110,11 +128,30 @@ def _padded(prompts, lengths) -> tuple[np.ndarray, np.ndarray]:
     raise ValueError(
       'lists of ids have their own lengths: give lengths= with an array only'
     )
+  if not len(prompts):
+    raise ValueError('there is no prompt: give at least one list of ids')
+  for i, prompt in enumerate(prompts):
+    whole = (
+      not isinstance(prompt, str) and np.asarray(prompt).dtype.kind in 'iu'
+    )
+    if len(prompt) and not whole:
+      raise ValueError(
+        f'prompt {i} is no list of ids: give those of its tokens, whole numbers, as'
+        ' the tokenizer of the model returns them'
+      )
   lengths = np.array([len(row) for row in prompts], np.int32)
   ids = np.zeros((len(lengths), max(lengths, default=0)), np.int32)
   for row, prompt in zip(ids, prompts, strict=True):
     row[: len(prompt)] = prompt
   return ids, lengths
+
+
+def _whole(ids) -> bool:
+  """Whether they are whole numbers; none are."""
+  ids = np.asarray(ids)
+  return not ids.size or bool(
+    ids.dtype.kind in 'iuf' and (ids == np.round(ids)).all()
+  )
 
 
 @functools.partial(jax.jit, static_argnames=('sizes', 'steps', 'greedy', 'end'))

@@ -112,6 +112,11 @@ def read(
   given = weights.without(family.prefix, weights.of_folder(path))
   if sizes.tied:
     given = _of_tied(path, given, family)
+  elif _HEAD not in given:
+    raise ValueError(
+      f'{path} has no tensor {_HEAD}: give "tie_word_embeddings": true in {at} where'
+      ' the head is the embedding; else get the file again'
+    )
   blocks = range(sizes.blocks)
   params = weights.fitted(
     path,
@@ -147,6 +152,16 @@ class _Config(NamedTuple):
       )
     return value
 
+  def count(self, name: str) -> int:
+    """A whole number that must be there and above 0."""
+    value = self.number(name)
+    if value != int(value):
+      raise ValueError(
+        f'{self.path} has {name}={value!r}, which must be a whole number: get the'
+        ' file again'
+      )
+    return int(value)
+
   def refuse_but(self, name: str, *known: Any) -> None:
     """Raises ValueError if the value is none of those that are computed."""
     value = self.get(name, known[0])
@@ -178,21 +193,21 @@ def _of_llama(config: _Config) -> Sizes:
   for name in ('attention_bias', 'mlp_bias'):
     config.refuse_but(name, False)
   config.refuse_but('hidden_act', 'silu', 'swish')
-  context = config.number('max_position_embeddings')
+  context = config.count('max_position_embeddings')
   if config.get('use_sliding_window', True):
     context = min(context, config.get('sliding_window', context))
   width, heads = (
-    config.number(f'{n}') for n in ('hidden_size', 'num_attention_heads')
+    config.count(n) for n in ('hidden_size', 'num_attention_heads')
   )
   head = config.get('head_dim', width // heads)
   base, divisors = _rotary(config, head // 2)
   return Sizes(
-    vocabulary=config.number('vocab_size'),
+    vocabulary=config.count('vocab_size'),
     width=width,
-    blocks=config.number('num_hidden_layers'),
+    blocks=config.count('num_hidden_layers'),
     heads=heads,
     kv_heads=config.get('num_key_value_heads', heads),
-    hidden=config.number('intermediate_size'),
+    hidden=config.count('intermediate_size'),
     context=context,
     head=0 if head * heads == width else head,
     rotary=base,
@@ -214,15 +229,15 @@ def _of_gpt2(config: _Config) -> Sizes:
   config.refuse_but('scale_attn_weights', True)
   config.refuse_but('scale_attn_by_inverse_layer_idx', False)
   config.refuse_but('add_cross_attention', False)
-  width, heads = config.number('n_embd'), config.number('n_head')
+  width, heads = config.count('n_embd'), config.count('n_head')
   return Sizes(
-    vocabulary=config.number('vocab_size'),
+    vocabulary=config.count('vocab_size'),
     width=width,
-    blocks=config.number('n_layer'),
+    blocks=config.count('n_layer'),
     heads=heads,
     kv_heads=heads,
     hidden=config.get('n_inner', 4 * width),
-    context=config.number('n_positions'),
+    context=config.count('n_positions'),
     rotary=0.0,
     norm='layer',
     epsilon=config.number('layer_norm_epsilon'),
@@ -240,6 +255,16 @@ def _rotary(config: _Config, half: int) -> tuple[float, tuple[float, ...]]:
     **config.get('rope_scaling', {}),
     **config.get('rope_parameters', {}),
   }
+  older, newer = (
+    config.get(n, {}) for n in ('rope_scaling', 'rope_parameters')
+  )
+  kinds = [r.get('rope_type', r.get('type')) for r in (older, newer) if r]
+  if len({*kinds}) > 1:
+    raise ValueError(
+      f'{config.path} has rotary positions of two kinds, {kinds[0]!r} in'
+      f' rope_scaling and {kinds[1]!r} in rope_parameters: leave the one out that'
+      ' the model was not trained with'
+    )
   rope = config._replace(values=rope)
   rope.refuse_but('partial_rotary_factor', 1.0)
   kind = rope.get('rope_type', rope.get('type', 'default'))

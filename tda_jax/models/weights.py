@@ -143,7 +143,8 @@ def fitted(
     dtype: of the parameters.
 
   Raises:
-    ValueError: a tensor is missing, unknown or of another shape.
+    ValueError: a tensor is missing, unknown, of another shape or type, or has
+      numbers that are not finite.
   """
   paths = jax.tree_util.tree_map_with_path(lambda at, _: _path(at), wanted)
   names = {named(at) for at in jax.tree.leaves(paths)}
@@ -168,7 +169,17 @@ def fitted(
         f' fit the other tensors ({list(want.shape)} in this package): get the'
         ' file again'
       )
-    return np.ascontiguousarray(value, dtype)
+    floats = np.ascontiguousarray(value, dtype)
+    whole = value.dtype.kind in 'iub'
+    if whole or not np.isfinite(floats).all():
+      what = (
+        f'is {tensor.dtype}' if tensor.dtype.kind in 'iub' else 'is not finite'
+      )
+      raise ValueError(
+        f'{path}: {named(at)} {what}: get the file again, or another that has its'
+        ' weights as floating-point numbers'
+      )
+    return floats
 
   return jax.tree.map(parameter, paths, wanted)
 

@@ -62,12 +62,15 @@ def verdict(claim: dict) -> str:
 
   Whether it holds is the run's own judgement. Of those that do not, undecided
   are those whose interval, as written, is not wholly on the other side of the
-  threshold; without an interval or a threshold the claim does not hold.
+  threshold, or not known; without an interval or a threshold the claim does not
+  hold.
   """
   if claim['holds'] is None:
     return OPEN
   if claim['holds']:
     return HOLDS
+  if re.search(r'(–|± nan|nan\])$', str(claim['observed']).strip()):
+    return UNDECIDED  # its spread is not known
   seen = observed(claim)
   threshold = _THRESHOLD.search(str(claim['expected']))
   if seen is None or seen.low is None or seen.high is None or threshold is None:

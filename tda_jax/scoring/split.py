@@ -100,7 +100,7 @@ def parameter_scores(
   train: PyTree,
   queries: PyTree,
   *,
-  stacked: Sequence[str] = (),
+  stacked: str | Sequence[str] = (),
   rows: Array | None = None,
   key: jax.Array | int | None = None,
   batch_size: int = 256,
@@ -115,18 +115,19 @@ def parameter_scores(
   Args:
     method: as for `token_scores`, but no covariances.
     stacked: patterns ('blocks/*') of parameters whose first axis is the layers of
-      a scan, each of which is then one of its own: 'blocks/kernel/0', ...
+      one scan, each of which is then one of its own: 'blocks/kernel/0', ...
     problem, run, rows, key, batch_size, fitted: see `token_scores`.
 
   Raises:
     ValueError: what `door.enter` refuses; the method has no such vectors; a pattern
-      matches no parameter; a solver diverged.
+      matches no parameter, or some with other numbers of layers; a solver diverged.
   """
   given = (method, problem, run, train, queries)
   _check_vectors(method, 'parameters')
   begun = _begin(*given, key, rows, batch_size, fitted)
   _, attributed = method_lib.attributed(problem, begun.entered.run)
-  names, numbers = _parts(attributed.params, stacked)
+  patterns = (stacked,) if isinstance(stacked, str) else tuple(stacked)
+  names, numbers = _parts(attributed.params, patterns)
   values = np.empty(
     (len(begun.rows), len(names), rows_lib.count(begun.entered.queries)),
     np.float32,
@@ -184,24 +185,20 @@ def _scored(method, problem, begun: Begun, values, of_batch, part):
   return door.finite(values, name, method.hint)
 
 
-def _parts(params: PyTree, stacked: Sequence[str]) -> tuple[list[str], PyTree]:
+def _parts(
+  params: PyTree, patterns: tuple[str, ...]
+) -> tuple[list[str], PyTree]:
   """(names of the parts, the number of each parameter's part, broadcast to it)."""
   leaves, structure = jax.tree.flatten(params)
   paths, names, numbers = trees.names(params), [], []
-  for pattern in stacked:
-    if not fnmatch.filter(paths, pattern):
-      raise ValueError(
-        f'stacked={list(stacked)}: {pattern!r} matches no parameter: give patterns'
-        f' of their names, which are {paths}'
-      )
-  for path, leaf in zip(paths, leaves, strict=True):
-    apart = any(fnmatch.fnmatch(path, pattern) for pattern in stacked)
-    if apart and leaf.ndim < 2:
-      raise ValueError(
-        f'stacked={list(stacked)}: {path!r} of shape {list(leaf.shape)} has no'
-        ' axis of layers before its own: leave it out of the patterns'
-      )
-    if apart:
+  apart = [any(fnmatch.fnmatch(p, one) for one in patterns) for p in paths]
+  _check_stacked(
+    patterns,
+    paths,
+    [leaf.shape if a else None for leaf, a in zip(leaves, apart, strict=True)],
+  )
+  for path, leaf, stacked in zip(paths, leaves, apart, strict=True):
+    if stacked:
       layers = len(names) + np.arange(leaf.shape[0])
       numbers.append(layers.reshape(-1, *(1,) * (leaf.ndim - 1)))
       names += [f'{path}/{k}' for k in range(leaf.shape[0])]
@@ -209,6 +206,36 @@ def _parts(params: PyTree, stacked: Sequence[str]) -> tuple[list[str], PyTree]:
       numbers.append(np.asarray(len(names)))
       names.append(path)
   return names, jax.tree.unflatten(structure, numbers)
+
+
+def _check_stacked(patterns, paths, shapes):
+  """Raises ValueError unless the patterns name parameters of one scan.
+
+  Args:
+    shapes: of each parameter that a pattern matches; None of the others.
+  """
+  said = f'stacked={list(patterns)}'
+  for pattern in patterns:
+    if not fnmatch.filter(paths, pattern):
+      raise ValueError(
+        f'{said}: {pattern!r} matches no parameter: give patterns of their names,'
+        f' which are {paths}'
+      )
+  layers = {p: s for p, s in zip(paths, shapes, strict=True) if s is not None}
+  for path, shape in layers.items():
+    if len(shape) < 2:
+      raise ValueError(
+        f'{said}: {path!r} of shape {list(shape)} has no axis of layers before its'
+        ' own: leave it out of the patterns'
+      )
+  if len({shape[0] for shape in layers.values()}) > 1:
+    told = ', '.join(
+      f'{shape[0]} of {path!r}' for path, shape in layers.items()
+    )
+    raise ValueError(
+      f'{said}: the parameters of one scan have as many layers each, and these'
+      f' have {told}: give patterns of those that are scanned together'
+    )
 
 
 def _check_vectors(method, parts):

@@ -116,6 +116,19 @@ def test_repeats_are_averaged_and_noise_leaves_the_scores():
   np.testing.assert_allclose(same.scores, plain.scores, atol=1e-8)
 
 
+def test_sets_may_be_masks_and_what_does_not_vary_is_not_explained():
+  subsets, outcomes, *_ = world()
+  masks = np.zeros((len(subsets), N), bool)
+  np.put_along_axis(masks, subsets, True, 1)
+  one, other = (datamodel.datamodel(s, outcomes, N) for s in (subsets, masks))
+  np.testing.assert_array_equal(one.scores, other.scores)
+  same = outcomes.copy()
+  same[..., 0] = 1.0
+  found = datamodel.datamodel(subsets, same, N)
+  assert np.isnan(found.explained[0]) and (found.scores[:, 0] == 0).all()
+  assert np.isfinite(found.explained[1:]).all()
+
+
 def test_what_does_not_fit_is_refused():
   subsets, outcomes, _, near = world()
   refused = functools.partial(pytest.raises, ValueError)
@@ -123,6 +136,12 @@ def test_what_does_not_fit_is_refused():
     datamodel.datamodel(subsets, outcomes[1:], N)
   with refused(match=r'scores of shape \[29, 6\] do not fit 30 rows'):
     datamodel.datamodel(subsets, outcomes, N, near[1:])
+  with refused(match='all subsets are the same'):
+    datamodel.datamodel(subsets[:1].repeat(len(subsets), 0), outcomes, N)
+  with refused(match=r'ratios=\(0.0,\): give numbers above 0'):
+    datamodel.datamodel(subsets, outcomes, N, ratios=(0.0,))
+  with refused(match='different whole numbers'):
+    datamodel.datamodel(subsets * 0, outcomes, N)
   with refused(match='subsets name rows 0 to 29 of 20'):
     datamodel.datamodel(subsets, outcomes, 20)
   with refused(match='a datamodel of 2 retrained models'):

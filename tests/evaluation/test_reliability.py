@@ -54,6 +54,9 @@ def test_an_lds_of_few_repeats_foretells_that_of_many():
   same = reliability.of_repeats(of(few), top, 1.0)
   assert same[:3] == pytest.approx(of(few)[:3])
   nothing = top._replace(per_query=np.zeros(120), reliability=np.zeros(120))
+  for factor in (0, -1, np.nan, np.inf):
+    with pytest.raises(ValueError, match='factor=.* give R′ / R'):
+      reliability.of_repeats(of(few), top, factor)
   with pytest.raises(ValueError, match='hold no signal'):
     reliability.of_repeats(of(few), nothing, 2.0)
 

@@ -32,6 +32,25 @@ def test_a_best_that_is_not_reached_is_at_the_edge():
   assert curve == {3.0: 3.0} and not tuning.at_edge(found, curve)
 
 
+def test_values_that_are_not_known_are_never_the_best(caplog):
+  found, _ = tuning.best({1.0: np.nan, 2.0: 5.0, 3.0: 1.0}.get, [1.0, 2.0, 3.0])
+  assert found == 2.0
+  with pytest.raises(ValueError, match='no damping of .* has a value'):
+    tuning.best(lambda damping: np.nan, [1.0, 2.0])
+  found, curve = tuning.best(lambda damping: damping, [0.0, 1.0], beyond=2)
+  assert (found, len(curve)) == (1.0, 2)  # 0 is at no distance
+
+  def value(damping):
+    if damping < 1:
+      raise ValueError('cg diverged')
+    return -damping
+
+  found, curve = tuning.best(value, [1.0, 2.0], beyond=3)
+  assert (found, len(curve)) == (1.0, 2) and 'cg diverged' in caplog.text
+  with pytest.raises(ValueError, match='cg diverged'):
+    tuning.best(value, [0.5, 1.0])
+
+
 def test_the_damping_of_the_best_lds_is_chosen():
   rng = np.random.default_rng(0)
   truth, noise = rng.normal(size=(2, 30, 4))

@@ -28,20 +28,45 @@ def fewer(astra, neumann):
 def test_steps_are_those_to_the_objective_of_the_slower():
   slow = [-i / 10 for i in range(9)]
   fast = [-i / 5 for i in range(9)]
-  (found,) = fewer(descended(fast, fast), descended(slow, slow))
+  (found,) = fewer(descended(*[fast] * 3), descended(*[slow] * 3))
   assert found['holds']
   assert found['observed'] == '200 − 100 = +100 [+100, +100]'
-  (found,) = fewer(descended(slow, fast), descended(fast, slow))
-  assert not found['holds']  # one model of two
-  assert found['observed'] == '150 − 150 = +0 [-100, +100]'
+  three = descended(slow, fast, fast), descended(fast, slow, slow)
+  (found,) = fewer(*three)
+  assert not found['holds']  # two models of three
+  assert found['observed'] == '167 − 133 = +33 [-100, +100]'
+  assert found['verdict'] == 'undecided'
 
 
 def test_no_claim_about_steps_by_few_reports_or_different_ones():
   few = descended([0.0, -1.0], steps=[0, 200])
   assert fewer(few, few) == []
-  fast = descended([-float(i) for i in range(9)])
-  other = descended([-float(i) for i in range(9)], steps=[2 * i for i in STEPS])
+  falling = [-float(i) for i in range(9)]
+  fast = descended(*[falling] * 3)
+  other = descended(*[falling] * 3, steps=[2 * i for i in STEPS])
   assert fewer(fast, other) == []
+  two = descended(falling, falling)  # of two models the range says little
+  assert fewer(two, two) == []
+  assert fewer(fast, descended(*[[np.nan] * 9] * 3)) == []
+  older = [{'steps': STEPS}] * 3  # kept by code that did not measure it
+  assert fewer(fast, fast._replace(facts=older)) == []
+
+
+def test_sets_are_held_against_the_best_sum_of_any_number_of_models(truth):
+  sets = ranked(1.0, 1, truth)._replace(
+    scored=Scored('sets', {'kind': 'newton'})
+  )
+  one = lambda f: findings.of_scores((f.factors[0][:1],), truth.true)._replace(
+    scored=f.scored
+  )
+  better, worse = ranked(0.1, 2, truth), one(ranked(4.0, 3, truth))
+  found = {'sets_exact': sets, 'ekfac': better, 'trak': worse}
+  single, ensemble = claims.sets_beat_scores(None, found, truth.true, [])
+  assert 'ekfac' in single['claim'] and not single['holds']
+  assert 'ekfac' in ensemble['claim'] and not ensemble['holds']
+  found = {'sets_exact': one(sets), 'ekfac': better, 'trak': worse}
+  (only,) = claims.sets_beat_scores(None, found, truth.true, [])
+  assert 'ekfac' in only['claim'] and 'single' in only['claim']
 
 
 def ranked(noise, seed, truth, **settings):

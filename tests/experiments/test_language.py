@@ -57,13 +57,18 @@ def test_it_writes_everything(smoke):
   metrics = {'lds_single', 'lds_same_run'}
   assert {(a, b) for a in methods for b in metrics} <= found
   assert ('perfect predictor', 'ceiling') in found
-  of_removal = {r['method']: r for r in results['rows'] if r['metric'] == 'qld'}
-  assert {*of_removal} == {'ekfac', 'bm25'}
-  assert {row['n'] for row in of_removal.values()} == {3}
-  assert all(r['low'] <= r['value'] <= r['high'] for r in of_removal.values())
+  for metric, names in (
+    ('qld', {'ekfac', 'bm25'}),
+    ('token_qld', {'ekfac', 'grad_dot'}),
+  ):
+    of = {r['method']: r for r in results['rows'] if r['metric'] == metric}
+    assert {*of} == names
+    assert {row['n'] for row in of.values()} == {3}
+    assert all(r['low'] <= r['value'] <= r['high'] for r in of.values())
   claims = {claim['claim'] for claim in results['claims']}
   assert claims == {
     'ekfac above bm25, same run',
+    'ekfac above bm25, qld of the same run',
     'ekfac above grad_dot, halves and new seeds',
   }
   for name in ('same_run', 'halves'):
