@@ -192,6 +192,17 @@ def test_a_killed_run_continues_and_leaves_the_result_as_it_was(root, capsys):
   assert read(root, 'toy_one')['run']['commit'] == of
 
 
+def test_a_half_deleted_checkout_leaves_the_repository_as_it_is(root):
+  """Without its own .git, git there speaks of the repository around it."""
+  change(root)
+  of = commit(root)
+  change(root, text='VALUE = 4  # not committed\n')
+  (root / 'build/rerun/toy_one').mkdir(parents=True)
+  assert again(root) == 0
+  assert (root / 'lib/used.py').read_text() == 'VALUE = 4  # not committed\n'
+  assert read(root, 'toy_one')['run']['commit'] == of
+
+
 def test_what_other_code_left_is_not_continued(root):
   change(root)
   commit(root)

@@ -98,7 +98,7 @@ def turn_of_truth(effects) -> np.ndarray | None:
 
     1 − cos(first, last′) / √(cos(first, first′) · cos(last, last′)),
 
-  [Q]. NaN where either has no more than noise.
+  [Q]. 0 where either is no more than noise, in which no turn is seen.
 
   Args:
     effects: [L, R, T, Q]. None where there is one seed or one point.
@@ -113,8 +113,9 @@ def turn_of_truth(effects) -> np.ndarray | None:
   between = lambda s, t: agreement.cosine(one[:, s], other[:, t])
   across = (between(0, -1) + between(-1, 0)) / 2
   within = np.maximum(between(0, 0), 0) * np.maximum(between(-1, -1), 0)
-  known = np.sqrt(np.where(within > 0, within, np.nan))
-  return 1 - across / known
+  known = within > 0
+  turn = 1 - across / np.sqrt(np.where(known, within, 1))
+  return np.where(known, turn, 0.0)
 
 
 def result_rows(agreed_by: dict[str, Found], points, turn) -> list[dict]:

@@ -98,6 +98,16 @@ def test_wrong_pairs(words):
     sequences.from_pairs(*PAIRS[words], letters, 4, vocabulary=122)
 
 
+def test_one_text_is_no_list_and_an_answer_no_contrast_to_itself():
+  for given in (('abc', ['d']), (['a'], 'def')):
+    with pytest.raises(ValueError, match='is one text: give a list'):
+      sequences.from_pairs(*given, letters, 4)
+  with pytest.raises(ValueError, match="pair 1 contrasts 'c' with itself"):
+    sequences.contrasts(['a', 'a'], ['b', 'c'], ['c', 'c'], letters, 4)
+  with pytest.raises(ValueError, match='text 1 is of type NoneType'):
+    sequences.from_texts(['ab', None], letters, 4)
+
+
 def test_wrong_texts():
   for words, texts, more in (
     ('texts has no document', [], {}),

@@ -227,6 +227,12 @@ def test_the_truth_turns_where_its_last_effects_are_not_its_first():
   turned = np.concatenate([first, first + last], 2) + noise
   assert experiment.turn_of_truth(turned).mean() > 0.2
   assert abs(experiment.turn_of_truth(still).mean()) < 0.05
+  # Noise that training lowers, or raises, is no turn.
+  for spread in (np.array([3.0, 0.3]), np.array([0.3, 3.0])):
+    loud = np.concatenate([first, first], 2) + spread[:, None] * 2 * noise
+    assert abs(experiment.turn_of_truth(loud).mean()) < 0.1
+  nothing = experiment.turn_of_truth(np.concatenate([0 * noise, noise], 2))
+  np.testing.assert_array_equal(nothing, 0)
   assert experiment.turn_of_truth(turned[:, :1]) is None
   assert experiment.turn_of_truth(turned[:, :, :1]) is None
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from configs.astra import base
-from experiments.shared import looks, networks, recipes, tasks
+from configs.language import tiny
+from experiments.shared import looks, networks, recipes, results, tasks
 from tda_jax import problem as problem_lib
 from tda_jax.report import cards
 
@@ -131,3 +132,12 @@ def test_equal_settings_share_their_programs_and_others_do_not():
   assert programs(data={'seed': 1, 'train': 40}) == own
   for changes in ({'model': {'widths': (7,)}}, {'training': {'epochs': 3}}):
     assert programs(**changes) != own
+
+
+@pytest.mark.parametrize('suffix', ['txt', 'jsonl', 'parquet'])
+def test_no_paper_claims_anything_of_a_users_texts(suffix):
+  config = tiny.get_config('smoke')
+  assert not tasks.is_users(config) and results.judged(config, ['claim'])
+  config.data.name = f'mine/notes.{suffix}'
+  assert tasks.is_users(config) and results.judged(config, ['claim']) == []
+  assert 'notes' in results.title(config)

@@ -111,6 +111,15 @@ def test_padding_of_an_array_may_have_any_ids():
     ({'temperature': 1.0}, 'temperature=1.0 draws: give 0 .* and a key'),
     ({'temperature': -1.0}, 'temperature=-1.0 is below 0: give 0'),
     ({'steps': 0}, 'steps=0: give at least 1'),
+    ({'steps': 2.5}, 'steps=2.5: give at least 1, a whole number'),
+    ({'prompts': []}, 'there is no prompt: give at least one'),
+    ({'prompts': ['abc']}, 'prompt 0 is no list of ids: give those'),
+    ({'prompts': [[3], [3.5, 4]]}, 'prompt 1 is no list of ids'),
+    (
+      {'prompts': np.full((1, 2), 0.5)},
+      r'prompts are float64\[1, 2\]: give ids',
+    ),
+    ({'end': 10**6}, 'end=1000000 is no id of the model'),
     ({'steps': 12}, '17 tokens, and the model has 16 positions: cut'),
   ],
 )
