@@ -221,8 +221,8 @@ def test_no_decay_is_claimed_where_its_premise_is_not_met():
 
 def test_the_truth_turns_where_its_last_effects_are_not_its_first():
   rng = np.random.default_rng(0)
-  first, last = rng.normal(size=(2, 40, 1, 1, 5))
-  noise = 0.5 * rng.normal(size=(40, 10, 2, 5))
+  first, last = rng.normal(size=(2, 2000, 1, 1, 5))
+  noise = 0.5 * rng.normal(size=(2000, 10, 2, 5))
   still = np.concatenate([first, 3 * first], 2) + noise
   turned = np.concatenate([first, first + last], 2) + noise
   assert experiment.turn_of_truth(turned).mean() > 0.2
@@ -230,7 +230,7 @@ def test_the_truth_turns_where_its_last_effects_are_not_its_first():
   # Noise that training lowers, or raises, is no turn.
   for spread in (np.array([3.0, 0.3]), np.array([0.3, 3.0])):
     loud = np.concatenate([first, first], 2) + spread[:, None] * 2 * noise
-    assert abs(experiment.turn_of_truth(loud).mean()) < 0.1
+    assert abs(experiment.turn_of_truth(loud).mean()) < 0.05
   nothing = experiment.turn_of_truth(np.concatenate([0 * noise, noise], 2))
   np.testing.assert_array_equal(nothing, 0)
   assert experiment.turn_of_truth(turned[:, :1]) is None
