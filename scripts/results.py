@@ -75,6 +75,7 @@ BOARDS = {  # the name of the mark in README -> its table
       'lds_same_run': 'LDS, same run ↑',
       'lds_single': 'LDS, halves ↑',
       'qld': 'QLD, nats a token ↑',
+      'token_qld': 'QLD of tokens ↑',
     },
     'lds_same_run',
   ),
