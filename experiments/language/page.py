@@ -35,7 +35,7 @@ def shown(config, task, runs, findings) -> Shown | None:
   problem = problem_lib.bound(task.problem, run.frozen)
   asked = rows_lib.take(task.queries, which)
   surprise = problem_lib.terms(problem, run.params, asked)
-  goes_on = _continued(config, task, run, which)
+  goes_on = _continued(config, task, problem, run, which)
   chosen = [_strongest(scores[:, q], config.report.evidence) for q in which]
   rows = np.unique(chosen)
   by_token = scoring.token_scores(
@@ -68,6 +68,7 @@ def shown(config, task, runs, findings) -> Shown | None:
         goes_on[q][1],
         [one for one in found if one.score > 0],
         [one for one in found if one.score < 0][::-1],
+        continued=goes_on[q][2],
       )
     )
   told = {
@@ -103,8 +104,8 @@ def _words(task, part, i, weights):
   ]
 
 
-def _continued(config, task, run, which):
-  """(what is continued, how the model does it greedily), of each query.
+def _continued(config, task, problem, run, which):
+  """(what is continued, how the model does it greedily, by words), of each query.
 
   That is the prompt of a question, or the first half of a text.
   """
@@ -117,10 +118,29 @@ def _continued(config, task, run, which):
     prompts.append(tokens[: prompt + 1 if prompt else 1 + len(tokens) // 2])
   room = max(1, config.data.length - max(map(len, prompts)))
   found = generate.generate(sizes, params, prompts, room, end=words.end)
-  return [
-    (
-      f'After “{texts.said(prompt, words)}” the model goes on:',
-      texts.said(ids, words).strip() or '(with spaces alone)',
-    )
-    for prompt, ids in zip(prompts, found, strict=True)
-  ]
+  out = []
+  for prompt, ids in zip(prompts, found, strict=True):
+    asked = f'After “{texts.said(prompt, words)}” the model goes on:'
+    said = texts.said(ids, words)
+    if not said.strip():
+      out.append((asked, '(with spaces alone)', ()))
+      continue
+    weights = _unlikely(problem, run.params, prompt, ids)
+    tokens = [
+      (texts.said([token], words), weight)
+      for token, weight in zip(ids, weights, strict=True)
+      if token != words.end
+    ]
+    out.append((asked, said.strip(), tokens))
+  return out
+
+
+def _unlikely(problem, params, prompt, ids):
+  """How unlikely each token behind a prompt was to the model, 0 to -1."""
+  whole = np.concatenate([prompt, ids])
+  behind = np.arange(1, len(whole)) >= len(prompt)
+  row = {'ids': whole[:-1], 'targets': whole[1:], 'mask': behind}
+  row = {n: np.asarray(x, np.int32)[None] for n, x in row.items()}
+  row['mask'] = row['mask'].astype(np.float32)
+  surprise = np.asarray(problem_lib.terms(problem, params, row))[0, behind]
+  return -surprise / (surprise.max() or 1.0)

@@ -52,6 +52,7 @@ class Query(NamedTuple):
     wrong: whether the prediction is; None for numbers.
     chances: (class, probability), the likeliest first.
     error: of a predicted number, as text.
+    continued: `predicted`, of a text, by words as `Example.tokens`.
   """
 
   example: Example
@@ -62,6 +63,7 @@ class Query(NamedTuple):
   wrong: bool | None = None
   chances: Sequence[tuple[str, float]] = ()
   error: str = ''
+  continued: Sequence[tuple[str, float]] = ()
 
 
 class Scored(NamedTuple):

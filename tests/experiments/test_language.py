@@ -172,11 +172,25 @@ def test_the_page_shows_words_by_what_they_carry(smoke):
   assert page.count('class="card told"') == 2
   assert page.count('the model goes on:') == 2
   assert 'color-mix(in srgb, var(--for)' in page
+  on = page.split('the model goes on:')[1].split('</p>')[0]
+  assert 'color-mix(in srgb, var(--against)' in on or 'spaces alone' in on
   task = tasks.load(config())
   words = page_lib._words(task, 'train', 3, np.arange(12.0))
   said = task.shown['train'][3, 0]
   assert ''.join(word for word, _ in words) == said
   assert [w for _, w in words][:4] == [0.0, 0.0, 1.0, 2.0]
+
+
+def test_a_continuation_is_as_unlikely_as_the_model_says():
+  task = tasks.load(config())
+  params = task.recipe.init(jax.random.key(0))
+  prompt, ids = np.array([5, 6, 7]), np.array([8, 9])
+  found = page_lib._unlikely(task.problem, params, prompt, ids)
+  row = {'ids': np.array([[5, 6, 7, 8]])}
+  logits = task.problem.outputs(params, {n: x[0] for n, x in row.items()})
+  log_p = np.asarray(jax.nn.log_softmax(logits.astype(float), -1))
+  want = -log_p[[2, 3], [8, 9]]
+  np.testing.assert_allclose(found, -want / want.max(), rtol=1e-4)
 
 
 def test_a_solve_that_got_nowhere_is_not_shown():
