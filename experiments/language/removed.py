@@ -67,11 +67,11 @@ def measured(
   return found
 
 
-def rows(found: dict[str, dict[str, Estimate]]) -> list[dict]:
+def rows(losses: dict[str, dict[str, Estimate]]) -> list[dict]:
   """Result rows of `measured`."""
   return [
     results.row(name, metric, value, value.drawn[1])
-    for metric, of in found.items()
+    for metric, of in losses.items()
     for name, value in of.items()
   ]
 
