@@ -1,6 +1,6 @@
 """How seconds and peak memory grow with the size of everything but rows and outputs.
 
-  python -m scripts.curves    # about 20 minutes; writes results/scale_curves.json
+  python -m scripts.curves    # about 3 minutes; writes results/scale_curves.json
 
 By number of parameters, of queries, of members trained together, and of devices that
 are faked on this machine; each point in a process of its own, whose peak memory it is.
@@ -84,7 +84,9 @@ def divided() -> dict[str, float]:
     rows_of(2048),
     rows_of(64),
   )
-  given = tda.influence(tda.ekfac(1e-3)), problem, tda.Run(init(KEY))
+  method = tda.influence(tda.ekfac(1e-3, batch_size=2048))
+  run, train, queries = parallel.replicate((tda.Run(init(KEY)), train, queries))
+  given = method, problem, run
   prepared = programs.prepare(*given, train, queries, KEY)
   batch = parallel.replicate(rows_lib.whole(train))
   return {

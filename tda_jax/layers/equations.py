@@ -142,6 +142,16 @@ def branches(e: jex.JaxprEqn) -> list[tuple[jex.Jaxpr, Sequence]]:
     return [_opened(branch) for branch in e.params['branches']]
 
 
+def at(jaxpr: jex.Jaxpr, path: Path) -> jex.JaxprEqn:
+  """The equation at a path."""
+  e, rest = jaxpr.eqns[path[0]], path[1:]
+  if not rest:
+    return e
+  if name(e) == 'cond':
+    return at(branches(e)[rest[0]][0], rest[1:])
+  return at(inner(e)[0], rest)
+
+
 def _opened(jaxpr):
   closed = isinstance(jaxpr, jex.ClosedJaxpr)
   return (jaxpr.jaxpr, jaxpr.consts) if closed else (jaxpr, ())

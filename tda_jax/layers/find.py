@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tda_jax import trees
+from tda_jax.layers import equations
 from tda_jax.layers import walk as walk_lib
 from tda_jax.layers.equations import Step
 from tda_jax.layers.walk import Escape, Path, Site, Uses, Value, View
@@ -230,6 +231,24 @@ def replacing(plan: Plan, equations: dict[Path, tuple]) -> Plan:
   """The plan, with some equations to be evaluated differently (`replay`)."""
   around = {path[:i] for path in equations for i in range(1, len(path))}
   return plan._replace(replaced=equations, entered=plan.entered | around)
+
+
+def readers(plan: Plan) -> list[set[str]]:
+  """Names of the dense layers that multiply one array, position by position.
+
+  Layers that are applied more than once, or routed, are in none.
+  """
+  groups = {}
+  for path, (site, name) in plan.sites.items():
+    layer = plan.layers[name]
+    e = equations.at(plan.jaxpr.jaxpr, path)
+    if layer.shared or layer.routed or equations.name(e) != 'dot_general':
+      continue
+    contracted, batched = e.params['dimension_numbers']
+    axes = contracted[site.operand], batched[site.operand]
+    where = path[:-1], e.invars[site.operand], axes
+    groups.setdefault(where, set()).add(name)
+  return [*groups.values()]
 
 
 def _walked(jaxpr, leaves, forced):

@@ -12,7 +12,10 @@ alone that meets a value of the model: if there is none, all positions count, an
 nothing more is computed. Otherwise one backward pass shows where a or δ is zero.
 In it every choice by the model's values (relu, max pooling) is replaced by
 something smooth: a unit that is off, or a pixel that is not the largest, has a
-zero too, but is no padding.
+zero too, but is no padding. Nor is the first position of a causal model, which
+attends to itself alone: its query has a gradient of zero, or of what rounding
+leaves, but its key and value, which read the same array, have not. So a position
+counts for all layers that read one array if it counts for one of them.
 """
 
 import jax
@@ -46,11 +49,23 @@ def counted(
       batch,
       changed=lambda plan: layers_lib.replacing(plan, read.choices),
     )
+    counts = {**counts, **_together(plan, counts)}
   for name, layer in plan.layers.items():
     if layer.positions == 1 and not layer.routed or name not in counts:
       shape = (*layer.stack, len(mask), layer.positions)
       counts[name] = jnp.broadcast_to(mask[:, None] != 0, shape)
   return {name: counts[name].astype(mask.dtype) for name in plan.layers}
+
+
+def _together(plan, counts):
+  """The counts of layers that read one array: of each position, whether any has it."""
+  found = {}
+  for names in layers_lib.readers(plan):
+    alike = {counts[name].shape for name in names if name in counts}
+    if len(names) > 1 and len(alike) == 1 and names <= {*counts}:
+      some = sum(counts[name] != 0 for name in names) != 0
+      found |= dict.fromkeys(names, some)
+  return found
 
 
 def _alive(layer, a, g, _):

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import tiny
 
+import tda_jax as tda
 from tda_jax import problem as problem_lib
 from tda_jax.curvature import ekfac
 from tda_jax.data import rows as rows_lib
 from tda_jax.layers import positions
+from tda_jax.models import decoder
 
 KEY = jax.random.key(5)
 
@@ -158,3 +160,28 @@ def test_convolutions_are_not_searched():
   jaxpr = jax.make_jaxpr(find)(t.params)
   assert not any('conv_general' in str(e.primitive) for e in jaxpr.eqns)
   assert (np.asarray(count(t)['conv']) == 1).all()
+
+
+@pytest.mark.parametrize('scanned', [False, True])
+@pytest.mark.parametrize('rotary', [True, False])
+def test_the_first_position_counts_for_its_query_too(scanned, rotary):
+  """It attends to itself alone: whatever its query is, nothing changes."""
+  sizes = decoder.Sizes(
+    vocabulary=11, width=8, blocks=2, heads=2, kv_heads=1, hidden=12, context=8,
+    scanned=scanned, **({} if rotary else {'rotary': 0.0}),
+  )  # fmt: skip
+  init, apply = decoder.decoder(sizes)
+  problem = tda.language_modeling(apply)
+  rng = np.random.default_rng(0)
+  ids = rng.integers(0, 11, (5, 7))
+  lengths = np.array([6, 3, 1, 4, 6])[:, None]
+  mask = (np.arange(6) < lengths).astype(np.float32)
+  rows = {'ids': ids[:, :-1], 'targets': ids[:, 1:], 'mask': mask}
+  for found in (
+    counted(problem, init(KEY), tiny.batch(rows)),
+    positions.counted(problem, init(KEY), tiny.batch(rows)),
+  ):
+    for name, of in found.items():
+      if of.shape[-1] == 6:
+        want = np.broadcast_to(mask, of.shape)
+        np.testing.assert_array_equal(of, want, err_msg=name)
