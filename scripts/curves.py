@@ -22,7 +22,7 @@ import numpy as np
 import optax
 
 import tda_jax as tda
-from scripts import benchmark
+from scripts import benchmark, hlo
 from tda_jax import parallel
 from tda_jax.data import rows as rows_lib
 from tda_jax.models import mlp
@@ -79,25 +79,24 @@ def trained(members: int) -> dict[str, float]:
 def divided() -> dict[str, float]:
   """Operations of one device in the compiled fit, and in the scores of all rows."""
   init, apply = model(HIDDEN['1e5'])
-  problem, train, queries = (
-    tda.classification(apply),
-    rows_of(2048),
-    rows_of(64),
-  )
+  problem, key = tda.classification(apply), KEY
   method = tda.influence(tda.ekfac(1e-3, batch_size=2048))
-  run, train, queries = parallel.replicate((tda.Run(init(KEY)), train, queries))
-  given = method, problem, run
-  prepared = programs.prepare(*given, train, queries, KEY)
-  batch = parallel.replicate(rows_lib.whole(train))
-  return {
-    'prepare': _operations(programs.prepare, *given, train, queries, KEY),
-    'score': _operations(programs.score, *given, prepared, batch),
-  }
+  with parallel.all_devices():
+    rows = tda.Run(init(key)), rows_of(2048), rows_of(64)
+    run, train, queries = parallel.replicate(rows)
+    given = method, problem, run
+    prepared = programs.prepare(*given, train, queries, key)
+    batch = parallel.replicate(rows_lib.whole(train))
+    return {
+      'prepare': _operations(programs.prepare, *given, train, queries, key),
+      'score': _operations(programs.score, *given, prepared, batch),
+    }
 
 
 def _operations(program, *arguments):
-  found = program.lower(*arguments).compile().cost_analysis()
-  return (found[0] if isinstance(found, list) else found)['flops']
+  """Of products, loops multiplied by how often they run."""
+  text = program.lower(*arguments).compile().as_text()
+  return float(hlo.flops(hlo.read(text)))
 
 
 WORKS = {'scored': scored, 'trained': trained, 'divided': divided}
