@@ -10,10 +10,9 @@ embeddings, with their biases; labels are those of the data; dampings are 0.1 ·
 eigenvalue of each layer. bergson leaves the head out, and so do we where we are compared
 with it. Seconds: ours after compilation, theirs after a warm-up.
 
-EKFAC differs in one layer, that of queries: the first position attends to itself alone,
-so its query has no gradient. bergson and kronfluence average its inputs with the others;
-dattri-llm leaves it out, and so do we where our gradient is exactly zero, which rounding
-may prevent (`tda_jax.layers.positions`). The scores of the other layers agree.
+The first position attends to itself alone, so its query has no gradient. bergson,
+kronfluence and we average its inputs with the others (`tda_jax.layers.positions`);
+dattri-llm leaves it out, so that its EKFAC differs in the layers of queries.
 """
 
 import importlib

@@ -277,10 +277,6 @@ def run_of(params):
   return tda.Run(params, checkpoints, rates, steps, second_moments=moments)
 
 
-# The first token of a document sees one key, so that its query has a gradient of
-# zero, or of what rounding leaves: `layers.positions` may count it or not.
-FIRST = '*/query/*'
-
 # Their scores are sums over the targets of a row, with a curvature that is a sum
 # over targets as well. EKFAC's eigenvalues are that by the expectation over
 # labels; those of the data's labels have products of two documents. A mean over
@@ -301,7 +297,7 @@ SUMS = {
   ['grad_dot', *(pytest.param(n, marks=pytest.mark.slow) for n in [*SUMS][1:])],
 )
 def test_a_packed_row_scores_as_its_documents_together(name):
-  left = ('*scale', FIRST)
+  left = ('*scale',)
   problem, params = model(leave_out=left)
   of_packed, _ = model(inputs=PACKED, leave_out=left)
   run = run_of(params)
@@ -342,7 +338,7 @@ MORE = {
   ],
 )  # fmt: skip
 def test_a_document_scores_the_same_wherever_it_is_packed(name):
-  problem, params = model(inputs=PACKED, leave_out=FIRST)
+  problem, params = model(inputs=PACKED)
   run = run_of(params)
   one = tda.attribute(MORE[name], problem, run, alone(TRAIN), alone(QUERIES))
   rows = beside_unread(TRAIN), beside_unread(QUERIES)
