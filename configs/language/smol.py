@@ -16,7 +16,7 @@ from configs import checkpoints
 from configs.language import base
 from experiments.shared import arguments
 
-# At a tenth of it a few steps of CG leave a residual of 4 times the vector.
+# At a tenth of it the residual that a few steps of CG leave is larger still.
 DAMPING = 0.1
 METHODS = ('ekfac', 'cg', 'grad_dot', 'grad_cos', 'trak', 'random')
 

@@ -8,13 +8,13 @@ import numpy as np
 
 from experiments.shared.claim import claim, signed, spanned
 from experiments.shared.findings import (
-  RESAMPLES,
   Finding,
   Truth,
   gap,
+  of_repeats,
   residual,
 )
-from tda_jax.evaluation import bootstrap, reliability
+from tda_jax.evaluation import bootstrap
 
 REPORTS, MODELS = 8, 3  # at least, for a claim about the steps of a descent
 PAPER = 'ASTRA paper'
@@ -34,7 +34,7 @@ def computed(config, findings: dict[str, Finding], truth: Truth, rows) -> list:
 def sets_beat_scores(config, findings, truth, rows):
   """A set's own curvature against every sum of scores, of as many models."""
   found = findings['sets_exact']
-  sums = {n: f for n, f in findings.items() if f.scored.kind != 'newton'}
+  sums = _sums(findings)
   gaps = {'single': {}, 'ensemble': {}}
   for name, f in sums.items():
     gaps['single'][name] = bootstrap.difference(found.single, f.single)
@@ -193,16 +193,17 @@ def unrolled_predicts_its_run(config, findings, truth, rows):
 
 def source_levels(config, findings, truth, rows):
   """The SOURCE paper's figures on Fashion-MNIST, by the paper's repeats."""
-  factor = (config.paper_repeats or config.truth.repeats) / config.truth.repeats
-  levels, out = {'single': 0.46, 'ensemble': 0.53}, []
-  top = reliability.ceiling(truth.outcomes, resamples=RESAMPLES)
-  for kind, level in levels.items():
-    found = getattr(findings['source'], kind)
-    if top.estimate.value > 0:
-      found = reliability.of_repeats(found, top, factor)
-    what = f'source, {kind}'
-    out.append(_at_least(what, 'SOURCE paper, Table 2', found, level))
-  return out
+  levels = {'single': 0.46, 'ensemble': 0.53}
+  corrected = of_repeats(truth, config.paper_repeats) or (lambda lds: lds)
+  return [
+    _at_least(
+      f'source, {kind}',
+      'SOURCE paper, Table 2',
+      corrected(getattr(findings['source'], kind)),
+      level,
+    )
+    for kind, level in levels.items()
+  ]
 
 
 def solvers_agree(config, findings, truth, rows):
@@ -258,7 +259,7 @@ def digits_levels(config, findings, truth, rows):
 def digits_ceiling(config, findings, truth, rows):
   """How much of what can be predicted is: by sets, and by the best sum of scores."""
   sets = findings['sets_exact']
-  sums = {n: f for n, f in findings.items() if f.scored.kind != 'newton'}
+  sums = _sums(findings)
   best = max(sums, key=lambda name: sums[name].ensemble.value)
   levels = {
     'sets_exact': (sets, 0.92),
@@ -293,6 +294,11 @@ CLAIMS = {  # name -> (function, methods it needs)
     (digits_ceiling, ('sets_exact',)),
   )
 }
+
+
+def _sums(findings):
+  """The methods that score rows, of which the scores of a set add up."""
+  return {n: f for n, f in findings.items() if f.scored.kind != 'newton'}
 
 
 def _greater(what, source, a: Finding, b: Finding, truth: Truth) -> list:

@@ -23,9 +23,8 @@ LOCAL = ('influence', 'grad_dot')  # that the paper finds to agree
 LEAST = 'grad_cos'  # that the paper finds to have the least noise
 # Its models start from trained ones: it has no initialisation of its own.
 CONTINUED = 'loo_continued'
-MOST = (
-  1000  # seeds that a claim asks for; where more would tell, none are named
-)
+# Seeds that a claim asks for; where more would tell, none are named.
+MOST = 1000
 
 
 class Numbers(NamedTuple):
@@ -163,7 +162,8 @@ def _jackknifed(value: Callable, scores: np.ndarray) -> tuple[float, float]:
 def _sources(replicas, methods, kind, own_start, shared):
   """p of seeds that differ in all against those of one initialisation.
 
-  Not of what starts from trained parameters, which are not initialised. Which one it is, the jackknife over seeds does not vary.
+  Not of what starts from trained parameters, which are not initialised. Which
+  initialisation it is, the jackknife over seeds does not vary.
   """
   sizes = [size for size in own_start if size in shared]
 

@@ -1,15 +1,14 @@
 """What the page of a language model says first: queries and the rows behind them."""
 
-import jax
 import numpy as np
 
-from experiments.shared import evidence, networks, stages, texts
+from experiments.language import tokens as tokens_lib
+from experiments.shared import evidence, networks, texts
 from experiments.shared import findings as findings_lib
 from experiments.shared import scores as scores_lib
 from experiments.shared.evidence import Shown
 from tda_jax import problem as problem_lib
 from tda_jax import run as run_lib
-from tda_jax import scoring
 from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import factors as factors_lib
 from tda_jax.models import generate
@@ -27,8 +26,7 @@ def shown(config, task, runs, findings) -> Shown | None:
     return None
   run = run_lib.member(runs, 0)
   finding = findings[name]
-  method = scores_lib.method_of(finding.scored, task)
-  if method.vectors is None:
+  if scores_lib.method_of(finding.scored, task).vectors is None:
     return None
   scores = factors_lib.per_model(finding.factors)[0]
   which = np.arange(min(config.report.queries, scores.shape[1]))
@@ -38,37 +36,21 @@ def shown(config, task, runs, findings) -> Shown | None:
   goes_on = _continued(config, task, problem, run, which)
   chosen = [_strongest(scores[:, q], config.report.evidence) for q in which]
   rows = np.unique(chosen)
-  by_token = scoring.token_scores(
-    method,
-    task.problem,
-    run,
-    task.train,
-    asked,
-    rows=rows,
-    key=jax.random.fold_in(stages.key(config.seed, 'scores'), 0),
-    batch_size=config.batch_size,
-  )
+  by_token = tokens_lib.scores(config, task, runs, finding, asked, rows)
   cards = []
   for q in which:
     carried = by_token[np.searchsorted(rows, chosen[q]), ..., q]
-    most = np.abs(carried).max() or 1.0
-    found = [
-      Evidence(
-        Example(int(i), '', tokens=_words(task, 'train', i, of / most)),
-        scores[i, q],
-      )
-      for i, of in zip(chosen[q], carried, strict=True)
-    ]
+    found = _evidence(task, chosen[q], scores[:, q], carried)
     unlikely = -np.asarray(surprise[q]) / (np.asarray(surprise[q]).max() or 1.0)
+    said, predicted, continued = goes_on[q]
+    tokens = _words(task, 'queries', q, unlikely)
     cards.append(
       Query(
-        Example(
-          int(q), goes_on[q][0], tokens=_words(task, 'queries', q, unlikely)
-        ),
-        goes_on[q][1],
+        Example(int(q), said, tokens=tokens),
+        predicted,
         [one for one in found if one.score > 0],
         [one for one in found if one.score < 0][::-1],
-        continued=goes_on[q][2],
+        continued=continued,
       )
     )
   told = {
@@ -76,6 +58,22 @@ def shown(config, task, runs, findings) -> Shown | None:
     'score': evidence.UNITS.get(finding.unit, f'In the unit {finding.unit}.'),
   }
   return Shown(cards, name, told)
+
+
+def _evidence(task, rows, scores, carried) -> list[Evidence]:
+  """The rows with their scores of one query, and what their tokens carry of it.
+
+  Args:
+    scores: of all rows, [N].
+    carried: of the tokens of `rows`, [R, T].
+  """
+  most = np.abs(carried).max() or 1.0
+  return [
+    Evidence(
+      Example(int(i), '', tokens=_words(task, 'train', i, of / most)), scores[i]
+    )
+    for i, of in zip(rows, carried, strict=True)
+  ]
 
 
 def _pictured(findings) -> str | None:

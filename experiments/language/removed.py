@@ -5,13 +5,10 @@ model: its run again without the 1% of the rows that a method ranks first, or of
 training tokens, against runs without as many random ones.
 """
 
-import jax
 import numpy as np
 
-from experiments.shared import results, stages
-from experiments.shared import scores as scores_lib
-from tda_jax import run as run_lib
-from tda_jax import scoring
+from experiments.language import tokens as tokens_lib
+from experiments.shared import results
 from tda_jax.data import rows as rows_lib
 from tda_jax.evaluation import factors as factors_lib
 from tda_jax.evaluation import qld, removal
@@ -60,7 +57,7 @@ def measured(
     some = removal.at_random(mask, config.qld.random, config.seed, share)
     at_random = outcomes(some, f'{TOKENS}/at_random', 'mask')
   for name in names:
-    scores = _by_token(config, task, runs, findings[name], queries)
+    scores = tokens_lib.scores(config, task, runs, findings[name], queries)
     top = removal.top(scores, share, mask)
     without = outcomes(top, f'{TOKENS}/{name}', 'mask')
     found[TOKENS][name] = qld.interval(without, at_random, counts)
@@ -74,20 +71,3 @@ def rows(losses: dict[str, dict[str, Estimate]]) -> list[dict]:
     for metric, of in losses.items()
     for name, value in of.items()
   ]
-
-
-def _by_token(config, task, runs, finding, queries):
-  """Scores of all training tokens by the first model, [N, T, Q].
-
-  Raises:
-    ValueError: the method's scores are not split by token.
-  """
-  return scoring.token_scores(
-    scores_lib.method_of(finding.scored, task),
-    task.problem,
-    run_lib.member(runs, 0),
-    task.train,
-    queries,
-    key=jax.random.fold_in(stages.key(config.seed, 'scores'), 0),
-    batch_size=config.batch_size,
-  )

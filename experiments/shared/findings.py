@@ -229,18 +229,32 @@ def rows(findings: dict[str, Finding], true: Truth) -> list[dict]:
   return out
 
 
+def of_repeats(
+  true: Truth, repeats: int
+) -> Callable[[bootstrap.Estimate], bootstrap.Estimate] | None:
+  """An LDS -> the LDS to expect of that number of repeats.
+
+  None: none is asked for, or the outcomes hold no signal.
+  """
+  if not repeats or not true.ceiling.value > 0:
+    return None
+  top = reliability.ceiling(true.outcomes, resamples=1)
+  factor = repeats / true.outcomes.shape[1]
+  return lambda estimate: reliability.of_repeats(estimate, top, factor)
+
+
 def of_repeats_rows(findings, true: Truth, repeats: int) -> list[dict]:
   """Result rows: the LDS to expect of that number of repeats (`lds_single@R`)."""
-  top = reliability.ceiling(true.outcomes, resamples=RESAMPLES)
-  if not repeats or not top.estimate.value > 0:
+  corrected = of_repeats(true, repeats)
+  if corrected is None:
     return []
-  factor, out = repeats / true.outcomes.shape[1], []
-  for name, f in findings.items():
-    for kind in ('single', 'ensemble')[: 1 + (f.members > 1)]:
-      found = reliability.of_repeats(getattr(f, kind), top, factor)
-      metric = f'lds_{kind}@{repeats}'
-      out.append(results.row(name, metric, found, f.members))
-  return out
+  return [
+    results.row(
+      name, f'lds_{kind}@{repeats}', corrected(getattr(f, kind)), f.members
+    )
+    for name, f in findings.items()
+    for kind in ('single', 'ensemble')[: 1 + (f.members > 1)]
+  ]
 
 
 def residual(f: Finding) -> float | None:
