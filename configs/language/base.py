@@ -54,7 +54,7 @@ def config(setting: str) -> config_dict.ConfigDict:
     validation=10,  # M that dampings are chosen on
     fraction=0.5,
     repeats=2,  # R new seeds for each
-    members_at_once=5,  # models trained together
+    members_at_once=2,  # models trained together; on a GPU more are faster
   )
   ensembles.add(c)
   c.same_run = config_dict.create(

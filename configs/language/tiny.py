@@ -27,7 +27,9 @@ def get_config(arg=None):
   c.methods.cg.max_steps = 6
   c.qld.methods = ('unrolled', 'ekfac', 'trackstar', 'bm25')
   c.qld.token_methods = ('cg', 'ekfac', 'grad_dot')
-  c.qld.update(queries=10, random=10)  # 80 trainings
+  c.qld.update(queries=8, random=8)  # 64 trainings
+  for name in ('source', 'source_adam'):
+    c.methods[name].members = 1  # a minute each
   if a['smoke']:
     base.smoke(c)
     for name in set(c.methods) - set(SMOKE):

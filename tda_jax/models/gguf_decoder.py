@@ -12,7 +12,7 @@ from tda_jax.models import decoder, weights
 from tda_jax.models.decoder import Sizes
 from tda_jax.trees import PyTree
 
-HINT = 'give the GGUF file of a Llama or Qwen2, as it was converted'
+HINT = 'give the GGUF file of a Llama, Qwen2 or GPT-2, as it was converted'
 _NAMES = {
   'embedding': 'token_embd',
   'norm': 'output_norm',
@@ -27,6 +27,12 @@ _NAMES = {
   'up': 'ffn_up',
   'down': 'ffn_down',
 }
+_GPT2_NAMES = {
+  **_NAMES,
+  **dict.fromkeys(weights.PARTS, 'attn_qkv'),
+  'positions': 'position_embd',
+}
+_HEAD = 'output.weight'
 _STRETCH = 'rope_freqs.weight'  # divisors of the rotary frequencies
 
 
@@ -37,6 +43,7 @@ def read(
   file = opened(path)
   tensors = {tensor.name: tensor for tensor in file.tensors}
   sizes, family = _sizes(path, fields(file), tensors)
+  names = _GPT2_NAMES if family == 'gpt2' else _NAMES
 
   def parameter(at, tensor):
     value = unpacked(path, tensor)
@@ -44,16 +51,18 @@ def read(
     part = weights.part_of(at)
     if family == 'llama' and part in heads:
       value = _unpaired(value, heads[part])
+    if family == 'gpt2' and part in weights.PARTS:
+      value = weights.third(part, value, 0)
     return weights.inputs_first(at, value)
 
   params = weights.fitted(
     path,
     tensors,
     decoder.shapes(sizes, path),
-    lambda at: weights.name_of(at, _NAMES, 'blk'),
+    lambda at: weights.name_of(at, names, 'blk'),
     parameter,
     HINT,
-    [_STRETCH],
+    [_STRETCH, *([_HEAD] if sizes.tied else [])],
     dtype,
   )
   return params, sizes
@@ -87,9 +96,9 @@ def fields(file: Any) -> dict[str, Any]:
 
 
 def _sizes(path, given, tensors) -> tuple[Sizes, str]:
-  """(sizes, 'llama' or 'qwen2') from the metadata and tensors."""
+  """(sizes, 'llama', 'qwen2' or 'gpt2') from the metadata and tensors."""
   family = given.get('general.architecture')
-  if family not in ('llama', 'qwen2'):
+  if family not in ('llama', 'qwen2', 'gpt2'):
     raise ValueError(
       f'{path} has general.architecture={family!r}, which this decoder does not'
       f' compute: {HINT}'
@@ -110,7 +119,7 @@ def _sizes(path, given, tensors) -> tuple[Sizes, str]:
   width, heads = of('embedding_length'), of('attention.head_count')
   head = of('attention.key_length', width // heads)
   _refuse(path, given, family, head)
-  return Sizes(
+  sizes = Sizes(
     vocabulary=int(embedding.shape[-1]),
     width=width,
     blocks=of('block_count'),
@@ -119,12 +128,30 @@ def _sizes(path, given, tensors) -> tuple[Sizes, str]:
     hidden=of('feed_forward_length'),
     context=of('context_length'),
     head=0 if head * heads == width else head,
+    tied=_is_tied(embedding, tensors.get(_HEAD)),
+  )
+  if family == 'gpt2':
+    return sizes._replace(
+      rotary=0.0,
+      norm='layer',
+      epsilon=of('attention.layer_norm_epsilon'),
+      activation='gelu',
+      biases='all',
+    ), family
+  return sizes._replace(
     rotary=of('rope.freq_base', 10_000.0),
     divisors=_divisors(path, of, tensors.get(_STRETCH), head // 2),
     epsilon=of('attention.layer_norm_rms_epsilon'),
     biases='qkv' if family == 'qwen2' else 'none',
-    tied='output.weight' not in tensors,
   ), family
+
+
+def _is_tied(embedding, head) -> bool:
+  """Whether the head is the embedding: left out, or the same once more."""
+  return head is None or (
+    head.tensor_type == embedding.tensor_type
+    and np.array_equal(head.data, embedding.data)
+  )
 
 
 def _divisors(path, of, stretch, half) -> tuple[float, ...]:

@@ -58,7 +58,6 @@ _LLAMA = _Family(
   ('self_attn.rotary_emb.inv_freq',),
 )
 _HEAD = 'lm_head.weight'
-_PARTS = ('query', 'key', 'value')  # of GPT-2's c_attn
 _GPT2 = _Family(
   'transformer.',
   'h',
@@ -68,7 +67,7 @@ _GPT2 = _Family(
     'norm': 'ln_f',
     'head': 'lm_head',
     'attention_norm': 'ln_1',
-    **dict.fromkeys(_PARTS, 'attn.c_attn'),
+    **dict.fromkeys(weights.PARTS, 'attn.c_attn'),
     'out': 'attn.c_proj',
     'hidden_norm': 'ln_2',
     'up': 'mlp.c_fc',
@@ -322,7 +321,7 @@ def _parameter(family: _Family, at: str, tensor: np.ndarray) -> np.ndarray:
   """A tensor of a file as a parameter: matrices [I, O], GPT-2's cut in three."""
   if family is _GPT2:
     part = weights.part_of(at)
-    if part in _PARTS:
-      return np.split(tensor, 3, -1)[_PARTS.index(part)]
+    if part in weights.PARTS:
+      return weights.third(part, tensor, -1)
     return tensor.T if at == 'head' else tensor  # others are [I, O] there
   return weights.inputs_first(at, tensor)

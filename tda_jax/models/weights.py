@@ -12,6 +12,7 @@ import numpy as np
 from tda_jax.trees import PyTree
 
 ONE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
+PARTS = ('query', 'key', 'value')  # of GPT-2's one matrix, in its order
 
 
 def tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -113,6 +114,16 @@ def name_of(
 def part_of(at: str) -> str:
   """What a parameter belongs to: 'query' of 'block_3/query/kernel', else ''."""
   return at.split('/')[-2] if '/' in at else ''
+
+
+def third(part: str, tensor: np.ndarray, axis: int) -> np.ndarray:
+  """One of `PARTS` of the matrix or bias that GPT-2 keeps them in, by outputs.
+
+  Args:
+    part: 'query', 'key' or 'value'.
+    axis: that of the outputs.
+  """
+  return np.split(tensor, 3, axis)[PARTS.index(part)]
 
 
 def inputs_first(at: str, tensor: np.ndarray) -> np.ndarray:

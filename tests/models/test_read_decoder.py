@@ -246,21 +246,44 @@ PARTS = {
   'norm': 'output_norm',
   'lm_head': 'output',
 }
+GPT2_PARTS = {
+  'ln_1': 'attn_norm',
+  'attn.c_attn': 'attn_qkv',
+  'attn.c_proj': 'attn_output',
+  'ln_2': 'ffn_norm',
+  'mlp.c_fc': 'ffn_up',
+  'mlp.c_proj': 'ffn_down',
+  'wte': 'token_embd',
+  'wpe': 'position_embd',
+  'ln_f': 'output_norm',
+  'lm_head': 'output',
+}
+GPT2_FIELDS = {
+  'context_length': 32,
+  'feed_forward_length': 64,
+  'attention.head_count_kv': None,
+  'attention.layer_norm_rms_epsilon': None,
+  'attention.layer_norm_epsilon': 1e-5,
+  'rope.freq_base': None,
+  'rope.dimension_count': None,
+}
 
 
 def converted(name, family):
-  """The tensors under GGUF's names, rows of heads in pairs as llama.cpp's
-  convert_hf_to_gguf.py (LlamaModel.permute) puts them."""
-  out = {}
+  """The tensors under GGUF's names, as llama.cpp's convert_hf_to_gguf.py puts
+  them: rows of heads in pairs (LlamaModel.permute), matrices [O, I] (GPT2Model)."""
+  out, parts = {}, GPT2_PARTS if family == 'gpt2' else PARTS
   for full, x in tensors(name).items():
-    at = full.removeprefix('model.').split('.')
-    block = at[:2] if at[0] == 'layers' else []
+    at = full.removeprefix('model.').removeprefix('transformer.').split('.')
+    block = at[:2] if at[0] in ('layers', 'h') else []
     stem = '.'.join(at[len(block) : -1])
+    if stem.startswith(('attn.', 'mlp.c_')) and x.ndim == 2:
+      x = x.T
     if family == 'llama' and stem in ('self_attn.q_proj', 'self_attn.k_proj'):
       heads = 4 if 'q_proj' in stem else 2
       x = x.reshape(heads, 2, -1, x.shape[1]).swapaxes(1, 2).reshape(x.shape)
     begin = f'blk.{block[1]}.' if block else ''
-    out[f'{begin}{PARTS[stem]}.{at[-1]}'] = np.ascontiguousarray(x)
+    out[f'{begin}{parts[stem]}.{at[-1]}'] = np.ascontiguousarray(x)
   return out
 
 
@@ -277,6 +300,7 @@ def write_gguf(path, name='llama', family='llama', changed=None, **fields):
     'attention.layer_norm_rms_epsilon': 1e-5,
     'rope.freq_base': 1e4,
     'rope.dimension_count': 4,
+    **(GPT2_FIELDS if family == 'gpt2' else {}),
     **fields,
   }
   for field, value in given.items():
@@ -295,16 +319,31 @@ def write_gguf(path, name='llama', family='llama', changed=None, **fields):
 
 @pytest.mark.parametrize(
   'name, family',
-  [('llama', 'llama'), ('qwen2', 'qwen2'), ('qwen2_tied', 'qwen2')],
-)
+  [
+    ('llama', 'llama'), ('qwen2', 'qwen2'), ('qwen2_tied', 'qwen2'),
+    ('gpt2', 'gpt2'), ('gpt2_tied', 'gpt2'),
+  ],
+)  # fmt: skip
 def test_gguf_files_are_read_as_the_folders(tmp_path, name, family):
-  params, sizes = read_decoder.read(
-    write_gguf(tmp_path / 'm.gguf', name, family)
-  )
   want, wanted_sizes = read(name)
+  heads = {'attention.head_count': wanted_sizes.heads}
+  path = write_gguf(tmp_path / 'm.gguf', name, family, **heads)
+  params, sizes = read_decoder.read(path)
   assert sizes._replace(epsilon=0) == wanted_sizes._replace(epsilon=0)
   assert sizes.epsilon == pytest.approx(wanted_sizes.epsilon)
   jax.tree.map(np.testing.assert_array_equal, params, want)
+
+
+@pytest.mark.parametrize('own', [False, True])
+def test_a_head_of_gguf_files_that_is_the_embedding_is_tied(tmp_path, own):
+  head = converted('gpt2_tied', 'gpt2')['token_embd.weight'] + np.float32(own)
+  path = write_gguf(
+    tmp_path / 'm.gguf', 'gpt2_tied', 'gpt2', {'output.weight': head}
+  )
+  params, sizes = read_decoder.read(path)
+  assert sizes.tied != own and ('head' in params) == own
+  if not own:
+    assert_known('gpt2_tied', params, sizes)
 
 
 def test_gguf_files_of_halves_and_of_eight_bits(tmp_path):
