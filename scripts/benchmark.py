@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs.astra import digits, mnist5k
+from experiments.shared import claim
 from experiments.shared import stages, tasks
 from tda_jax import scoring, trees
 from tda_jax.curvature import products
@@ -260,13 +261,13 @@ def judged(rows, goals) -> list[dict]:
   """Claims 'metric of method at least goal' for those that were measured."""
   value = {(r['method'], r['metric']): r['value'] for r in rows}
   return [
-    {
-      'claim': f'{method}: {metric} at least {goal:g}',
-      'source': 'ours',
-      'expected': f'{goal:g}',
-      'observed': f'{value[method, metric]:.4g}',
-      'holds': bool(value[method, metric] >= goal),
-    }
+    claim.claim(
+      f'{method}: {metric} at least {goal:g}',
+      'ours',
+      f'{goal:g}',
+      f'{value[method, metric]:.4g}',
+      value[method, metric] >= goal,
+    )
     for method, metric, goal in goals
     if (method, metric) in value
   ]

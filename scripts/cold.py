@@ -23,6 +23,7 @@ import numpy as np
 import optax
 
 import tda_jax as tda
+from experiments.shared import claim
 from scripts import benchmark
 from tda_jax.data import prepare, tables
 from tda_jax.models import mlp
@@ -192,13 +193,13 @@ def claims(rows: list[dict]) -> list[dict]:
   goals = {(method, 'seconds'): most for method, most in goals.items()}
   blocks = f'EKFAC of a scanned decoder, {BLOCKS} blocks', 'times one block'
   return [
-    {
-      'claim': f'{method}: {metric} at most {most:g}',
-      'source': 'ours',
-      'expected': f'{most:g}',
-      'observed': f'{value[method, metric]:.4g}',
-      'holds': bool(value[method, metric] <= most),
-    }
+    claim.claim(
+      f'{method}: {metric} at most {most:g}',
+      'ours',
+      f'{most:g}',
+      f'{value[method, metric]:.4g}',
+      value[method, metric] <= most,
+    )
     for (method, metric), most in {**goals, blocks: GROWTH}.items()
   ]
 

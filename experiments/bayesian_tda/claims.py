@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.shared import claim as claims
 from tda_jax.evaluation import significance
 
 PAPER = 'Bayesian TDA paper'
@@ -270,13 +271,9 @@ def _compared(claim, difference, replicas, left: Callable, right: Callable):
   seeds = len(others) * (2 * error / gap) ** 2 if gap else np.inf
   if len(others) <= seeds < MOST:  # the error falls as 1/√seeds
     observed += f'; {math.ceil(seeds)} seeds would tell such a difference'
-  return {
-    'claim': claim,
-    'source': PAPER,
-    'expected': f'{difference} above 0 by 2 SE',
-    'observed': observed,
-    'holds': bool(gap > 2 * error),
-  }
+  return claims.claim(
+    claim, PAPER, f'{difference} above 0 by 2 SE', observed, gap > 2 * error
+  )
 
 
 def _error(without) -> float:

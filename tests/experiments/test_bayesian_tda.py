@@ -63,6 +63,7 @@ def test_it_writes_everything(smoke):
     ' pearson',
     'most pairs are noise by loo, cnn2',
   } <= claims
+  assert all('verdict' in claim for claim in results['claims'])
   assert 'mean_p_t' in done.stdout
 
 
@@ -118,7 +119,9 @@ def claimed(noises, parts=PARTS, models=10):
 
 
 def verdicts(*args, **kwargs):
-  return {name: c['holds'] for name, c in claimed(*args, **kwargs).items()}
+  found = claimed(*args, **kwargs)
+  assert {c['verdict'] for c in found.values()} <= {*verdicts_lib.VERDICTS}
+  return {name: c['holds'] for name, c in found.items()}
 
 
 def test_claims_tell_what_holds_from_what_does_not():
