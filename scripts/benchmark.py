@@ -17,8 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs.astra import digits, mnist5k
-from experiments.shared import claim
-from experiments.shared import stages, tasks
+from experiments.shared import claim, stages, tasks
 from tda_jax import scoring, trees
 from tda_jax.curvature import products
 from tda_jax.data import rows as rows_lib
