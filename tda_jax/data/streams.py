@@ -5,11 +5,12 @@ row is padded. See `sequences` for the columns of rows.
 """
 
 import hashlib
+import mmap
 
 import numpy as np
 
 from tda_jax import sources
-from tda_jax.data import sequences, tokenizer
+from tda_jax.data import sequences
 from tda_jax.trees import PyTree
 
 CHUNK = 2**24  # tokens that are looked through at once
@@ -28,9 +29,10 @@ def rows(
     ids: [n] whole numbers; `np.load(file, mmap_mode='r')`, or
       `np.memmap(file, np.uint16, 'r')` of a file without a header.
     length: T.
-    end: the id behind each document; then the token after it is not predicted, and
-      'segments' and 'positions' keep documents apart, as in packed rows. None: a
-      token sees all that is before it in its row.
+    end: the id behind each document; then the token after it is not predicted, a row
+      of which no token is predicted is left out, and 'segments' and 'positions' keep
+      documents apart, as in packed rows. None: a token sees all that is before it in
+      its row.
     vocabulary: ids are below it; None: below 2^31.
 
   Returns:
@@ -38,29 +40,37 @@ def rows(
 
   Raises:
     ValueError: the stream is no row of whole numbers or has nothing to predict; an
-      id is outside the vocabulary.
+      id is outside the vocabulary, or `end` nowhere in the stream.
   """
+  for name, given in (('length', length), ('end', end)):
+    whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
+    if not whole and (name, given) != ('end', None):
+      raise ValueError(f'{name}={given!r}: give a whole number')
   if length < 1:
     raise ValueError(f'length={length}: give at least 1')
   if getattr(ids, 'ndim', None) != 1 or ids.dtype.kind not in 'iu':
     raise ValueError(
-      f'the stream is {_described(ids)}: give token ids, an array or a memory map [n] of'
-      ' whole numbers'
+      f'the stream is {_described(ids)}: give token ids, an array or a memory map [n]'
+      ' of whole numbers'
     )
-  if len(ids) < 2:
+  digest, kept = _looked_through(ids, length, end, vocabulary)
+  if not kept.any():
     raise ValueError(
       f'the stream has {len(ids)} tokens, of which none can be predicted: give'
-      ' at least 2'
+      ' at least 2 of one document'
     )
-  if end is not None:
-    tokenizer.checked([end], vocabulary, 'end')
+  numbers, read = np.flatnonzero(kept), [0]
 
-  def read(index):
-    return _rows(ids, index, length, end)
+  def of_numbers(index):
+    found = _rows(ids, numbers[index], length, end)
+    read[0] += len(index) * length * ids.dtype.itemsize
+    if read[0] > sources.LET_GO:
+      read[0] = 0
+      _let_go(ids)
+    return found
 
-  about = ('stream', _digest(ids, vocabulary), length, end)
-  count = -(-(len(ids) - 1) // length)
-  source = sources.of_batches(read, count, about)
+  about = ('stream', digest, int(length), end)
+  source = sources.of_batches(of_numbers, len(numbers), about)
   if sources.size(source) > sources.IN_MEMORY:
     return source
   return sources.take(source, slice(None))
@@ -72,13 +82,38 @@ def _described(ids) -> str:
   return f'{ids.dtype} of shape {ids.shape}'
 
 
-def _digest(ids, vocabulary) -> str:
-  """A hash of the stream, whose ids are looked at by the way."""
-  sha = hashlib.sha256()
+def _looked_through(ids, length, end, vocabulary) -> tuple[str, np.ndarray]:
+  """A hash of the stream, and which rows have a token to predict."""
+  sha, last = hashlib.sha256(), len(ids) - 1  # the last predicts nothing
+  kept, ended = np.zeros(-(-max(last, 0) // length), bool), end is None
+  most = 2**31 if vocabulary is None else vocabulary
   for first in range(0, len(ids), CHUNK):
     some = np.asarray(ids[first : first + CHUNK])
-    sha.update(tokenizer.checked(some, vocabulary, 'the stream').tobytes())
-  return sha.hexdigest()[:16]
+    wrong = (some < 0) | (some >= most)
+    if wrong.any():
+      raise ValueError(
+        f'the stream has the token id {some[wrong][0]}, outside of 0 to {most - 1}:'
+        ' give the vocabulary of the tokenizer that made it'
+      )
+    sha.update(some.astype(np.int32).tobytes())
+    goes_on = some[: max(last - first, 0)] != (-1 if end is None else end)
+    at = first + np.flatnonzero(goes_on)
+    kept[np.unique(at // length)] = True
+    ended |= end is not None and bool((some == end).any())
+    _let_go(ids)
+  if not ended:
+    raise ValueError(
+      f'end={end} is nowhere in the stream: give the id behind its documents, or'
+      ' None if it is one'
+    )
+  return sha.hexdigest()[:16], kept
+
+
+def _let_go(ids) -> None:
+  """Lets the system take back the memory of a map that is only read."""
+  whole: Any = getattr(ids, '_mmap', None)
+  if getattr(ids, 'mode', None) == 'r' and hasattr(whole, 'madvise'):
+    whole.madvise(mmap.MADV_DONTNEED)
 
 
 def _rows(ids, index, length, end) -> PyTree:

@@ -33,6 +33,9 @@ _GPT2_NAMES = {
   'positions': 'position_embd',
 }
 _HEAD = 'output.weight'
+ROUNDED = (
+  0.2  # relative, more than any quantisation; of other heads it is about 1
+)
 _STRETCH = 'rope_freqs.weight'  # divisors of the rotary frequencies
 
 
@@ -106,10 +109,11 @@ def _sizes(path, given, tensors) -> tuple[Sizes, str]:
 
   def of(name, default=None) -> Any:
     value = given.get(f'{family}.{name}', default)
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or value <= 0:
       raise ValueError(
         f'{path} has {family}.{name}={value!r} in its metadata, which must be one'
-        f' number: {HINT}'
+        f' number above 0: {HINT}'
       )
     return value
 
@@ -128,7 +132,7 @@ def _sizes(path, given, tensors) -> tuple[Sizes, str]:
     hidden=of('feed_forward_length'),
     context=of('context_length'),
     head=0 if head * heads == width else head,
-    tied=_is_tied(embedding, tensors.get(_HEAD)),
+    tied=_is_tied(path, family, embedding, tensors.get(_HEAD)),
   )
   if family == 'gpt2':
     return sizes._replace(
@@ -146,12 +150,20 @@ def _sizes(path, given, tensors) -> tuple[Sizes, str]:
   ), family
 
 
-def _is_tied(embedding, head) -> bool:
-  """Whether the head is the embedding: left out, or the same once more."""
-  return head is None or (
-    head.tensor_type == embedding.tensor_type
-    and np.array_equal(head.data, embedding.data)
-  )
+def _is_tied(path, family, embedding, head) -> bool:
+  """Whether the head is the embedding: left out, or the same once more.
+
+  A GPT-2's is in any case, though often written twice, in types that are rounded
+  apart; only a head that is another one is kept.
+  """
+  if head is None:
+    return True
+  if head.tensor_type == embedding.tensor_type:
+    return np.array_equal(head.data, embedding.data)
+  if family != 'gpt2' or (*head.shape,) != (*embedding.shape,):
+    return False
+  one, other = unpacked(path, embedding), unpacked(path, head)
+  return bool(np.linalg.norm(one - other) < ROUNDED * np.linalg.norm(one))
 
 
 def _divisors(path, of, stretch, half) -> tuple[float, ...]:

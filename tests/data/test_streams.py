@@ -49,6 +49,15 @@ def test_one_document_in_rows_is_that_of_sequences():
     np.testing.assert_array_equal(rows[name], column)
 
 
+def test_rows_without_a_token_to_predict_are_left_out(monkeypatch):
+  monkeypatch.setattr(streams, 'CHUNK', 3)
+  ids = np.array([1, 2, 3, 4, *[END] * 4, 1, 2, END, 5])
+  rows = streams.rows(ids, 4, end=END)
+  assert rows['mask'].sum(1).tolist() == [4, 2]
+  np.testing.assert_array_equal(rows['ids'][1], [1, 2, END, 0])
+  assert len(streams.rows(ids[:6], 4, end=END)['ids']) == 1
+
+
 @pytest.mark.parametrize('end', [None, END])
 def test_a_memory_map_is_read_as_the_array(tmp_path, monkeypatch, end):
   file = tmp_path / 'train.bin'
@@ -75,7 +84,14 @@ def test_a_memory_map_is_read_as_the_array(tmp_path, monkeypatch, end):
     ((STREAM * 0.5, 4), 'the stream is float64 of shape'),
     ((STREAM[:1], 4), 'the stream has 1 tokens, of which none can'),
     ((STREAM, 0), 'length=0: give at least 1'),
-    ((STREAM, 4, 11, 9), 'end has the token id 11, outside of 0 to 8'),
+    ((STREAM, 4.0), 'length=4.0: give a whole number'),
+    ((STREAM, 4, '9'), "end='9': give a whole number"),
+    (
+      (STREAM, 4, 11),
+      'end=11 is nowhere in the stream: give the id behind its',
+    ),
+    (([9, 9, 9], 2, 9), 'the stream is of type list'),
+    ((np.array([9, 9, 9]), 2, 9), 'the stream has 3 tokens, of which none can'),
     ((STREAM, 4, None, 9), 'the stream has the token id 9, outside of 0 to 8'),
   ],
 )

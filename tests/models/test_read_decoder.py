@@ -346,6 +346,15 @@ def test_a_head_of_gguf_files_that_is_the_embedding_is_tied(tmp_path, own):
     assert_known('gpt2_tied', params, sizes)
 
 
+def test_a_head_in_another_type_is_the_embedding_still(tmp_path):
+  head = converted('gpt2_tied', 'gpt2')['token_embd.weight'].astype(np.float16)
+  for sign in (1, -1):
+    path = write_gguf(
+      tmp_path / 'm.gguf', 'gpt2_tied', 'gpt2', {'output.weight': sign * head}
+    )
+    assert read_decoder.read(path)[1].tied == (sign == 1)
+
+
 def test_gguf_files_of_halves_and_of_eight_bits(tmp_path):
   gguf = pytest.importorskip('gguf')
   halves = {
@@ -388,6 +397,7 @@ def test_gguf_files_stretch_rotary_positions_by_a_tensor(tmp_path):
 GGUF_BAD = [
   ({'family': 'gemma'}, "has general.architecture='gemma', which this decoder"),
   ({'block_count': None}, 'has llama.block_count=None in its metadata, which'),
+  ({'attention.head_count': 0}, 'head_count=0 in its metadata, which must be one'),
   ({'rope.dimension_count': 2}, 'rope.dimension_count=2, which this decoder'),
   ({'rope.scaling.type': 'yarn'}, "rope.scaling.type='yarn', which this dec"),
   ({'expert_count': 8}, 'llama.expert_count=8, which this decoder does not'),
