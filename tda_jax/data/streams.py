@@ -6,6 +6,7 @@ row is padded. See `sequences` for the columns of rows.
 
 import hashlib
 import mmap
+from typing import Any
 
 import numpy as np
 
