@@ -10,6 +10,7 @@ from experiments.shared.evidence import Shown
 from tda_jax import problem as problem_lib
 from tda_jax import run as run_lib
 from tda_jax.data import rows as rows_lib
+from tda_jax.data import sequences
 from tda_jax.evaluation import factors as factors_lib
 from tda_jax.models import generate
 from tda_jax.report.cards import Evidence, Example, Query
@@ -135,10 +136,8 @@ def _continued(config, task, problem, run, which):
 
 def _unlikely(problem, params, prompt, ids):
   """How unlikely each token behind a prompt was to the model, 0 to -1."""
-  whole = np.concatenate([prompt, ids])
-  behind = np.arange(1, len(whole)) >= len(prompt)
-  row = {'ids': whole[:-1], 'targets': whole[1:], 'mask': behind}
-  row = {n: np.asarray(x, np.int32)[None] for n, x in row.items()}
-  row['mask'] = row['mask'].astype(np.float32)
-  surprise = np.asarray(problem_lib.terms(problem, params, row))[0, behind]
+  whole = sequences.Tokenized(np.concatenate([prompt, ids]), len(prompt))
+  row = sequences.filled([whole], len(whole.ids) - 1)
+  surprise = np.asarray(problem_lib.terms(problem, params, row))
+  surprise = surprise[row['mask'] > 0]
   return -surprise / (surprise.max() or 1.0)

@@ -1,7 +1,8 @@
 """Rows of a stream of token ids: what others tokenized, in one array or memory map.
 
-Row i of T positions predicts the tokens i·T + 1 to (i + 1)·T of the stream; the last
-row is padded. See `sequences` for the columns of rows.
+Rows follow the stream: the first has T positions that predict the tokens 1 to T, the
+next one predicts T + 1 to 2T, and so on; the last is padded. See `sequences` for the
+columns of rows.
 """
 
 import hashlib

@@ -33,9 +33,8 @@ _GPT2_NAMES = {
   'positions': 'position_embd',
 }
 _HEAD = 'output.weight'
-ROUNDED = (
-  0.2  # relative, more than any quantisation; of other heads it is about 1
-)
+# Relative distance of two roundings of a matrix, at most; of others it is about 1.
+ROUNDED = 0.2
 _STRETCH = 'rope_freqs.weight'  # divisors of the rotary frequencies
 
 
