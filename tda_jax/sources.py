@@ -294,19 +294,20 @@ def _of_columns(given, leaves):
     if resident[0] > LET_GO:
       resident[0] = 0
       for one in maps:
-        _let_go(one)
+        let_go(one)
     return rows
 
   return read, counts.pop(), known_by
 
 
-def _let_go(mapped: np.memmap) -> None:
+def let_go(mapped: np.ndarray) -> None:
   """Lets the system take back the memory of a map's pages, which it reads again.
 
-  A map in mode 'c' is left alone: its changes are nowhere else.
+  An array that is no map is left alone, and a map in mode 'c': its changes are
+  nowhere else.
   """
   whole: Any = getattr(mapped, '_mmap', None)
-  if mapped.mode != 'c' and hasattr(whole, 'madvise'):
+  if hasattr(whole, 'madvise') and cast(Any, mapped).mode != 'c':
     whole.madvise(mmap.MADV_DONTNEED)
 
 

@@ -250,7 +250,7 @@ def test_a_program_is_compiled_once_for_one_source():
 def test_the_memory_of_a_map_is_given_back(monkeypatch, tmp_path):
   monkeypatch.setattr(sources, 'LET_GO', 100)
   let_go, rows = [], on_disk(tmp_path)
-  monkeypatch.setattr(sources, '_let_go', lambda one: let_go.append(one))
+  monkeypatch.setattr(sources, 'let_go', lambda one: let_go.append(one))
   source = door.rows(rows, 'train', T.problem)
   let_go.clear()
   rows_lib.take(source, np.arange(N))  # 11 rows of 24 bytes
@@ -263,7 +263,7 @@ def test_a_map_that_gave_its_memory_back_has_the_same_rows(tmp_path):
     mapped = np.load(tmp_path / 'a.npy', mmap_mode=mode)
     if mode != 'r':
       mapped[3] = 7
-    sources._let_go(mapped[2:])
+    sources.let_go(mapped[2:])
     assert mapped[3] == (3 if mode == 'r' else 7)
 
 

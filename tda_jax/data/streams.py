@@ -6,8 +6,6 @@ columns of rows.
 """
 
 import hashlib
-import mmap
-from typing import Any
 
 import numpy as np
 
@@ -68,7 +66,7 @@ def rows(
     read[0] += len(index) * length * ids.dtype.itemsize
     if read[0] > sources.LET_GO:
       read[0] = 0
-      _let_go(ids)
+      sources.let_go(ids)
     return found
 
   about = ('stream', digest, int(length), end)
@@ -102,20 +100,13 @@ def _looked_through(ids, length, end, vocabulary) -> tuple[str, np.ndarray]:
     at = first + np.flatnonzero(goes_on)
     kept[np.unique(at // length)] = True
     ended |= end is not None and bool((some == end).any())
-    _let_go(ids)
+    sources.let_go(ids)
   if not ended:
     raise ValueError(
       f'end={end} is nowhere in the stream: give the id behind its documents, or'
       ' None if it is one'
     )
   return sha.hexdigest()[:16], kept
-
-
-def _let_go(ids) -> None:
-  """Lets the system take back the memory of a map that is only read."""
-  whole: Any = getattr(ids, '_mmap', None)
-  if getattr(ids, 'mode', None) == 'r' and hasattr(whole, 'madvise'):
-    whole.madvise(mmap.MADV_DONTNEED)
 
 
 def _rows(ids, index, length, end) -> PyTree:
