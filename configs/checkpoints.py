@@ -9,7 +9,7 @@ def model(path: str, rank: int) -> config_dict.ConfigDict:
   """The checkpoint of `path`, a folder or GGUF file.
 
   Args:
-    path: one of `experiments.shared.networks.GET` has a command that gets it.
+    path: one of `experiments.shared.decoders.GET` has a command that gets it.
     rank: of LoRA adapters; 0: the whole model is fine-tuned.
   """
   return config_dict.create(

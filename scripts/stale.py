@@ -2,8 +2,8 @@
 
 A result is stale if a file that its command imports, directly or through others,
 has changed since the commit of its run. Imports are read off the files, of this
-repository alone, and a text that is a module's name counts as one: what is started
-as `python -m`. What a setting of an experiment could use counts, used or not. Of a
+repository alone, and a text that is a module's name, or a function's behind it,
+counts as one: what is started as `python -m`, and a config's task. What a setting of an experiment could use counts, used or not. Of a
 change of comments, docstrings and format alone nothing is said.
 """
 
@@ -145,8 +145,8 @@ def imported(text: str) -> set[str]:
     elif isinstance(node, ast.ImportFrom) and node.module:
       names |= {f'{node.module}.{alias.name}' for alias in node.names}
     elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-      started = re.fullmatch(r'[a-z_]\w*(\.\w+)+', node.value)
-      names |= {node.value} if started else set()
+      named = re.fullmatch(r'([a-z_]\w*(\.\w+)+)(:\w+)?', node.value)
+      names |= {named[1]} if named else set()
   return names
 
 

@@ -41,7 +41,8 @@ def main():
   'lib/started.py': 'def late():\n  import lib.later\n',
   'lib/later.py': 'LATER = 1\n',
   'lib/other.py': 'OTHER = 1\n',
-  'configs/toy.py': 'import lib.used\n',
+  'lib/tasks.py': 'TASK = 1\n',
+  'configs/toy.py': 'import lib.used\n\nTASK = "lib.tasks:drawn"\n',
   '.gitignore': 'build/\n__pycache__/\n',
 }
 

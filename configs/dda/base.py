@@ -12,7 +12,7 @@ def config(setting: str) -> config_dict.ConfigDict:
   c = config_dict.ConfigDict()
   c.experiment = 'dda'
   c.setting = setting
-  c.task = 'experiments.shared.tasks:swaps'  # made by experiments.dda
+  c.task = 'experiments.shared.language_tasks:swaps'  # made by experiments.dda
   c.seed = 0
   c.bases = 3  # models trained on clean reports, or on what they are to know
   c.members = 3  # fine-tunings of each base, with rows of their own

@@ -8,7 +8,7 @@ def config(setting: str) -> config_dict.ConfigDict:
   c = config_dict.ConfigDict()
   c.experiment = 'fasttrack'
   c.setting = setting
-  c.task = 'experiments.shared.tasks:claims'  # module:function -> Task
+  c.task = 'experiments.shared.language_tasks:claims'  # module:function -> Task
   c.seed = 0
   c.members = 1  # decoders trained on the corpus
   c.checkpoints = 2  # C of TracIn

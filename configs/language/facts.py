@@ -19,7 +19,7 @@ RANK = (48, 48)  # of a layer's sides, of width 96: half of each
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False)
   c = base.config('facts')
-  c.task = 'experiments.shared.tasks:facts'
+  c.task = 'experiments.shared.language_tasks:facts'
   c.data.update(name='facts', train=900, queries=150, length=40, vocabulary=512)
   c.data.paraphrases = 3  # statements of each fact
   c.training.update(epochs=30, weight_decay=0.0)

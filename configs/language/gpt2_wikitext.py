@@ -32,7 +32,7 @@ def get_config(arg=None):
       f'protocol={a["protocol"]}: give one of {", ".join(PROTOCOLS)}'
     )
   c = base.config(f'gpt2_wikitext_{a["protocol"]}')
-  c.task = 'experiments.shared.tasks:chunks'
+  c.task = 'experiments.shared.language_tasks:chunks'
   c.members, c.batch_size = 1, 8
   c.data.update(name=PIECES % 'train', test=PIECES % 'test')
   c.data.update(train=4656, length=511)  # 512 tokens

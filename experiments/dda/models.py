@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import config_dict
 
-from experiments.shared import networks, texts
+from experiments.shared import decoders, texts
 from tda_jax import language, trees
 from tda_jax.data import swaps, tokenizer
 from tda_jax.models import decoder, fine_tuned, lora, tokens
@@ -61,14 +61,14 @@ def _trained_here(config):
   """Equal settings give the same, compiled once."""
   words = texts.Words(tokenizer.by_word(swaps.vocabulary()))
   count = words.tokenizer.get_vocab_size()
-  sizes = networks.sizes(config.model, count, config.length)
+  sizes = decoders.sizes(config.model, count, config.length)
   init, apply = decoder.decoder(sizes)
   problem = language.language_modeling(apply)
   return Models(problem, init, sizes, words, ROOM[False])
 
 
 def _checkpoint(config):
-  model, path = networks.checkpoint(config.model), config.model.path
+  model, path = decoders.checkpoint(config.model), config.model.path
   words = texts.Words(tokens.read(path), tokens.end(path))
   tokens.check(words.tokenizer, model.sizes.vocabulary)
   room = ROOM[True]

@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiments.language import tokens as tokens_lib
-from experiments.shared import evidence, networks, texts
+from experiments.shared import decoders, evidence, texts
 from experiments.shared import findings as findings_lib
 from experiments.shared import scores as scores_lib
 from experiments.shared.evidence import Shown
@@ -109,7 +109,7 @@ def _continued(config, task, problem, run, which):
   That is the prompt of a question, or the first half of a text.
   """
   words = task.shown['words']
-  sizes, params = networks.of_run(config, run)
+  sizes, params = decoders.of_run(config, run)
   prompts = []
   for q in which:
     tokens = texts.tokens_of(task.queries, q)

@@ -13,6 +13,12 @@ from tda_jax.training.fit import Recipe
 OPTIMIZERS = ('sgd', 'adam', 'adamw')
 
 
+def of_config(config, init: Callable | None) -> Recipe:
+  """How the network of a config is trained; arguments as of `recipe`."""
+  dropout = bool(config.model.get('dropout'))
+  return recipe(config.training, init, dropout=dropout, seed=config.seed)
+
+
 def recipe(
   training, init: Callable | None, *, dropout: bool = False, seed: int = 0
 ) -> Recipe:

@@ -11,20 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import config_dict
 
-from experiments.shared import (
-  grammar,
-  networks,
-  recipes,
-  sources,
-  texts,
-  worlds,
-)
-from tda_jax import door, language
+from experiments.shared import grammar, networks, recipes, sources, worlds
+from tda_jax import door
 from tda_jax import problem as problem_lib
 from tda_jax.data import images as images_lib
 from tda_jax.data import prepare, tables, text
 from tda_jax.data import rows as rows_lib
-from tda_jax.models import decoder, tokens
 from tda_jax.problem import Problem
 from tda_jax.run import Run
 from tda_jax.training.fit import Recipe
@@ -67,8 +59,9 @@ def is_own(config) -> bool:
 
 def is_file(config) -> bool:
   """Whether the data are a user's own file: a table, or a file of documents."""
-  name, documents = str(config.data.get('name')), f'{__name__}:documents'
-  texts = ('.txt', '.jsonl', '.parquet') if config.task == documents else ()
+  name, task = str(config.data.get('name')), grammar.term(config.task).argument
+  documents = task == 'documents' and not is_own(config)
+  texts = ('.txt', '.jsonl', '.parquet') if documents else ()
   return name.endswith(('.csv', '.csv.gz', '.npz', *texts))
 
 
@@ -86,7 +79,7 @@ def load(config) -> Task:
       f'task={config.task!r} names no function ({error}): write it as'
       " 'module:function' with the module importable from here"
     ) from None
-  made = make(config) if module == __name__ else _of_user(make, config)
+  made = _of_user(make, config) if is_own(config) else make(config)
   if not isinstance(made, tuple) or not 4 <= len(made) <= len(Task._fields):
     raise ValueError(
       f'{config.task} must return (problem, recipe or Run, train, queries)'
@@ -197,83 +190,6 @@ def reviews(config) -> Task:
   return classifier(config, train, queries, {**shown, 'split': split})
 
 
-def documents(config) -> Task:
-  """Language modelling: the next token of documents (`experiments.shared.texts`)."""
-  return _of_texts(config, texts.read)
-
-
-def chunks(config) -> Task:
-  """Language modelling: pieces of documents one after another, two files."""
-  if config.model.kind == 'checkpoint':
-    networks.check_path(config.model)
-  texts.check_files(config.data)
-  return _of_texts(config, texts.chunks)
-
-
-def facts(config) -> Task:
-  """Language modelling of statements, and questions that some of them answer."""
-  return _of_texts(config, texts.facts)
-
-
-def swaps(config) -> Task:
-  """Summaries with swapped names, of several bases and fine-tunings: no one task."""
-  del config
-  raise ValueError(
-    'the task swaps is of several fine-tunings, each with rows and queries of its'
-    ' own: run experiments.dda'
-  )
-
-
-def claims(config) -> Task:
-  """Language modelling of a corpus, and claims that some sentences support."""
-  return _of_texts(config, lambda data, words: texts.claims(data))
-
-
-def _of_texts(config, read):
-  """The task of a language model on rows of tokens.
-
-  Args:
-    read: (data, the words of a model that was trained, or None) -> `texts.Texts`.
-  """
-  names = ('model', 'training', 'seed')
-  settings = config_dict.FrozenConfigDict({n: config[n] for n in names})
-  if config.model.kind == 'checkpoint':
-    return _of_checkpoint(config, settings, read)
-  sizes = config.data.vocabulary, config.data.length
-  return Task(*_language_programs(settings, *sizes), *read(config.data, None))
-
-
-def _of_checkpoint(config, settings, read):
-  """The same of a decoder that was trained, by its own tokenizer."""
-  model, path = networks.checkpoint(config.model), config.model.path
-  if config.data.length > model.sizes.context:
-    raise ValueError(
-      f'data.length={config.data.length}: {path} reads rows of at most'
-      f' {model.sizes.context} tokens: give --config.data.length='
-      f'{model.sizes.context} or less'
-    )
-  words = texts.Words(tokens.read(path), tokens.end(path))
-  tokens.check(words.tokenizer, model.sizes.vocabulary)
-  rows = read(config.data, words)
-  problem, recipe = _fine_tuning(settings)
-  return Task(problem, recipe, *rows, frozen=model.frozen)
-
-
-@functools.lru_cache(4)
-def _fine_tuning(config):
-  """As `_programs`, of a language model that was trained."""
-  model = networks.checkpoint(config.model)
-  return model.problem, _recipe(config, model.init)
-
-
-@functools.lru_cache(4)
-def _language_programs(config, vocabulary, length):
-  """As `_programs`, of a language model."""
-  sizes = networks.sizes(config.model, vocabulary, length)
-  init, apply = decoder.decoder(sizes)
-  return language.language_modeling(apply), _recipe(config, init)
-
-
 def table(config) -> Task:
   """Regression or classification on a table.
 
@@ -303,7 +219,11 @@ def table(config) -> Task:
   init, apply = _network(config, 1, train['x'].shape[1:])
   one = lambda params, x, *key: apply(params, x, *key)[:, 0]
   return Task(
-    problem_lib.regression(one), _recipe(config, init), train, queries, shown
+    problem_lib.regression(one),
+    recipes.of_config(config, init),
+    train,
+    queries,
+    shown,
   )
 
 
@@ -328,7 +248,7 @@ def classifier(config, train, queries, shown) -> Task:
 def _programs(config, classes, shape):
   """(problem, recipe); equal settings give the same, compiled once."""
   init, apply = _network(config, classes, shape)
-  return problem_lib.classification(apply), _recipe(config, init)
+  return problem_lib.classification(apply), recipes.of_config(config, init)
 
 
 def _drawn(rows, data, test=None):
@@ -372,11 +292,4 @@ def _split(index):
 def _network(config, outputs, shape):
   return networks.network(
     config.model, outputs, shape, config.data.get('vocabulary')
-  )
-
-
-def _recipe(config, init):
-  dropout = bool(config.model.get('dropout'))
-  return recipes.recipe(
-    config.training, init, dropout=dropout, seed=config.seed
   )

@@ -133,8 +133,8 @@ def changes(config) -> dict:
 
 def is_own(config) -> bool:
   """Whether the task is a user's, which reads what it likes."""
-  module, function, _ = grammar.term(config.task)
-  return module != tasks.__name__ or function not in DATA
+  function = grammar.term(config.task).argument
+  return tasks.is_own(config) or function not in DATA
 
 
 def rows_of(config) -> int | None:

@@ -141,6 +141,27 @@ def coordinates(
     return Coordinates(same, same, None, in_parameters, same, same)
   example = rows_lib.take(train, 0)
   layers = layers_lib.find(problem.outputs, params, example, problem.as_leaf)
+  eigenbasis = _eigenbasis(basis, layers, problem, params)
+  if curvature == 'ggn' and _rows_pay(
+    layers,
+    num_outputs(problem, params, example),
+    queries,
+    rows_lib.count(train),
+    batch_size,
+  ):
+    return eigenbasis
+  there, back = eigenbasis.to_coordinates, eigenbasis.from_coordinates
+  return eigenbasis._replace(
+    row_factors=None,
+    product=in_parameters,
+    inside=lambda product: lambda x: there(product(back(x))),
+  )
+
+
+def _eigenbasis(
+  basis: Preconditioner, layers, problem: Problem, params: PyTree
+) -> Coordinates:
+  """The eigenbasis of a preconditioner, with products by row factors."""
   blocks = basis.blocks
 
   def to_eigenbasis(vectors):
@@ -149,25 +170,6 @@ def coordinates(
   def from_eigenbasis(x):
     unrotate = lambda one: blocks_lib.unrotated(blocks, layers, one, params)
     return jax.vmap(unrotate)(x)
-
-  def precondition(r):
-    return {name: factor * r[name] for name, factor in basis.factors.items()}
-
-  if curvature != 'ggn' or not _rows_pay(
-    layers,
-    num_outputs(problem, params, example),
-    queries,
-    rows_lib.count(train),
-    batch_size,
-  ):
-    return Coordinates(
-      to_eigenbasis,
-      from_eigenbasis,
-      None,
-      in_parameters,
-      precondition,
-      lambda product: lambda x: to_eigenbasis(product(from_eigenbasis(x))),
-    )
 
   def row_factors(batch, queries):
     factors = gram.factors(problem, params, batch, 'curvature')
@@ -178,16 +180,19 @@ def coordinates(
       for name, f in factors.items()
     }
 
-  def in_eigenbasis(batch, factors):
+  def product(batch, factors):
     return _rotated_ggn(layers, factors, batch.mask, problem.l2)
+
+  def precondition(r):
+    return {name: factor * r[name] for name, factor in basis.factors.items()}
 
   return Coordinates(
     to_eigenbasis,
     from_eigenbasis,
     row_factors,
-    in_eigenbasis,
+    product,
     precondition,
-    lambda product: product,
+    inside=lambda product: product,
   )
 
 

@@ -159,31 +159,24 @@ def descent(
   def solve(state, problem, params, train, vectors, key):
     shift = system_damping(damping, state)
     queries = trees.count(vectors)
+    basis = coordinates_lib.preconditioner(precondition, state, problem)
     space = coordinates_lib.coordinates(
-      coordinates_lib.preconditioner(precondition, state, problem),
-      problem,
-      params,
-      train,
-      curvature,
+      *(basis, problem, params, train, curvature),
       queries=queries,
       batch_size=batch_size,
     )
     v = space.to_coordinates(vectors)
     curved = inverse_lib.batch_product(space, train, queries, batch_size)
-    draw = jax.random.fold_in(key, 0)
+    drawn = _drawer(train, batch_size, jax.random.fold_in(key, 0))
 
     def product(step):
-      batch = _drawn(train, batch_size, jax.random.fold_in(draw, step))
-      curved_batch = products.divided(curved, batch)
+      curved_batch = products.divided(curved, drawn(step))
       return products.damped(space.inside(curved_batch), shift)
 
-    alpha = step_size
-    if step_per_damping is not None:
-      alpha = step_per_damping * shift
+    alpha = step_size if step_per_damping is None else step_per_damping * shift
     if alpha is None:
-      alpha = automatic_step_size(
-        product, space.precondition, _probe(v, key), momentum
-      )
+      probe = _probe(v, key)
+      alpha = automatic_step_size(product, space.precondition, probe, momentum)
     how = Descent(
       # Every run draws its own minibatches; run 0 the same, whatever R.
       product=lambda run, step: product(run * steps * rounds + step),
@@ -200,8 +193,7 @@ def descent(
     x = space.from_coordinates(end.solution)
     return _solution(x, end, how, tolerance, shift)
 
-  made = inverse_lib.inverse(fit, solve)
-  return made._replace(fits_as=precondition)
+  return inverse_lib.inverse(fit, solve)._replace(fits_as=precondition)
 
 
 def _check_settings(steps, reports, repeats, step_size, step_per_damping):
@@ -292,10 +284,16 @@ def _probe(vectors, key):
   )
 
 
-def _drawn(train, batch_size, key):
-  """A minibatch drawn with replacement."""
-  n = rows_lib.count(train)
-  index = jax.random.randint(key, (batch_size,), 0, n)
-  return rows_lib.Batch(
-    rows_lib.take(train, index), index, jnp.ones(batch_size, jnp.float32)
-  )
+def _drawer(train, batch_size, key):
+  """step -> its minibatch, drawn with replacement."""
+
+  def drawn(step):
+    n = rows_lib.count(train)
+    index = jax.random.randint(
+      jax.random.fold_in(key, step), (batch_size,), 0, n
+    )
+    return rows_lib.Batch(
+      rows_lib.take(train, index), index, jnp.ones(batch_size, jnp.float32)
+    )
+
+  return drawn

@@ -138,7 +138,7 @@ def walk(
   return [of(v) for v in jaxpr.outvars]
 
 
-def _equation(e, ins, used, path, uses):
+def _equation(e, ins, used, path, uses) -> list[Value]:
   """What is known about the outputs of one equation; notes the uses in it."""
   name = equations.name(e)
   parameters = [v for v in ins if v.parameter]
@@ -152,18 +152,7 @@ def _equation(e, ins, used, path, uses):
       uses.closed.add(path)
     return walk(equations.inner(e)[0], ins, path, uses)
   if not parameters:
-    routed = name == 'dot_general' and _routed(e, ins, path, uses)
-    if routed:  # the gathered matrices are a layer there, no rows of a table
-      gather, site = routed
-      del uses.sites[gather]
-      uses.sites[path] = site
-      return outs
-    for what in ('product', 'chosen'):
-      if ins and getattr(ins[0], what):
-        site, axes = getattr(ins[0], what)
-        axes = equations.moved_axes(e, axes)
-        outs[0] = outs[0]._replace(**{what: axes and (site, axes)})
-    return outs
+    return _without_parameters(e, ins, path, outs, uses)
   if not any(jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in e.outvars):
     return [v._replace(on_params=False) for v in outs]  # no gradient passes
   if name == 'stop_gradient':
@@ -193,6 +182,22 @@ def _equation(e, ins, used, path, uses):
   pointwise = name in ('add', 'add_any', 'sub', 'mul', 'div')
   for v in parameters:
     escape(uses, v, e, name, cheap=pointwise and plain.on_example)
+  return outs
+
+
+def _without_parameters(e, ins, path, outs, uses):
+  """Of an equation none of whose inputs is a parameter."""
+  routed = equations.name(e) == 'dot_general' and _routed(e, ins, path, uses)
+  if routed:  # the gathered matrices are a layer there, no rows of a table
+    gather, site = routed
+    del uses.sites[gather]
+    uses.sites[path] = site
+    return outs
+  for what in ('product', 'chosen'):
+    if ins and getattr(ins[0], what):
+      site, axes = getattr(ins[0], what)
+      axes = equations.moved_axes(e, axes)
+      outs[0] = outs[0]._replace(**{what: axes and (site, axes)})
   return outs
 
 
@@ -293,7 +298,7 @@ def _rearranged(e, ins, plain):
       plain._replace(view=with_steps(ins[0].view, step)) for step in steps
     ]
   sizes = equations.broadcast_sizes(e)
-  return sizes and [plain._replace(spread=(ins[0].view, sizes))]
+  return [plain._replace(spread=(ins[0].view, sizes))] if sizes else None
 
 
 def _bias(e, ins, sites) -> tuple[Path, View] | None:

@@ -80,15 +80,7 @@ def bayesian_influence(
   Raises:
     ValueError: another preconditioner or damping; more draws than fit.
   """
-  if isinstance(damping, str):
-    raise ValueError(f'damping={damping!r}: give a number from 0')
-  if precondition is not None:
-    door.check_inverse(precondition)
-    if precondition.scale is None:
-      raise ValueError(
-        'precondition is an inverse without Kronecker factors: give kfac, ekfac or'
-        ' diagonal'
-      )
+  _check_settings(damping, precondition)
 
   def prepare(problem, run, train, queries, key):
     inverse_lib.check_damping(damping, problem.l2)
@@ -131,6 +123,18 @@ def bayesian_influence(
     hint='lower step_size or temperature, or raise damping',
     terms=covariance.term_scores,
   )
+
+
+def _check_settings(damping, precondition):
+  if isinstance(damping, str):
+    raise ValueError(f'damping={damping!r}: give a number from 0')
+  if precondition is not None:
+    door.check_inverse(precondition)
+    if precondition.scale is None:
+      raise ValueError(
+        'precondition is an inverse without Kronecker factors: give kfac, ekfac or'
+        ' diagonal'
+      )
 
 
 class _Chart(NamedTuple):

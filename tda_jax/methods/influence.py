@@ -91,19 +91,7 @@ def _in_the_eigenbasis(inverse: Inverse, query_rank: int | None) -> Method:
     factors, damping = scale(state, problem)
     share = trees.scaled(-1 / rows.count(train), factors)
     aux = {name: (state.blocks[name], share[name]) for name in share}
-    batch = rows.whole(queries)
-
-    def of_share(batch):
-      x = taps.collect_rows(
-        _rotated_gradients, problem, problem.measure, run.params, batch, aux
-      )
-      return {n: jnp.moveaxis(v, v.ndim - 3, 0) for n, v in x.items()}
-
-    with jax.default_matmul_precision('highest'):
-      entries = parallel.apart(of_share, jax.tree.map(jnp.asarray, batch))
-    norms = trees.norms(entries)
-    x = {n: jnp.moveaxis(v, 0, v.ndim - 3) for n, v in entries.items()}
-    x = parallel.held(x)
+    x, norms = _rotated_queries(problem, run.params, queries, aux)
     solution = inverse_lib.closed_form(norms, damping)
     solution = solution._replace(x=(), diverged=~jnp.isfinite(norms))
     kept = _kept(x, solution, query_rank)
@@ -141,6 +129,25 @@ def _in_the_eigenbasis(inverse: Inverse, query_rank: int | None) -> Method:
     fits_as=inverse,
     vectors=_vectors_turned_back,
   )
+
+
+def _rotated_queries(problem, params, queries, aux):
+  """({layer: [*stack, Q, I, O]} of `_rotated_gradients`, their norms [Q]).
+
+  Each device computes its share of the queries.
+  """
+
+  def of_share(batch):
+    x = taps.collect_rows(
+      _rotated_gradients, problem, problem.measure, params, batch, aux
+    )
+    return {n: jnp.moveaxis(v, v.ndim - 3, 0) for n, v in x.items()}
+
+  batch = jax.tree.map(jnp.asarray, rows.whole(queries))
+  with jax.default_matmul_precision('highest'):
+    entries = parallel.apart(of_share, batch)
+  x = {n: jnp.moveaxis(v, 0, v.ndim - 3) for n, v in entries.items()}
+  return parallel.held(x), trees.norms(entries)
 
 
 def _vectors_turned_back(problem, run, prepared, batch):

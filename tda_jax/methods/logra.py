@@ -48,11 +48,7 @@ def logra(
     ValueError: unknown `basis` or `labels`; a rank below 1; damping and l2 both
       0; F is singular to rounding (the solver diverged).
   """
-  if basis not in ('pca', 'random'):
-    raise ValueError(f"basis={basis!r} is unknown: use 'pca' or 'random'")
-  if labels not in ('sampled', 'data'):
-    raise ValueError(f"labels={labels!r} is unknown: use 'sampled' or 'data'")
-  two_sided.check_rank(rank)
+  _check_settings(rank, basis, labels)
 
   def fit(problem, run, train, key):
     """(bases, Fisher in them) of each layer."""
@@ -102,6 +98,14 @@ def logra(
   return Method(
     prepare, score, fit=fit, solve_only=('damping',), vectors=_vectors
   )
+
+
+def _check_settings(rank, basis, labels):
+  if basis not in ('pca', 'random'):
+    raise ValueError(f"basis={basis!r} is unknown: use 'pca' or 'random'")
+  if labels not in ('sampled', 'data'):
+    raise ValueError(f"labels={labels!r} is unknown: use 'sampled' or 'data'")
+  two_sided.check_rank(rank)
 
 
 def _vectors(problem, run, prepared, batch):

@@ -369,46 +369,34 @@ def ensemble(method: Method) -> Method:
     )
   door.check_method(method)
 
+  of_one = cast(
+    Any, method
+  )  # whose fit and self_influence are there, if called
+
   def fit(problem, run, train, key):
-    keys = jax.random.split(key, trees.count(run.params))
-    of_one = method.fit
-    assert of_one is not None  # or the ensemble has none
+    def one(problem, run, key):
+      return of_one.fit(problem, run, train, key)
 
-    def one(member):
-      run, key = member
-      return of_one(*attributed(problem, run), train, key)
-
-    return jax.lax.map(one, (members_of(run), keys))
+    return _by_member(one, problem, run, _member_keys(run, key))
 
   def prepare(problem, run, train, queries, key, fitted=None):
-    keys = jax.random.split(key, trees.count(run.params))
+    def one(problem, run, key, *fitted):
+      return of_one.prepare(problem, run, train, queries, key, *fitted)
 
-    def one(member):
-      run, key, fitted = member
-      part, run = attributed(problem, run)
-      more = () if method.fit is None else (fitted,)
-      return cast(Any, method.prepare)(part, run, train, queries, key, *more)
-
-    return jax.lax.map(one, (members_of(run), keys, fitted))
+    more = () if method.fit is None else (fitted,)
+    return _by_member(one, problem, run, _member_keys(run, key), *more)
 
   def score(problem, run, prepared, batch):
-    def one(member):
-      run, prepared = member
-      part, run = attributed(problem, run)
-      return method.score(part, run, prepared, batch)
+    def one(problem, run, prepared):
+      return method.score(problem, run, prepared, batch)
 
-    return jax.lax.map(one, (members_of(run), prepared)).mean(0)
+    return _by_member(one, problem, run, prepared).mean(0)
 
   def self_influence(problem, run, train, key):
-    keys = jax.random.split(key, trees.count(run.params))
+    def one(problem, run, key):
+      return of_one.self_influence(problem, run, train, key)
 
-    def one(member):
-      run, key = member
-      of_rows = method.self_influence
-      assert of_rows is not None  # or the ensemble has none
-      return of_rows(*attributed(problem, run), train, key)
-
-    return jax.lax.map(one, (members_of(run), keys)).mean(0)
+    return _by_member(one, problem, run, _member_keys(run, key)).mean(0)
 
   return method._replace(
     prepare=prepare,
@@ -419,6 +407,25 @@ def ensemble(method: Method) -> Method:
     vectors=None,  # there is one for each member
     terms=None,
   )
+
+
+def _member_keys(run, key):
+  """A key for each member of a run, [E]."""
+  return jax.random.split(key, trees.count(run.params))
+
+
+def _by_member(function, problem, run, *others):
+  """function(problem, run, *others) of each member, as `attributed`, [E, ...].
+
+  Args:
+    others: trees with a leading member axis.
+  """
+
+  def one(member):
+    run, others = member
+    return function(*attributed(problem, run), *others)
+
+  return jax.lax.map(one, (members_of(run), others))
 
 
 def check_checkpoints(run: Run, name: str) -> None:

@@ -105,30 +105,20 @@ def source(
     for i in reversed(range(segments)):
       part, span = trees.row(parts, i), spans[i]
       segment_key = jax.random.fold_in(key, i)
-      scales = None
-      if moments is not None:
-        v = trees.row(moments, i)
-        start = trees.row(part[0], 0)
-        scales = factored.powers(problem, start, example, v, -0.25)  # P^½
-      segment = _segment(
-        problem, part, stack, segment_key, span, labels, scales
-      )
+      v = None if moments is None else trees.row(moments, i)
+      segment = _segment(problem, part, stack, segment_key, span, labels, v)
       if solver is None:
-        responded = _responded(segment, problem, example, u)
-        x = inverse_lib.closed_form(responded, 1 / span)
+        x = _responded(segment, problem, example, u)
       else:
         x = _solved(solver(1 / span), problem, part, train, u, segment_key)
-      finite = jnp.isfinite(trees.norms(x.x))
-      solutions.append(x._replace(diverged=x.diverged | ~finite))
+      solutions.append(x)
       if i:
         u = _decayed(segment, problem, example, u)
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *reversed(solutions))
     scale = -1 / (rows.count(train) * trees.count(trees.row(parts[0], 0)))
-    vectors = jax.vmap(
-      lambda x: layer_matrices(
-        problem, run.params, example, trees.scaled(scale, x)
-      )
-    )(stacked.x)
+    scaled = trees.scaled(scale, stacked.x)
+    of_segment = lambda x: layer_matrices(problem, run.params, example, x)
+    vectors = jax.vmap(of_segment)(scaled)
     return Prepared(vectors, inverse_lib.worst(stacked))
 
   def score(problem, run, prepared, batch):
@@ -160,9 +150,10 @@ def decay(values: jax.Array, span: jax.Array) -> jax.Array:
 
 
 def _responded(segment: Segment, problem, example, u):
-  """r_l u for a stack of vectors."""
+  """The Solution r_l u for a stack of vectors."""
   of = lambda name, s: segment.weights[name] * response(s, segment.span)
-  return ekfac.apply(segment.blocks, of, problem, segment.params, example, u)
+  x = ekfac.apply(segment.blocks, of, problem, segment.params, example, u)
+  return _checked(inverse_lib.closed_form(x, 1 / segment.span))
 
 
 def _decayed(segment: Segment, problem, example, u):
@@ -174,14 +165,18 @@ def _decayed(segment: Segment, problem, example, u):
   return trees.add(u, change)
 
 
-def _segment(problem, part, stack, key, span, labels, scales) -> Segment:
+def _segment(problem, part, stack, key, span, labels, moments) -> Segment:
   """Fits the curvature of a segment.
 
   Args:
     part: (checkpoints, their frozen values).
-    scales: of `factored.powers`; None: ones.
+    moments: second moments of Adam; None: P = I.
   """
   checkpoints, held = part
+  start, scales = trees.row(checkpoints, 0), None
+  if moments is not None:
+    example = rows.first(stack)
+    scales = factored.powers(problem, start, example, moments, -0.25)  # P^½
   blocks = ekfac.fit_average(
     problem,
     checkpoints,
@@ -201,7 +196,7 @@ def _segment(problem, part, stack, key, span, labels, scales) -> Segment:
     values = weights[name] * block.eigenvalues + problem.l2 * norms
     blocks[name] = block._replace(eigenvalues=values)
     back[name] = ekfac.Block(back_a, back_s, values)
-  return Segment(trees.row(checkpoints, 0), span, blocks, back, weights)
+  return Segment(start, span, blocks, back, weights)
 
 
 def _axis(basis, scale):
@@ -226,7 +221,14 @@ def _solved(inverse, problem, part, train, u, key):
   problem = bound(problem, held)
   fit_key, solve_key = jax.random.split(jax.random.fold_in(key, 2))
   state = inverse.fit(problem, params, train, fit_key)
-  return inverse.solve(state, problem, params, train, u, solve_key)
+  solution = inverse.solve(state, problem, params, train, u, solve_key)
+  return _checked(solution)
+
+
+def _checked(solution):
+  """Diverged also where a number is not finite."""
+  finite = jnp.isfinite(trees.norms(solution.x))
+  return solution._replace(diverged=solution.diverged | ~finite)
 
 
 def _parts(run, segments):

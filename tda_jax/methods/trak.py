@@ -123,21 +123,17 @@ def trak_kernel(
     ValueError: the kernel is singular, which it is for k > N without a ridge.
   """
 
-  def features_of(problem, run, batch, key):
-    """φ [B, k] of the rows of a batch."""
-    of, params = problem.measure, run.params
-    return projections.project(
-      of, problem, params, batch, key, projection_dim, projection
-    )
+  features_of = functools.partial(
+    _features, size=projection_dim, projection=projection
+  )
 
   def fit(problem, run, train, key):
     """K [k, k]."""
 
     def gram(batch):
       features = features_of(problem, run, batch, key)
-      weights = _slopes(problem, run.params, batch)[1] if weighted else 1.0
-      weighed = (weights * features.T).T
-      return jnp.matmul(features.T, weighed, precision='highest')
+      weights = _slopes(problem, run.params, batch)[1] if weighted else None
+      return _gram(features, weights)
 
     total = rows_lib.total(gram, rows_lib.stacked(train, batch_size))
     return total / rows_lib.count(train)
@@ -154,10 +150,9 @@ def trak_kernel(
   def prepare(problem, run, train, queries, key, fitted=None):
     kernel = fit(problem, run, train, key) if fitted is None else fitted
     _, x = solved(kernel, problem, run, train, queries, key)
-    solution = inverse_lib.closed_form(x, ridge)._replace(
-      x=(), diverged=~jnp.isfinite(x).all(-1)
-    )
-    return Prepared((x, key), solution)
+    solution = inverse_lib.closed_form(x, ridge)
+    diverged = ~jnp.isfinite(x).all(-1)
+    return Prepared((x, key), solution._replace(x=(), diverged=diverged))
 
   def self_influence(problem, run, train, key):
     kernel = fit(problem, run, train, key)
@@ -178,6 +173,18 @@ def trak_kernel(
     fit=fit,
     solve_only=('ridge',),
   )
+
+
+def _features(problem, run, batch, key, size, projection):
+  """φ [B, k] of the rows of a batch."""
+  of, params = problem.measure, run.params
+  return projections.project(of, problem, params, batch, key, size, projection)
+
+
+def _gram(features, weights):
+  """Σ_b W_b φ_b φ_bᵀ, [k, k]; weights None: ones."""
+  weighed = features if weights is None else weights[:, None] * features
+  return jnp.matmul(features.T, weighed, precision='highest')
 
 
 @kept

@@ -16,9 +16,9 @@ from experiments.language import claims as claims_lib
 from experiments.language import experiment, retrieval
 from experiments.language import page as page_lib
 from experiments.shared import (
+  decoders,
   ensembles,
   minilm,
-  networks,
   settings,
   tasks,
   texts,
@@ -314,7 +314,7 @@ def test_a_model_of_the_page_is_the_trained_one_with_its_adapters():
   adapters = jax.tree.map(
     lambda x: x + 0.1, task.recipe.init(jax.random.key(0))
   )
-  sizes, params = networks.of_run(config, Run(adapters, frozen=task.frozen))
+  sizes, params = decoders.of_run(config, Run(adapters, frozen=task.frozen))
   query = {name: column[0] for name, column in task.queries.items()}
   want = task.problem.outputs(adapters, query, task.frozen)
   found = decoder.decoder(sizes)[1](params, query['ids'][None])[0]
