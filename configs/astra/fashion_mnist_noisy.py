@@ -17,7 +17,7 @@ DAMPING = 0.10
 def get_config(arg=None):
   a = arguments.parse(arg, smoke=False, ablation='')
   c = fashion_mnist.get_config()
-  own = paper.config('fashion_mnist_noisy', DAMPING, solver_members=2)
+  own = paper.config('fashion_mnist_noisy', DAMPING, solver_members=3)
   for field in (
     'setting',
     'paper_damping',
@@ -29,6 +29,7 @@ def get_config(arg=None):
   ):
     c[field] = own[field]
   fashion_mnist.fewer(c, DAMPING)
+  del c.choose.astra_paper, c.methods.astra_chosen
   c.data.label_noise = 0.3
   c.training.update(learning_rate=0.01, weight_decay=3e-5, epochs=3)
   if a['ablation']:
