@@ -142,6 +142,27 @@ def test_rows_of_a_source_and_of_batches_are_scored_alike(kind, tmp_path):
       )
 
 
+@pytest.mark.parametrize(
+  'settings',
+  [{}, {'normalised': 'scores'}, {'inverse': tda.ekfac(1e-2)}],
+  ids=['identity', 'scores', 'ekfac'],
+)
+def test_what_is_prepared_takes_no_memory_for_each_row(settings):
+  t, run = task()
+  method = tda.dda(0.4, **settings)
+
+  def temporary(n):
+    of_n = lambda x: jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype)
+    prepare = functools.partial(method_lib.prepare, method, t.problem, run)
+    call = lambda train: prepare(train, t.queries, jax.random.key(0))
+    compiled = jax.jit(call).lower(jax.tree.map(of_n, t.train)).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  few, many = 512, 32768
+  grown = temporary(many) - temporary(few)
+  assert grown < 8 * (many - few), grown  # a row's number and mask, no more
+
+
 def test_an_ensemble_has_a_base_for_each_member():
   t, run = task()
   stack = lambda x: jnp.stack([x, 0.5 * jnp.asarray(x)])
