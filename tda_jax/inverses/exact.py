@@ -86,7 +86,7 @@ def exact(
       z = dual.outputs(problem, params, stack)
       rows, trace = dual.largest(problem, params, stack, z, count)
       matrix = dual.gram(problem, params, train, rows, batch_size)
-    heuristic = 0.1 * trace / (n * trees.size(params))
+    heuristic = 0.1 * trace / float(n * trees.size(params))  # no int32
     if factor == 'eigh':
       return State(ekfac_lib.eigh(matrix), heuristic, rows)
     shift = _shift(damping, heuristic) + problem.l2

@@ -351,6 +351,32 @@ def test_one_fit_of_eigenvectors_serves_all_dampings(limit):
     assert found.converged.all() and error < 1e-4 * np.abs(want).max()
 
 
+@pytest.mark.parametrize('name', ['exact', 'cg', 'astra', 'ekfac', 'lissa'])
+def test_more_gradient_entries_than_an_int32_counts_are_traced(name):
+  t = tiny.classification()
+  solver = {
+    'exact': exact.exact(DAMPING, memory_limit=2e7),
+    'cg': cg.cg(DAMPING),
+    'astra': descent.astra('heuristic'),
+    'ekfac': ekfac.ekfac(),
+    'lissa': descent.lissa(DAMPING),
+  }[name]
+  of = jax.ShapeDtypeStruct
+  train = {'x': of((2**17, 5), np.float32), 'y': of((2**17,), np.int32)}
+  wide = jax.tree.map(
+    lambda x: of(x.shape, np.float32), tiny.mlp_init((5, 4096, 3), KEY)
+  )
+  v = jax.tree.map(lambda x: of((2, *x.shape), np.float32), wide)
+
+  def call(params, train, v):
+    state = solver.fit(t.problem, params, train, KEY)
+    return solver.solve(state, t.problem, params, train, v, KEY).x
+
+  assert 2**17 * sum(x.size for x in jax.tree.leaves(wide)) > 2**31
+  found = jax.eval_shape(call, wide, train, v)
+  assert jax.tree.structure(found) == jax.tree.structure(v)
+
+
 def test_some_rows_say_where_they_stop_short():
   t = tiny.classification()
   v = tiny.vectors(t)
