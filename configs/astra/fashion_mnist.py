@@ -16,6 +16,8 @@ from configs.astra import base, paper
 from experiments.shared import arguments
 
 DAMPING = 0.0052
+# The largest eighth of the dual, then conjugate gradients.
+EXACT = {'kind': 'exact', 'memory_limit': 7e8, 'tolerance': 3e-2}
 
 
 @arguments.setting
@@ -36,6 +38,8 @@ def get_config(arg=None):
   c.paper_repeats = 50
   c.claims = (*c.claims, 'source_levels')
   fewer(c, DAMPING)
+  c.choose.exact = {**EXACT, 'members': 1}
+  c.methods.exact_chosen = {**EXACT, 'damping': 'chosen:exact'}
   del c.methods.unrolled  # hours, of a run that is not smooth in its weights
   if a['ablation']:
     paper.ablated(c, a['ablation'], DAMPING)
@@ -46,11 +50,6 @@ def fewer(c, damping):
   """What two cores can solve: fewer models and a looser tolerance."""
   c.methods.neumann.members, c.methods.astra_source.members = 3, 2
   del c.methods.cg  # as exact, without what its preconditioner saves
-  c.methods.exact = {  # the largest eighth of the dual, then conjugate gradients
-    'kind': 'exact',
-    'damping': damping,
-    'memory_limit': 7e8,
-    'tolerance': 3e-2,
-    'members': 2,
-  }
+  members = c.methods.astra_paper.members
+  c.methods.exact = {**EXACT, 'damping': damping, 'members': members}
   c.sets = {'sets_exact': {**base.SETS, 'members': 1}}  # minutes each
