@@ -9,7 +9,7 @@ Arguments: `:smoke`, `:ablation=damping|steps|batch|preconditioner|projection`.
 
 6,144 rows, 100 queries, MLP 512-256-128, SGD momentum .9, lr .03, weight decay
 1e-3, batch 64, 20 epochs; 100 half-subsets x 10 seeds (the paper: 50), λ =
-.0052. About 30 minutes of retraining on two cores.
+.0052. About two hours and a half on two cores, eleven minutes of them retraining.
 """
 
 from configs.astra import base, paper
