@@ -52,4 +52,5 @@ def fewer(c, damping):
   del c.methods.cg  # as exact, without what its preconditioner saves
   members = c.methods.astra_paper.members
   c.methods.exact = {**EXACT, 'damping': damping, 'members': members}
-  c.sets = {'sets_exact': {**base.SETS, 'members': 1}}  # minutes each
+  rows = {'memory_limit': EXACT['memory_limit']}
+  c.sets = {'sets_exact': {**base.SETS, **rows, 'members': 1}}

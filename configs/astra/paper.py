@@ -56,6 +56,6 @@ def ablated(c, name: str, damping: float, solver: dict = base.CG):
   c.methods = base.ablation(name, damping, {'step_per_damping': 0.1}, solver)
   for settings in c.methods.values():
     settings.members = min(settings.get('members', 3), 3)
-  c.choose, c.sets = {}, {}
+  c.choose = {}
   c.claims = ('low_curvature_matters',) if name == 'projection' else ()
   return c

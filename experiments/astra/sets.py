@@ -11,6 +11,7 @@ import time
 import warnings
 
 import numpy as np
+import tqdm
 
 from experiments.shared import dampings, stages
 from experiments.shared import findings as findings_lib
@@ -111,7 +112,8 @@ def _folder(config, workdir, name, damping) -> pathlib.Path:
 def _kept(method, task, runs, count, subsets, seed, folder):
   """(predictions [E, M, Q], facts of each model), those that are there read."""
   predicted, facts = [], []
-  for e in range(count):
+  label = '/'.join(folder.parts[-3:])  # NAME/DAMPING/SPLIT
+  for e in tqdm.trange(count, desc=label, unit='model'):
     run = trees.row(runs._replace(learning_rates=None, steps=None), e)
     key = stages.key(seed, 'sets')
     given = task.problem, run, task.train, task.queries
