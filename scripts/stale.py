@@ -2,9 +2,10 @@
 
 A result is stale if a file that its command imports, directly or through others,
 has changed since the commit of its run. Imports are read off the files, of this
-repository alone, and a text that is a module's name, or a function's behind it,
-counts as one: what is started as `python -m`, and a config's task. What a setting of an experiment could use counts, used or not. Of a
-change of comments, docstrings and format alone nothing is said.
+repository alone, and a text that is a module's name, alone or before ':function',
+counts as one: what is started as `python -m`, and a config's task. What a setting
+of an experiment could use counts, used or not. Of a change of comments, docstrings
+and format alone nothing is said.
 """
 
 import ast

@@ -52,4 +52,4 @@ def fewer(c, damping):
   del c.methods.cg  # as exact, without what its preconditioner saves
   members = c.methods.astra_paper.members
   c.methods.exact = {**EXACT, 'damping': damping, 'members': members}
-  c.sets = {'sets_exact': {**base.SETS, 'members': 1}}  # half a minute a set
+  c.sets = {'sets_exact': {**base.SETS, 'members': 1}}  # 16 s a set

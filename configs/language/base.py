@@ -16,9 +16,8 @@ def config(setting: str) -> config_dict.ConfigDict:
   c = config_dict.ConfigDict()
   c.experiment = 'language'
   c.setting = setting
-  c.task = (
-    'experiments.shared.language_tasks:documents'  # module:function -> Task
-  )
+  # module:function -> Task
+  c.task = 'experiments.shared.language_tasks:documents'
   c.seed = 0
   c.members = 2  # models trained on all rows
   c.checkpoints = 6  # C snapshots of each, for methods that follow training

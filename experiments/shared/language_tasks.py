@@ -74,14 +74,14 @@ def _of_checkpoint(config, settings, read):
 
 @functools.lru_cache(4)
 def _fine_tuning(config):
-  """As `_programs`, of a language model that was trained."""
+  """(problem, recipe) of a decoder that was trained; equal settings give the same."""
   model = decoders.checkpoint(config.model)
   return model.problem, recipes.of_config(config, model.init)
 
 
 @functools.lru_cache(4)
 def _language_programs(config, vocabulary, length):
-  """As `_programs`, of a language model."""
+  """(problem, recipe) of a decoder from scratch; equal settings give the same."""
   sizes = decoders.sizes(config.model, vocabulary, length)
   init, apply = decoder.decoder(sizes)
   return language.language_modeling(apply), recipes.of_config(config, init)

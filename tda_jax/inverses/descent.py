@@ -167,10 +167,11 @@ def descent(
     )
     v = space.to_coordinates(vectors)
     curved = inverse_lib.batch_product(space, train, queries, batch_size)
-    drawn = _drawer(train, batch_size, jax.random.fold_in(key, 0))
+    draw = jax.random.fold_in(key, 0)
 
     def product(step):
-      curved_batch = products.divided(curved, drawn(step))
+      batch = _drawn(train, batch_size, jax.random.fold_in(draw, step))
+      curved_batch = products.divided(curved, batch)
       return products.damped(space.inside(curved_batch), shift)
 
     alpha = step_size if step_per_damping is None else step_per_damping * shift
@@ -284,16 +285,10 @@ def _probe(vectors, key):
   )
 
 
-def _drawer(train, batch_size, key):
-  """step -> its minibatch, drawn with replacement."""
-
-  def drawn(step):
-    n = rows_lib.count(train)
-    index = jax.random.randint(
-      jax.random.fold_in(key, step), (batch_size,), 0, n
-    )
-    return rows_lib.Batch(
-      rows_lib.take(train, index), index, jnp.ones(batch_size, jnp.float32)
-    )
-
-  return drawn
+def _drawn(train, batch_size, key):
+  """A minibatch drawn with replacement."""
+  n = rows_lib.count(train)
+  index = jax.random.randint(key, (batch_size,), 0, n)
+  return rows_lib.Batch(
+    rows_lib.take(train, index), index, jnp.ones(batch_size, jnp.float32)
+  )

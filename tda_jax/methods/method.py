@@ -369,9 +369,8 @@ def ensemble(method: Method) -> Method:
     )
   door.check_method(method)
 
-  of_one = cast(
-    Any, method
-  )  # whose fit and self_influence are there, if called
+  # Its fit and self_influence are not called where they are None.
+  of_one = cast(Any, method)
 
   def fit(problem, run, train, key):
     def one(problem, run, key):

@@ -39,7 +39,7 @@ from tda_jax.curvature.gram import layer_matrices
 from tda_jax.data import rows
 from tda_jax.inverses import inverse as inverse_lib
 from tda_jax.inverses.inverse import Inverse
-from tda_jax.methods.influence import inner_products
+from tda_jax.methods.influence import inner_products, solved
 from tda_jax.methods.method import Method, Prepared, check_checkpoints
 from tda_jax.problem import bound
 from tda_jax.settings import kept
@@ -153,7 +153,8 @@ def _responded(segment: Segment, problem, example, u):
   """The Solution r_l u for a stack of vectors."""
   of = lambda name, s: segment.weights[name] * response(s, segment.span)
   x = ekfac.apply(segment.blocks, of, problem, segment.params, example, u)
-  return _checked(inverse_lib.closed_form(x, 1 / segment.span))
+  solution = inverse_lib.closed_form(x, 1 / segment.span)
+  return solution._replace(diverged=~jnp.isfinite(trees.norms(x)))
 
 
 def _decayed(segment: Segment, problem, example, u):
@@ -219,16 +220,10 @@ def _solved(inverse, problem, part, train, u, key):
   """The inverse's solution at the mean of the segment's weights."""
   params, held = jax.tree.map(lambda x: jnp.mean(x, 0), part)
   problem = bound(problem, held)
-  fit_key, solve_key = jax.random.split(jax.random.fold_in(key, 2))
+  key = jax.random.fold_in(key, 2)
+  fit_key, _ = jax.random.split(key)
   state = inverse.fit(problem, params, train, fit_key)
-  solution = inverse.solve(state, problem, params, train, u, solve_key)
-  return _checked(solution)
-
-
-def _checked(solution):
-  """Diverged also where a number is not finite."""
-  finite = jnp.isfinite(trees.norms(solution.x))
-  return solution._replace(diverged=solution.diverged | ~finite)
+  return solved(inverse, state, problem, params, train, u, key)
 
 
 def _parts(run, segments):

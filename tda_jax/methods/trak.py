@@ -123,17 +123,15 @@ def trak_kernel(
     ValueError: the kernel is singular, which it is for k > N without a ridge.
   """
 
-  features_of = functools.partial(
-    _features, size=projection_dim, projection=projection
-  )
+  how = {'size': projection_dim, 'projection': projection}
+  features_of = functools.partial(_features, **how)
 
   def fit(problem, run, train, key):
     """K [k, k]."""
 
     def gram(batch):
       features = features_of(problem, run, batch, key)
-      weights = _slopes(problem, run.params, batch)[1] if weighted else None
-      return _gram(features, weights)
+      return _gram(problem, run, batch, features, weighted)
 
     total = rows_lib.total(gram, rows_lib.stacked(train, batch_size))
     return total / rows_lib.count(train)
@@ -181,9 +179,11 @@ def _features(problem, run, batch, key, size, projection):
   return projections.project(of, problem, params, batch, key, size, projection)
 
 
-def _gram(features, weights):
-  """Σ_b W_b φ_b φ_bᵀ, [k, k]; weights None: ones."""
-  weighed = features if weights is None else weights[:, None] * features
+def _gram(problem, run, batch, features, weighted):
+  """Σ_b W_b φ_b φ_bᵀ, [k, k]."""
+  weighed = features
+  if weighted:
+    weighed = _slopes(problem, run.params, batch)[1][:, None] * features
   return jnp.matmul(features.T, weighed, precision='highest')
 
 
